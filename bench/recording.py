@@ -1,0 +1,95 @@
+"""What recording costs: the same training loop without, with, and with checkpoints, block by block in turn.
+
+    OMP_NUM_THREADS=1 python bench/recording.py [--rounds N] [--steps N]
+
+Prints, for each model, the median over rounds of (time of a recorded block / time of the plain block beside it), in
+wall-clock and in CPU time (a second thread hashes, so the first flatters on an idle machine), and bytes per step.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from train import DEFAULTS, GPT, Data, flop_per_step
+
+from brakeline.core.transcript import LEAF_BYTES
+from brakeline.training.digest import seed_generators
+from brakeline.training.recorder import Recorder, checkpoint_path, checkpoint_steps
+
+MODELS = {"default": {}, "wide": {"width": 132}}
+SEGMENT = 30
+
+
+class Bench:
+    """One model and three ways to train it on. `block` runs some steps and returns (wall, CPU) seconds."""
+
+    def __init__(self, config: dict, directory: Path) -> None:
+        self.config = {**DEFAULTS, **config}
+        seed_generators(0)
+        self.model, self.data = GPT(self.config), Data(self.config)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
+        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=10_000)
+        self.recorders = {"plain": None}
+        for name, segment in (("leaves", 10**9), ("checkpoints", SEGMENT)):
+            recorder = self.recorders[name] = Recorder(
+                directory / name,
+                segment_steps=segment,
+                flop_per_step=flop_per_step(config),
+                head_every_segments=1,
+                on_head=None,
+                run="bench",
+                permit=lambda: bytes(32),
+            )
+            recorder.open(model=self.model, optimizer=self.optimizer, scheduler=self.scheduler, data=self.data)
+
+    def block(self, name: str, steps: int) -> tuple[float, float]:
+        recorder = self.recorders[name]
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(steps):
+            x, y = self.data.next()
+            loss = F.cross_entropy(self.model(x).flatten(0, 1), y.flatten())
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.scheduler.step()
+            if recorder:
+                recorder.step(loss=loss, batch=(x, y))
+        if recorder:
+            recorder.settle()
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=SEGMENT, help="steps a block")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for name, config in MODELS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(config, Path(folder))
+            bench.block("plain", 5)
+            times = [{way: bench.block(way, options.steps) for way in bench.recorders} for _ in range(options.rounds)]
+            step = median(t["plain"][0] for t in times) / options.steps
+            parameters = sum(p.numel() for p in bench.model.parameters())
+            print(f"{name}: {parameters:,} parameters, {step * 1e3:.1f} ms a step without recording")
+            for way in ("leaves", "checkpoints"):
+                wall, cpu = (median(t[way][i] / t["plain"][i] for t in times) - 1 for i in (0, 1))
+                print(f"  with {way:12} wall {wall:+7.2%}   CPU {cpu:+7.2%}")
+            for recorder in bench.recorders.values():
+                if recorder:
+                    recorder.close()
+            saved = Path(folder) / "checkpoints"
+            size = checkpoint_path(saved, checkpoint_steps(saved)[-1]).stat().st_size
+            print(f"  {LEAF_BYTES} bytes a step, and {size:,} a checkpoint every {SEGMENT} steps")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Ring 3: one file a command."""

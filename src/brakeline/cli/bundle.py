@@ -1,0 +1,63 @@
+"""`brakeline bundle`: write evidence that verifies offline."""
+
+from pathlib import Path
+
+import click
+
+from brakeline.cli.common import home_option, read_file
+from brakeline.core.bundle import Bundle, verify_bundle
+from brakeline.core.errors import Misuse
+from brakeline.core.merkle import leaf_hash, root
+from brakeline.core.transcript import LEAF_BYTES
+from brakeline.node.desk import Desk
+from brakeline.node.home import Home, write_atomic
+
+LEAVES = "leaves.bin"
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--transcript",
+    "folders",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="An evidence folder whose transcript to include (repeat).",
+)
+@home_option
+def command(file: Path, folders: tuple[Path, ...], home: Path) -> None:
+    """Write FILE: treaty, whole log, cosigned checkpoint, and transcripts. It is verified before it is written."""
+    desk = Desk(Home(home))
+    desk.catch_up()
+    write_atomic(file, make(desk, folders))
+    click.echo(f"{file}: {file.stat().st_size} bytes, {desk.fold.size} log entries, {len(folders)} transcripts")
+
+
+def make(desk: Desk, folders: tuple[Path, ...]) -> bytes:
+    """The bytes of a bundle, verified.
+
+    Raises:
+        Misuse: a folder's transcript is that of no declared run.
+    """
+    cosigned = desk.follower.cosigned
+    assert cosigned is not None
+    transcripts = dict(_transcript(desk, folder) for folder in folders)
+    known = frozenset(k.name for k, _ in desk.treaty.policy.logs) | {
+        k.name for k, _ in desk.treaty.policy.witnesses.values()
+    }
+    note = cosigned.note
+    lines = tuple(line for line in note.lines if line.name in known)
+    bundle = Bundle(desk.treaty.text, type(note)(note.text, lines).encode(), desk.follower.entries, transcripts).encode()
+    verify_bundle(bundle, treaty_digest=desk.treaty.digest)
+    return bundle
+
+
+def _transcript(desk: Desk, folder: Path) -> tuple[str, bytes]:
+    """The run whose last head commits to the leaves in `folder`, and those leaves."""
+    data = read_file(folder / LEAVES)
+    hashes = [leaf_hash(data[i : i + LEAF_BYTES]) for i in range(0, len(data) - LEAF_BYTES + 1, LEAF_BYTES)]
+    for run in desk.fold.runs.values():
+        count = run.last.steps + 1 if run.last else 0
+        if run.last and count <= len(hashes) and root(hashes[:count]).hex() == run.last.root:
+            return run.id, data[: count * LEAF_BYTES]
+    raise Misuse(f"the transcript in {folder} is that of no run in the log")

@@ -1,0 +1,62 @@
+"""What every command shares: the home option, the party's connection to the log, and reading files."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from brakeline.core.errors import BrakelineError, Malformed, Misuse, Refused, Unavailable
+from brakeline.core.treaty import Treaty
+
+# Exit codes, documented in the README; a test compares.
+EXIT: Final[dict[type[BrakelineError], int]] = {Misuse: 2, Malformed: 3, Refused: 4, Unavailable: 5}
+EXIT_VERDICT: Final = 1  # the command worked, and its answer is no
+EXIT_STOPPED: Final = 6  # the brake stopped the command that was run
+EXIT_INTERRUPTED: Final = 130
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+home_option: Callable[[F], F] = click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="BRAKELINE_HOME",
+    default=Path("."),
+    show_default="the current folder",
+    help="The party's folder (or set BRAKELINE_HOME).",
+)
+
+
+def read_file(path: Path) -> bytes:
+    """Raises:
+    Unavailable: the file is not there or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise Unavailable(f"cannot read {path}: {e.strerror}") from e
+
+
+def log_url(treaty: Treaty) -> str:
+    return treaty.with_role("log")[0].log_url
+
+
+host_option: Callable[[F], F] = click.option("--host", help="Listen here instead of at the treaty's address.")
+port_option: Callable[[F], F] = click.option("--port", type=click.IntRange(0, 65535), help="Listen on this port.")
+
+
+def address(url: str, host: str | None, port: int | None) -> tuple[str, int]:
+    """Where to listen: as told, or else the host and port of the treaty's URL.
+
+    Raises:
+        Misuse: neither says it.
+    """
+    parts = urlsplit(url)
+    try:
+        host, port = host or parts.hostname, parts.port if port is None else port
+    except ValueError as e:
+        raise Misuse(f"the treaty's address {url!r} has no valid port") from e
+    if not host or port is None:
+        raise Misuse(f"the treaty's address {url!r} does not say where to listen", hint="give --host and --port")
+    return host, port

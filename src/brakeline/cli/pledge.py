@@ -1,0 +1,42 @@
+"""`brakeline pledge`: bind oneself, on a condition."""
+
+from pathlib import Path
+
+import click
+
+from brakeline.cli.common import home_option
+from brakeline.core.errors import Misuse
+from brakeline.core.pledge import Pledge
+from brakeline.node.desk import Desk
+from brakeline.node.home import Home
+
+
+def at_least(k: int, others: tuple[str, ...]) -> str:
+    """The condition "bound while at least `k` of `others` are", in the group grammar of C2SP tlog-policy."""
+    return f"group others {k} {' '.join(others)}\nquorum others\n" if k else "quorum none\n"
+
+
+@click.command()
+@click.option("--if-at-least", "k", type=click.IntRange(0), help="Bound while at least this many others are (0: always).")
+@click.option("--of", "others", multiple=True, help="Count only these parties (repeat); default: all others.")
+@click.option("--condition", type=click.Path(path_type=Path), help="A file with group and quorum lines instead.")
+@home_option
+def command(k: int | None, others: tuple[str, ...], condition: Path | None, home: Path) -> None:
+    """Log a pledge: this party is bound by the treaty while its condition holds.
+
+    Stopping alone is asked of nobody: a pledge that waits for others binds only when they are bound too.
+    """
+    if (k is None) == (condition is None):
+        raise Misuse("say --if-at-least K or --condition FILE")
+    desk = Desk(Home(home))
+    if condition is not None:
+        text = condition.read_text()
+    else:
+        text = at_least(k or 0, others or tuple(n for n in desk.treaty.parties if n != desk.me.name))
+    pledge = Pledge(condition=text)
+    pledge.gate(frozenset(desk.treaty.parties))
+    sent = desk.log("pledge", pledge)
+    desk.catch_up()
+    active = desk.fold.bound().active
+    state = "bound" if desk.me.name in active else "not bound yet"
+    click.echo(f"{desk.me.name} pledged (entry {sent.index}) and is {state}; bound: {', '.join(sorted(active)) or 'nobody'}")

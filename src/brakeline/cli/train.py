@@ -1,0 +1,28 @@
+"""`brakeline train`: train a recipe through the gate."""
+
+from pathlib import Path
+
+import click
+import torch
+
+from brakeline.cli.common import home_option
+from brakeline.node.desk import Lab
+from brakeline.node.home import Home
+from brakeline.training.recipe import read_recipe
+from brakeline.training.session import Session
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--threads", type=click.IntRange(1), help="Threads that PyTorch uses; part of the environment profile.")
+@home_option
+def command(recipe: Path, threads: int | None, home: Path) -> None:
+    """Train the RECIPE file: declare the run, wait for permits, record every step, stop when told, go on when allowed.
+
+    Killed at any moment, the same command resumes from the last checkpoint, bit for bit.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    lab = Lab(Home(home), say=lambda text: click.echo(text))
+    last = Session(lab, read_recipe(recipe)).train()
+    click.echo(f"ended at step {last.steps}, state {last.state}")

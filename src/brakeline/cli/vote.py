@@ -1,0 +1,36 @@
+"""`brakeline vote`: trip or lift."""
+
+from pathlib import Path
+
+import click
+
+from brakeline.cli.common import home_option
+from brakeline.core.brake import Vote
+from brakeline.node.desk import Desk
+from brakeline.node.home import Home
+
+
+@click.command()
+@click.argument("motion", type=click.Choice(["trip", "lift"]))
+@click.option("--reason", required=True, help="Why; it is public and stays so.")
+@home_option
+def command(motion: str, reason: str, home: Path) -> None:
+    """Vote to trip the brake, or to lift it."""
+    desk = Desk(Home(home))
+    desk.catch_up()
+    fold = desk.fold
+    vote = Vote(motion="trip" if motion == "trip" else "lift", epoch=fold.brake.epoch, reason=reason)
+    sent = desk.log("vote", vote)
+    desk.catch_up()
+    fold = desk.fold
+    outcome = fold.outcomes[sent.index]
+    if outcome.reason:
+        click.echo(f"entry {sent.index} has no effect: {outcome.text}")
+        return
+    needed = desk.treaty.trip if motion == "trip" else desk.treaty.lift
+    standing = len(fold.voters(motion, desk.follower.time))
+    state = fold.at(desk.follower.time)
+    click.echo(f"entry {sent.index}: {motion} has {standing} of {needed} votes; the brake is {state.phase}")
+    if motion == "lift" and state.phase == "paused":
+        for what in fold.unmet(desk.follower.time):
+            click.echo(f"  still in the way: {what}")

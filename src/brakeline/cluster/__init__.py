@@ -1,0 +1,1 @@
+"""Ring 2: stopping jobs that can't be changed."""

@@ -1,0 +1,135 @@
+"""The one encoding. `parse(b, T)` raises `Malformed`, or `canonical(parse(b, T)) == b`.
+
+Two texts with one meaning are the root of most signature forgeries, so every reader here re-encodes and compares.
+"""
+
+import base64
+import binascii
+import hashlib
+import re
+from typing import Any, Final, TypeVar
+
+import msgspec
+import rfc8785
+
+from brakeline.core.errors import Malformed
+
+T = TypeVar("T")
+
+_DECIMAL: Final = re.compile(rb"0|[1-9][0-9]*")
+_HEX32: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every value that travels. Fields carry no defaults: what is signed is written out."""
+
+
+def canonical(value: object) -> bytes:
+    """RFC 8785 canonical JSON of `value`.
+
+    Raises:
+        Malformed: an integer beyond 2**53, a NaN, a lone surrogate, or a type JSON does not have.
+    """
+    try:
+        return rfc8785.dumps(msgspec.to_builtins(value, str_keys=False))
+    except (rfc8785.CanonicalizationError, TypeError, ValueError, RecursionError) as e:
+        raise Malformed(f"cannot be written as canonical JSON: {e}") from e
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse canonical JSON, and nothing else.
+
+    Raises:
+        Malformed: not JSON, or not the RFC 8785 form of what it says (duplicate keys, spacing, order, 1.0 for 1).
+    """
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise Malformed(f"not JSON: {e}") from e
+    if canonical(value) != data:
+        raise Malformed("not canonical JSON (RFC 8785)")
+    return value
+
+
+def convert(value: object, kind: type[T]) -> T:
+    """Read a parsed JSON value as `kind`, strictly: unknown or missing fields and wrong types are refused.
+
+    Raises:
+        Malformed: with the path of the field that is wrong.
+    """
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except (msgspec.ValidationError, RecursionError) as e:
+        raise Malformed(str(e)) from e
+
+
+def parse(data: bytes, kind: type[T]) -> T:
+    """Parse canonical JSON as `kind`: raises `Malformed`, or `canonical(result) == data`."""
+    result = convert(parse_json(data), kind)
+    # A field may accept two spellings of one value (1 and 1.0 for a float): only the one we write is read.
+    if canonical(result) != data:
+        raise Malformed(f"not the canonical form of {kind.__name__}")
+    return result
+
+
+def decimal(text: bytes, *, bound: int = 2**63 - 1) -> int:
+    """An unsigned decimal without sign, space, leading zero, underscore or foreign digit, at most `bound`.
+
+    Raises:
+        Malformed: anything else. `int()` would accept `b" 1_0\\n"`.
+    """
+    if len(text) > 40 or not _DECIMAL.fullmatch(text):
+        raise Malformed(f"not a decimal number: {text[:40]!r}")
+    value = int(text)
+    if value > bound:
+        raise Malformed(f"number too large: {value} > {bound}")
+    return value
+
+
+def b64encode(data: bytes) -> str:
+    """Standard base64 with padding (RFC 4648 §4)."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def b64decode(text: str | bytes) -> bytes:
+    """Strict base64: the only text accepted is the one `b64encode` writes.
+
+    Raises:
+        Malformed: junk, missing padding, or stray bits (`AB==` for `AA==`).
+    """
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    try:
+        data = base64.b64decode(raw, validate=True)
+    except (binascii.Error, ValueError) as e:
+        raise Malformed(f"not base64: {raw[:40]!r}") from e
+    if base64.b64encode(data) != raw:
+        raise Malformed(f"not canonical base64: {raw[:40]!r}")
+    return data
+
+
+def unhex32(text: str) -> bytes:
+    """The 32 bytes behind 64 lowercase hex digits.
+
+    Raises:
+        Malformed: anything else.
+    """
+    if not _HEX32.fullmatch(text):
+        raise Malformed(f"not a 32-byte digest in lowercase hex: {text[:70]!r}")
+    return bytes.fromhex(text)
+
+
+def sha256(*parts: bytes) -> bytes:
+    """SHA-256 of the concatenation. Use `tagged` where the parts come from more than one place."""
+    h = hashlib.sha256()
+    for part in parts:
+        h.update(part)
+    return h.digest()
+
+
+def tagged(tag: str, *parts: bytes) -> bytes:
+    """SHA-256 under a domain tag, every part prefixed by its length, so that no two inputs share an encoding."""
+    h = hashlib.sha256()
+    for part in (tag.encode(), *parts):
+        h.update(len(part).to_bytes(8, "big"))
+        h.update(part)
+    return h.digest()

@@ -1,0 +1,61 @@
+"""Errors, cut by who must act. What a judge finds out about a run is not an error: it is a `Finding`."""
+
+from enum import StrEnum
+
+
+class BrakelineError(Exception):
+    """Base of all errors; never raised itself.
+
+    `hint` says what the reader can do about it; it may be empty.
+    """
+
+    def __init__(self, what: str, *, hint: str = "") -> None:
+        if type(self) is BrakelineError:
+            raise TypeError("raise a subclass of BrakelineError")
+        super().__init__(what)
+        self.hint = hint
+
+
+class Malformed(BrakelineError):
+    """Bytes from elsewhere do not parse, or parse in more than one way."""
+
+
+class Reason(StrEnum):
+    """Why something well-formed is not accepted. One code for each reason, stable across versions."""
+
+    FORGED = "forged"  # a signature does not verify
+    FOREIGN = "foreign"  # another treaty, log or run
+    UNKNOWN_ISSUER = "unknown-issuer"
+    WRONG_ROLE = "wrong-role"
+    NOT_YET_VALID = "not-yet-valid"
+    EXPIRED = "expired"
+    REPLAYED = "replayed"  # an old permit, epoch or statement shown again
+    DUPLICATE = "duplicate"
+    EQUIVOCATION = "equivocation"  # two statements or two histories under one name
+    NO_QUORUM = "no-quorum"
+    PAUSED = "paused"  # the brake is on
+    UNDECLARED = "undeclared"  # no such run in the log
+    BARRED = "barred"  # an adjudicated finding stands against the run
+    PROHIBITED = "prohibited"  # beyond what the treaty permits
+    ALLOWANCE = "allowance"  # asks for more compute than the treaty allows at once
+    STALE = "stale"  # the log's newest checkpoint is too old to decide on
+    ROLLBACK = "rollback"  # a smaller or older tree than one already seen
+    WEAK_KEY = "weak-key"
+    TAMPERED = "tampered"  # a digest does not match
+    MISSING = "missing"  # something that must be there is not
+
+
+class Refused(BrakelineError):
+    """Well-formed, but a rule says no. `reason` is the code, the text says what was refused and by which rule."""
+
+    def __init__(self, reason: Reason, what: str, *, hint: str = "") -> None:
+        super().__init__(what, hint=hint)
+        self.reason = reason
+
+
+class Misuse(BrakelineError):
+    """The caller asked for something that cannot be done, or in the wrong order."""
+
+
+class Unavailable(BrakelineError):
+    """A disk, a peer or a package is not there. Trying again later may help."""

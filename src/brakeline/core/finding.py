@@ -1,0 +1,62 @@
+"""A finding: what an inspector found out about a run, with a code. An audit: what was looked at, and the findings."""
+
+from enum import StrEnum
+from typing import Literal
+
+from brakeline.core.encoding import Wire
+
+
+class Fault(StrEnum):
+    """What is wrong with a run."""
+
+    TRANSCRIPT_MISMATCH = "transcript-mismatch"  # the opened steps are not those the logged heads commit to
+    STEP_ORDER = "step-order"  # step numbers or compute do not count up by one
+    INITIAL_STATE = "initial-state"  # the run did not start from the seed it was given
+    OPENING_MISSING = "opening-missing"  # a checkpoint the sample asked for was not shown
+    OPENING_MISMATCH = "opening-mismatch"  # the shown checkpoint is not the recorded state
+    REPLAY_MISMATCH = "replay-mismatch"  # re-executing the segment gives another result
+    NO_PERMIT = "no-permit"  # steps without a valid permit
+    OVER_ALLOWANCE = "over-allowance"  # more compute than the permit allowed
+    RECIPE_MISMATCH = "recipe-mismatch"  # code or data shown are not those declared
+    ENVIRONMENT_MISMATCH = "environment-mismatch"  # the inspector's machine computes differently: never called fraud
+    NOT_REPLAYED = "not-replayed"  # the inspector could not finish what the sample demands
+
+
+class Finding(Wire, frozen=True):
+    """`segment` is the half-open step range it concerns; `(0, 0)` means the whole transcript."""
+
+    fault: Fault
+    severity: Literal["violation", "notice", "gap"]
+    segment: tuple[int, int]
+    detail: str
+
+    @property
+    def key(self) -> tuple[str, tuple[int, int]]:
+        """What two inspectors must agree on for a finding to be adjudicated; the wording may differ."""
+        return (self.fault, self.segment)
+
+
+class Audit(Wire, frozen=True):
+    """Body of an `audit`: one inspector's examination of one run up to one logged head.
+
+    `head` and `beacon` are log indices: of the head audited and of the stamp that, with the head and the inspector's
+    `ticket` (base64 signature), seeds the sample. `segments` are those replayed. `flop` is the compute spent on
+    replays. The verdict `partial` answers another inspector's findings and covers only their segments.
+    """
+
+    run: str
+    head: int
+    beacon: int
+    ticket: str
+    segments: tuple[tuple[int, int], ...]
+    environment: str
+    flop: str
+    findings: tuple[Finding, ...]
+    verdict: Literal["pass", "fail", "inconclusive", "partial"]
+
+
+def verdict(findings: tuple[Finding, ...]) -> Literal["pass", "fail", "inconclusive"]:
+    """`fail` with any violation; `inconclusive` when a demanded check could not be made; else `pass`."""
+    severities = {f.severity for f in findings}
+    # Fail closed: a check that was not made never passes.
+    return "fail" if "violation" in severities else "inconclusive" if "gap" in severities else "pass"

@@ -1,0 +1,89 @@
+"""The gate: may this run take its next optimizer step? It decides offline, from the last permit it admitted.
+
+Time here is a monotonic clock in nanoseconds that goes on while the machine sleeps. Wall clocks are never read: a
+permit lives `expires - issued` from the moment it was *asked for*, and its nonce proves that it is no older than the
+question. Setting a clock back buys nothing; replaying an old permit fails on the nonce.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from brakeline.core.encoding import unhex32
+from brakeline.core.errors import Reason, Refused
+from brakeline.core.permit import open_permit
+from brakeline.core.treaty import Treaty
+
+NO_PERMIT: Final = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class GateState:
+    """`deadline` in monotonic ns; `permit` is the SHA-256 of the permit in force. `halted` says why it is shut."""
+
+    run: str
+    epoch: int = 0
+    size: int = 0
+    deadline: int = 0
+    flop_limit: int = 0
+    permit: bytes = NO_PERMIT
+    halted: str = "no permit yet"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """True when the step may be taken; otherwise `reason` says why not."""
+
+    allowed: bool
+    reason: str
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+
+_GO: Final = Decision(True, "")
+
+
+def decide(state: GateState, *, now: int, flop: int) -> Decision:
+    """Whether a step may be taken at `now` (ns) that brings the run's compute to `flop`. Treaty 5.1."""
+    if state.halted:
+        return Decision(False, state.halted)
+    if now >= state.deadline:  # Treaty 5.3
+        return Decision(False, "permit lapsed")
+    if flop > state.flop_limit:  # Treaty 5.4
+        return Decision(False, "compute allowance used up")
+    return _GO
+
+
+def admit(state: GateState, data: bytes, treaty: Treaty, *, nonce: str, asked_at: int) -> GateState:
+    """Take a permit into force.
+
+    Raises:
+        Refused: FORGED, NO_QUORUM, FOREIGN (another treaty or run), REPLAYED (another nonce), ROLLBACK (an epoch or a
+            log smaller than one seen before). The state given stays in force.
+    """
+    permit, envelope = open_permit(data, treaty)
+    if permit.run != state.run:
+        raise Refused(Reason.FOREIGN, "the permit is for another run")
+    if permit.nonce != nonce:
+        raise Refused(Reason.REPLAYED, "the permit does not answer this request")
+    if permit.epoch < state.epoch or permit.size < state.size:  # Treaty 5.5
+        raise Refused(Reason.ROLLBACK, "the permit is older than one already seen")
+    return GateState(
+        run=state.run,
+        epoch=permit.epoch,
+        size=permit.size,
+        deadline=asked_at + (permit.expires - permit.issued) * 1_000_000_000,
+        flop_limit=permit.limit,
+        permit=unhex32(envelope.digest),
+        halted="",
+    )
+
+
+def halt(state: GateState, *, epoch: int, reason: str) -> GateState:
+    """Shut the gate at once: the brake is on in the log. Only a permit of this epoch or a later one opens it."""
+    return replace(state, epoch=max(epoch, state.epoch), halted=reason)
+
+
+def stand_open(state: GateState, *, until: int) -> GateState:
+    """For a run that the treaty does not bind: open until the monotonic time `until` (ns), with no permit to name."""
+    return replace(state, deadline=until, flop_limit=2**128, permit=NO_PERMIT, halted="")

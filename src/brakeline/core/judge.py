@@ -1,0 +1,194 @@
+"""The judge: from what the log committed to, what the lab opened and what the inspector recomputed, to findings.
+
+It is written against a lab that wants to fool it, and a false alarm costs as much as a miss:
+
+- The expected sample, the heads and the permits in force come from the log and the treaty, never from the lab.
+- A check that could not be made is a `gap`, never a pass. A missing opening is a violation: the lab was asked for it.
+- Equal environments must give equal bits. Unequal ones are a `notice` and are judged by the relative size of the
+  update's error, whose bound the treaty sets; another processor is never called fraud (attack A-17).
+
+Not decided here: whether a finding is upheld. That takes several inspectors (Treaty 7.7, `fold`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from brakeline.core.errors import BrakelineError
+from brakeline.core.finding import Fault, Finding
+from brakeline.core.fold import Fold, LoggedHead, RunRecord
+from brakeline.core.gate import NO_PERMIT
+from brakeline.core.merkle import Frontier, leaf_hash
+from brakeline.core.permit import Permit, open_permit
+from brakeline.core.transcript import Leaf, SegmentReplay
+
+
+@dataclass(frozen=True, slots=True)
+class Openings:
+    """What the lab shows: every leaf up to the head, every permit (envelope bytes), and the recomputed digests of its
+    recipe, data set and declared environment (hex)."""
+
+    leaves: Sequence[Leaf]
+    permits: Sequence[bytes]
+    recipe: str
+    dataset: str
+
+
+def judge(
+    fold: Fold,
+    run: RunRecord,
+    logged: LoggedHead,
+    openings: Openings,
+    required: Sequence[tuple[int, int]],
+    replays: Mapping[tuple[int, int], SegmentReplay | Finding],
+    *,
+    environment: str,
+) -> tuple[Finding, ...]:
+    """Findings on `run` up to the head `logged`. `environment` is the digest of the inspector's own profile.
+
+    `required` are the step ranges that the treaty makes this inspector replay; `replays` maps each to what came of
+    it: a replay, or the finding why there is none. Returns () for a clean run.
+    """
+    findings = [*_recipe(run, openings), *_chain(run, logged, openings.leaves)]
+    if findings:
+        return tuple(findings)  # what follows would compare against steps nobody committed to
+    findings += _permits(fold, run, openings)
+    for part in required:
+        findings += _segment(fold, run, openings.leaves, part, replays.get(part), environment)
+    return tuple(findings)
+
+
+def _violation(fault: Fault, segment: tuple[int, int], detail: str) -> Finding:
+    return Finding(fault=fault, severity="violation", segment=segment, detail=detail)
+
+
+def _recipe(run: RunRecord, openings: Openings) -> list[Finding]:
+    found = []
+    for what, shown, declared in (
+        ("recipe", openings.recipe, run.declaration.recipe),
+        ("data set", openings.dataset, run.declaration.dataset),
+    ):
+        if shown != declared:
+            found.append(
+                _violation(
+                    Fault.RECIPE_MISMATCH, (0, 0), f"the {what} shown is {shown[:16]}…, declared was {declared[:16]}…"
+                )
+            )
+    return found
+
+
+def _chain(run: RunRecord, logged: LoggedHead, leaves: Sequence[Leaf]) -> list[Finding]:
+    """Treaty 7.2: the leaves are those that every logged head committed to, in order, each step once."""
+    if len(leaves) != logged.head.steps + 1:
+        detail = f"{len(leaves)} leaves shown, the head covers {logged.head.steps + 1}"
+        return [_violation(Fault.TRANSCRIPT_MISMATCH, (0, 0), detail)]
+    flop = run.declaration.step_flop
+    heads = {h.head.steps: h.head for h in run.heads if h.index <= logged.index}
+    frontier = Frontier(0, ())
+    for step, leaf in enumerate(leaves):
+        if leaf.step != step or leaf.flop != step * flop:
+            detail = f"leaf {step} says step {leaf.step} and {leaf.flop} FLOP"
+            return [_violation(Fault.STEP_ORDER, (step, step), detail)]
+        frontier = frontier.append(leaf_hash(leaf.encode()))
+        head = heads.get(step)
+        if head and (head.root != frontier.root().hex() or head.state != leaf.state.hex()):
+            detail = f"the leaves shown do not give the root logged at step {step}"
+            return [_violation(Fault.TRANSCRIPT_MISMATCH, (0, 0), detail)]
+    return []
+
+
+def _permits(fold: Fold, run: RunRecord, openings: Openings) -> list[Finding]:
+    """Treaty 5.1, 5.4: every step names a permit of this run whose allowance covers it."""
+    permits: dict[bytes, Permit] = {}
+    for data in openings.permits:
+        try:
+            permit, envelope = open_permit(data, fold.treaty)
+        except BrakelineError:
+            continue  # not evidence for anything
+        if permit.run == run.id:
+            permits[bytes.fromhex(envelope.digest)] = permit
+    found: list[Finding] = []
+    for first, last, fault, detail in _runs_of(openings.leaves[1:], permits, must=run.bound and run.covered):
+        found.append(_violation(fault, (first - 1, last), detail))
+    return found
+
+
+def _runs_of(
+    leaves: Sequence[Leaf], permits: Mapping[bytes, Permit], *, must: bool
+) -> list[tuple[int, int, Fault, str]]:
+    """Maximal stretches of steps with the same fault: (first step, last step, fault, detail)."""
+    stretches: list[tuple[int, int, Fault, str]] = []
+    epoch = 0
+    for leaf in leaves:
+        permit = permits.get(leaf.permit)
+        fault: tuple[Fault, str] | None = None
+        if permit is None:
+            if leaf.permit != NO_PERMIT:
+                fault = (Fault.NO_PERMIT, "the permit named was not shown or is not valid")
+            elif must:
+                fault = (Fault.NO_PERMIT, "trained without a permit")
+        elif permit.epoch < epoch:
+            fault = (Fault.NO_PERMIT, "the permit belongs to an epoch that had ended (Treaty 5.5)")
+        elif leaf.flop > permit.limit:
+            fault = (Fault.OVER_ALLOWANCE, f"compute beyond the permit's {permit.limit} FLOP (Treaty 5.4)")
+        else:
+            epoch = permit.epoch
+        if fault is None:
+            continue
+        if stretches and stretches[-1][1] == leaf.step - 1 and stretches[-1][2:] == fault:
+            stretches[-1] = (stretches[-1][0], leaf.step, *fault)
+        else:
+            stretches.append((leaf.step, leaf.step, *fault))
+    return stretches
+
+
+def _segment(
+    fold: Fold,
+    run: RunRecord,
+    leaves: Sequence[Leaf],
+    part: tuple[int, int],
+    replay: SegmentReplay | Finding | None,
+    environment: str,
+) -> list[Finding]:
+    start, end = part
+    if isinstance(replay, Finding):
+        return [replay]
+    if replay is None or (replay.start, replay.end) != part or len(replay.leaves) != end - start:
+        detail = "the sample demands this segment and it was not replayed in full"
+        return [Finding(fault=Fault.NOT_REPLAYED, severity="gap", segment=part, detail=detail)]
+    same = replay.environment == run.declaration.environment == environment
+    if replay.start_state != leaves[start].state:
+        if start > 0:
+            detail = f"the checkpoint shown for step {start} is not the recorded state"
+            return [_violation(Fault.OPENING_MISMATCH, part, detail)]
+        if same:
+            detail = "the run did not start from the weights its seed gives"
+            return [_violation(Fault.INITIAL_STATE, part, detail)]
+    if same:
+        # Treaty 7.5: equal environments, equal bits.
+        for got in replay.leaves:
+            said = leaves[got.step]
+            if (got.state, got.batch, got.step) != (said.state, said.batch, said.step):
+                what = "batch" if got.batch != said.batch else "state"
+                detail = f"step {got.step}: re-execution gives another {what}"
+                return [_violation(Fault.REPLAY_MISMATCH, part, detail)]
+        return []
+    return _foreign(fold, leaves, part, replay)
+
+
+def _foreign(fold: Fold, leaves: Sequence[Leaf], part: tuple[int, int], replay: SegmentReplay) -> list[Finding]:
+    """Treaty 7.5, 7.6: another environment is judged by the update, relative to its size."""
+    for got in replay.leaves:
+        if got.batch != leaves[got.step].batch:  # data order is arithmetic on integers: no machine changes it
+            detail = f"step {got.step}: the data the recipe prescribes is not the data recorded"
+            return [_violation(Fault.REPLAY_MISMATCH, part, detail)]
+    if replay.update_error is None or replay.rho is None:
+        detail = "no checkpoint at the segment's end to compare the update with"
+        return [Finding(fault=Fault.OPENING_MISSING, severity="gap", segment=part, detail=detail)]
+    bound = fold.treaty.update_error
+    # rho is the share of the observed movement that re-execution explains: ~1 when honest, ~0 for a copied
+    # trajectory whose absolute error is tiny (attack A-01). NaN fails both comparisons' negation: closed.
+    if not (replay.update_error <= bound and abs(replay.rho - 1) <= bound):
+        detail = f"update differs by {replay.update_error:.3g} (rho {replay.rho:.3g}); the treaty allows {bound:g}"
+        return [_violation(Fault.REPLAY_MISMATCH, part, detail)]
+    detail = f"replayed in another environment; update differs by {replay.update_error:.2g}"
+    return [Finding(fault=Fault.ENVIRONMENT_MISMATCH, severity="notice", segment=part, detail=detail)]

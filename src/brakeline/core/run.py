@@ -1,0 +1,59 @@
+"""A run: declared before its first step, seeded by the log after it is declared, followed by lineage."""
+
+from typing import Literal
+
+from brakeline.core.encoding import Wire, decimal, tagged, unhex32
+from brakeline.core.errors import Malformed
+
+
+class Declaration(Wire, frozen=True):
+    """Body of a `declaration`. The run's id is the digest of the statement that carries it.
+
+    `recipe`, `dataset` and `environment` are hex SHA-256: of the recipe (code and configuration), of the canonical
+    data set, of the environment profile. Compute in FLOP as decimal text, since it outgrows 2**53. `parents` are ids
+    of the runs whose weights or synthetic data this one starts from. `purpose` is "" for a covered run, else one of
+    the treaty's exemptions. `rung` says what stands behind the run's heads: steps that an inspector can execute again,
+    or the lab's word about a job that could not be changed.
+    """
+
+    name: str
+    rung: Literal["re-executable", "attested"]
+    recipe: str
+    dataset: str
+    environment: str
+    steps: int
+    segment_steps: int
+    flop_per_step: str
+    parents: tuple[str, ...]
+    purpose: str
+
+    @property
+    def step_flop(self) -> int:
+        return decimal(self.flop_per_step.encode(), bound=10**40)
+
+    @property
+    def total_flop(self) -> int:
+        return self.steps * self.step_flop
+
+
+def check_declaration(d: Declaration) -> None:
+    """Raises:
+    Malformed: empty name, digest that is none, no steps, no compute, a parent named twice.
+    """
+    if not d.name or len(d.name) > 64 or not d.name.isprintable():
+        raise Malformed("a run needs a printable name of at most 64 characters")
+    for digest in (d.recipe, d.dataset, d.environment, *d.parents):
+        unhex32(digest)
+    if d.steps < 1 or d.segment_steps < 1 or d.step_flop < 1:
+        raise Malformed("a run has at least one step, one step a segment and one FLOP a step")
+    if list(d.parents) != sorted(set(d.parents)):
+        raise Malformed("parents must be sorted and distinct")
+
+
+def run_seed(run: str, beacon: bytes) -> bytes:
+    """The seed of initialisation and data order: 32 bytes.
+
+    It depends on a checkpoint that was cosigned after the declaration was logged, so neither the weights' start nor
+    the order of the data can be chosen (attacks A-07, A-11).
+    """
+    return tagged("brakeline/run-seed/v1", unhex32(run), beacon)

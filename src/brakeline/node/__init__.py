@@ -1,0 +1,1 @@
+"""Ring 1: what touches disk, sockets and the clock. Decides nothing about the treaty."""

@@ -1,0 +1,157 @@
+"""Errors on the wire, both ways, and the few habits every server here shares."""
+
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import httpx
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from brakeline.core.encoding import Wire, canonical, decimal, parse
+from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused, Unavailable
+
+_PLAIN: Final[Mapping[str, type[BrakelineError]]] = {
+    "malformed": Malformed,
+    "misuse": Misuse,
+    "unavailable": Unavailable,
+}
+_STATUS: Final[Mapping[str, int]] = {
+    "malformed": 400,
+    "misuse": 400,
+    "unavailable": 503,
+    Reason.FORGED: 403,
+    Reason.UNKNOWN_ISSUER: 403,
+    Reason.WRONG_ROLE: 403,
+}
+_REFUSED_STATUS: Final = 409
+
+
+class ErrorBody(Wire, frozen=True):
+    """What a failed request answers. `reason` is a `Reason`, or the class in lower case where there is
+    none.
+    """
+
+    error: str
+    reason: str
+    hint: str
+
+
+def _code(error: BrakelineError) -> str:
+    if isinstance(error, Refused):
+        return str(error.reason)
+    return next(code for code, kind in _PLAIN.items() if isinstance(error, kind))
+
+
+def error_response(error: BrakelineError) -> Response:
+    """The one place where an error becomes a status and a body."""
+    code = _code(error)
+    # A message may quote what a peer sent; a lone surrogate in it must not turn a refusal into a crash.
+    text, hint = (s.encode("utf-8", "backslashreplace").decode() for s in (str(error), error.hint))
+    body = canonical(ErrorBody(error=text, reason=code, hint=hint))
+    return Response(body, _STATUS.get(code, _REFUSED_STATUS), media_type="application/json")
+
+
+async def _handle(request: Request, error: Exception) -> Response:
+    assert isinstance(error, BrakelineError)
+    return error_response(error)
+
+
+HANDLERS: Final[Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]]] = {BrakelineError: _handle}
+"""`exception_handlers` for a Starlette app whose endpoints raise our errors."""
+
+
+def raise_for(response: httpx.Response) -> None:
+    """The inverse of `error_response`, for clients. Returns on 2xx.
+
+    Raises:
+        Malformed, Refused, Misuse, Unavailable: the error the server raised. An answer that is not ours is
+            Unavailable on 429 and 5xx, which pass, and Malformed otherwise.
+    """
+    if response.is_success:
+        return
+    try:
+        body = parse(response.content, ErrorBody)
+    except Malformed:
+        what = f"HTTP {response.status_code} without an error of ours"
+        if response.status_code == 429 or response.status_code >= 500:
+            raise Unavailable(what) from None
+        raise Malformed(what, hint="is the address that of a brakeline server?") from None
+    if body.reason in _PLAIN:
+        raise _PLAIN[body.reason](body.error, hint=body.hint)
+    if body.reason in Reason.__members__.values():
+        raise Refused(Reason(body.reason), body.error, hint=body.hint)
+    raise Malformed(f"unknown reason {body.reason[:40]!r}: {body.error[:200]}", hint=body.hint)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The request body, at most `limit` bytes of it ever held.
+
+    Raises:
+        Malformed: the body is longer.
+    """
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > limit:
+            raise Malformed(f"request body over {limit} bytes")
+    return bytes(data)
+
+
+async def read_answer(response: httpx.Response, limit: int) -> bytes:
+    """The body of a streamed response, at most `limit` bytes of it ever held.
+
+    Raises:
+        Malformed: the body is longer, or is compressed.
+    """
+    # Raw bytes only: a peer must not be able to fill our memory with a small compressed answer.
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise Malformed("a compressed answer was not asked for")
+    data = bytearray()
+    async for chunk in response.aiter_raw():
+        data += chunk
+        if len(data) > limit:
+            raise Malformed(f"answer over {limit} bytes")
+    return bytes(data)
+
+
+def query_number(request: Request, name: str, default: int, *, bound: int = 2**63 - 1) -> int:
+    """The decimal query parameter `name`.
+
+    Raises:
+        Malformed: not a canonical decimal, above `bound`, or given twice.
+    """
+    values = request.query_params.getlist(name)
+    if not values:
+        return default
+    if len(values) > 1:
+        raise Malformed(f"{name} is given {len(values)} times")
+    return decimal(values[0].encode(), bound=bound)
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens once it does, so that whoever started it need not guess or poll."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            print(f"listening on http://{host}:{port}", flush=True)
+
+
+def run(app: ASGIApp, host: str, port: int) -> None:
+    """Serve until SIGINT or SIGTERM. Port 0 picks a free one; the line printed says which.
+
+    Raises:
+        Unavailable: the address is taken, or is not this machine's.
+    """
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as e:
+            raise Unavailable(f"cannot listen on {host}:{port}: {e.strerror}") from e
+        _Server(config).run([listener])

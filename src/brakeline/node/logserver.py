@@ -1,0 +1,104 @@
+"""The log over HTTP: the files of C2SP tlog-tiles for readers, `POST /add` for writers.
+
+Tiles never change and may be served by any file server or CDN from the store's folder; only `/add` and the
+long poll need this process.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from brakeline.core.encoding import canonical
+from brakeline.core.errors import Malformed, Unavailable
+from brakeline.core.keys import PrivateKey
+from brakeline.core.quorum import Policy
+from brakeline.core.tile import MAX_ENTRY, parse_path
+from brakeline.node.http import HANDLERS, query_number, read_body, run
+from brakeline.node.logstore import LogStore
+from brakeline.node.sequencer import DEFAULT_TIMING, Sequencer, Timing
+
+MAX_WAIT: Final = 30  # seconds
+_TEXT: Final = "text/plain; charset=utf-8"
+_FOREVER: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
+_NEVER: Final = {"Cache-Control": "no-store"}
+
+
+def app(sequencer: Sequencer) -> Starlette:
+    """GET /checkpoint?after=<size>&wait=<seconds>, GET /tile/…, POST /add, GET /healthz; runs the
+    sequencer.
+    """
+    store = sequencer.store
+
+    async def checkpoint(request: Request) -> Response:
+        after = query_number(request, "after", -1)
+        wait = query_number(request, "wait", 0, bound=MAX_WAIT)
+        latest = await sequencer.published(after, wait) if wait else sequencer.latest
+        if latest is None:
+            raise Unavailable("nothing is published yet", hint="are enough witnesses up?")
+        return Response(latest.note, headers=_NEVER, media_type=_TEXT)
+
+    async def tile(request: Request) -> Response:
+        try:
+            # The path is the canonical one of a tile, or it is not looked for: nothing else of the disk can
+            # be named.
+            path = store.directory / parse_path(f"tile/{request.path_params['path']}").path
+            data = path.read_bytes()
+        except (Malformed, OSError):
+            return Response(status_code=404, headers=_NEVER)
+        return Response(data, headers=_FOREVER, media_type="application/octet-stream")
+
+    async def add(request: Request) -> Response:
+        proof = await sequencer.submit(await read_body(request, MAX_ENTRY))
+        return Response(proof, media_type=_TEXT)
+
+    async def healthz(request: Request) -> Response:
+        failure = sequencer.failure
+        body = {
+            "origin": store.origin,
+            "durable": store.size,
+            "published": sequencer.latest.size if sequencer.latest else None,
+            "failure": str(failure) if failure else "",
+            "witnesses": sequencer.troubles(),
+        }
+        well = failure is None and sequencer.latest is not None
+        return Response(canonical(body), 200 if well else 503, headers=_NEVER, media_type="application/json")
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with sequencer.running():
+            yield
+
+    return Starlette(
+        routes=[
+            Route("/checkpoint", checkpoint),
+            Route("/tile/{path:path}", tile),
+            Route("/add", add, methods=["POST"]),
+            Route("/healthz", healthz),
+        ],
+        exception_handlers=HANDLERS,
+        lifespan=lifespan,
+    )
+
+
+def serve(
+    directory: Path,
+    origin: str,
+    key: PrivateKey,
+    policy: Policy,
+    validate: Callable[[bytes], None],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    clock: Callable[[], float] = time.time,
+    timing: Timing = DEFAULT_TIMING,
+) -> None:
+    """Run a log until it is stopped. Raises as `LogStore`, `Sequencer` and `http.run`."""
+    with LogStore(directory, origin) as store:
+        run(app(Sequencer(store, key, policy, validate, clock, timing)), host, port)

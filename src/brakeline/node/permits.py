@@ -1,0 +1,226 @@
+"""The live gate: keeps a permit in force while the log allows it, and shuts when it does not.
+
+`may_step` is on the training loop's path: it reads a clock and compares three numbers, with no lock and no network.
+Two threads work beside it. One follows the log and shuts the gate the moment the brake is on. The other renews the
+permit well before it lapses. When both are cut off, nothing happens, and that is the point: the permit lapses.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Final
+
+import httpx
+
+from brakeline.core.brake import Phase
+from brakeline.core.encoding import canonical
+from brakeline.core.errors import BrakelineError, Reason, Refused, Unavailable
+from brakeline.core.gate import Decision, GateState, admit, decide, halt, stand_open
+from brakeline.core.permit import KIND, Permit
+from brakeline.core.statement import open_envelope, seal
+from brakeline.core.treaty import Treaty
+from brakeline.node.client import Follower
+from brakeline.node.http import raise_for
+
+_RETRY: Final = 0.25  # s
+
+
+def boottime() -> int:
+    """Monotonic nanoseconds that go on while the machine sleeps, so that sleeping does not stretch a permit."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic_ns() if clock is None else time.clock_gettime_ns(clock)
+
+
+def ask_signers(payload: Permit, urls: dict[str, str], enough: int, client: httpx.Client) -> bytes:
+    """Collect signatures over `payload` from signers (party → URL) until `enough` have signed; returns the permit.
+
+    Raises:
+        Refused: so many refuse that the quorum is out of reach; the reason is the one most of them give.
+        Unavailable: too few answer.
+    """
+    data = canonical(payload)
+
+    def ask(url: str) -> tuple[str, bytes]:
+        try:
+            response = client.post(f"{url.rstrip('/')}/permit", content=data)
+        except (httpx.HTTPError, OSError) as e:
+            raise Unavailable(f"{url}: {e}") from e
+        raise_for(response)
+        envelope = open_envelope(response.content)
+        if envelope.kind != KIND or envelope.payload != data or len(envelope.signatures) != 1:
+            raise Refused(Reason.FORGED, f"{url} signed something else")
+        return envelope.signatures[0]
+
+    signatures: list[tuple[str, bytes]] = []
+    refusals: list[BrakelineError] = []
+    pool = ThreadPoolExecutor(max_workers=max(1, len(urls)))
+    try:
+        for future in as_completed([pool.submit(ask, url) for url in urls.values()]):
+            try:
+                signatures.append(future.result())
+            except BrakelineError as e:
+                refusals.append(e)
+            if len(signatures) >= enough:
+                return seal(KIND, data, signatures)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    refused = [e for e in refusals if isinstance(e, Refused)]
+    if refused:
+        reasons = [e.reason for e in refused]
+        raise max(refused, key=lambda e: reasons.count(e.reason))
+    raise Unavailable(f"{len(signatures)} of {enough} permit signers answered", hint="are they running?")
+
+
+class LiveGate:
+    """The gate of one run. `bound` parties need permits; for a party the treaty does not bind it stands open."""
+
+    def __init__(
+        self,
+        follower: Follower,
+        run: str,
+        *,
+        steps: Callable[[], int],
+        clock: Callable[[], int] = boottime,
+        on_permit: Callable[[bytes], None] = lambda _: None,
+    ) -> None:
+        """`steps` tells how many steps are done; `clock` is monotonic, in ns. `on_permit` keeps each permit, as evidence,
+        before the gate opens on it.
+        """
+        self._follower = follower
+        self._treaty: Treaty = follower.treaty
+        self._run = run
+        self._step_flop = follower.fold.run(run).declaration.step_flop
+        self._clock = clock
+        self._on_permit = on_permit
+        self._state = GateState(run)
+        self._steps = steps
+        self._braked = False
+        self._stop = threading.Event()
+        self._changed = threading.Condition()  # its lock may be taken again by its holder
+        self._http = httpx.Client(timeout=5.0)
+        self._urls = {p.name: p.signer_url for p in self._treaty.with_role("permit-signer") if p.signer_url}
+        self.trouble = ""
+        self.halted_at = 0.0  # wall clock at which the brake reached this gate; for reports only
+        self._threads = [
+            threading.Thread(target=self._watch, daemon=True, name="brakeline-watch"),
+            threading.Thread(target=self._renew, daemon=True, name="brakeline-renew"),
+        ]
+
+    # The training loop's side
+
+    def may_step(self) -> bool:
+        """Whether the next optimizer step may be taken."""
+        return bool(self.decision)
+
+    @property
+    def decision(self) -> Decision:
+        """What `may_step` says, with the reason."""
+        return decide(self._state, now=self._clock(), flop=(self._steps() + 1) * self._step_flop)
+
+    @property
+    def permit(self) -> bytes:
+        """SHA-256 of the permit in force: what a transcript's leaf names."""
+        return self._state.permit
+
+    @property
+    def epoch(self) -> int:
+        return self._state.epoch
+
+    def wait_open(self, timeout: float | None = None) -> bool:
+        """Block until a step may be taken; False when the brake is on, `timeout` (s) has passed, or all is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self.decision) or self._braked or self._stop.is_set(), timeout)
+        return bool(self.decision)
+
+    # The threads' side
+
+    def __enter__(self) -> "LiveGate":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        with self._changed:
+            self._changed.notify_all()
+        self._http.close()
+
+    def _set(self, state: GateState) -> None:
+        with self._changed:
+            self._state = state
+            self._changed.notify_all()
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._follower.update(wait=5)
+            except BrakelineError as e:
+                self.trouble = str(e)
+                self._stop.wait(_RETRY)
+                continue
+            self._look()
+
+    def _look(self) -> None:
+        """Shut the gate when the brake is on at the newest cosigned checkpoint. Treaty 4.5, 4.6."""
+        with self._follower.lock:
+            brake = self._follower.fold.at(self._follower.time)
+        with self._changed:
+            self._braked = brake.phase is not Phase.CLEAR
+            if self._braked and self._state.epoch < brake.epoch:
+                self.halted_at = time.time()
+                self._set(halt(self._state, epoch=brake.epoch, reason=f"brake {brake.phase}: {brake.cause}"))
+
+    def _renew(self) -> None:
+        half = self._treaty.permit_lifetime * 500_000_000
+        while not self._stop.is_set():
+            left = self._state.deadline - self._clock()
+            low = self._state.flop_limit - self._steps() * self._step_flop < self._treaty.permit_allowance // 2
+            if self._state.halted or left < half or low:
+                try:
+                    self._ask()
+                    self.trouble = ""
+                except BrakelineError as e:
+                    self.trouble = str(e)
+                except (httpx.HTTPError, RuntimeError):
+                    if self._stop.is_set():  # closed under our feet
+                        return
+                    raise
+            self._stop.wait(_RETRY)
+
+    def _ask(self) -> None:
+        with self._follower.lock:
+            fold, cosigned = self._follower.fold, self._follower.cosigned
+            if cosigned is None:
+                return
+            brake = fold.at(cosigned.time)
+            run = fold.run(self._run)
+            if brake.phase is not Phase.CLEAR:
+                return
+            if not run.covered or not run.bound:  # Treaty 2.2, 3.1: nobody is asked to stop alone
+                self._set(stand_open(self._state, until=self._clock() + self._treaty.permit_lifetime * 10**9))
+                return
+            done = run.last.steps * self._step_flop if run.last else 0
+            limit = min(done + self._treaty.permit_allowance, run.declaration.total_flop)
+            permit = Permit(
+                treaty=self._treaty.digest,
+                run=self._run,
+                epoch=brake.epoch,
+                size=fold.size,
+                root=fold.roots[-1].hex(),
+                issued=cosigned.time,
+                expires=cosigned.time + self._treaty.permit_lifetime,
+                flop_limit=str(limit),
+                nonce=secrets.token_hex(16),
+            )
+        fresh = self._state.deadline - self._clock() > self._treaty.permit_lifetime * 500_000_000
+        if fresh and limit == self._state.flop_limit:
+            return  # the allowance cannot grow before the next head is logged
+        asked_at = self._clock()
+        data = ask_signers(permit, self._urls, self._treaty.permit, self._http)
+        with self._changed:
+            # Under one lock with `halt`: a trip folded meanwhile has raised the epoch, and this permit is refused.
+            state = admit(self._state, data, self._treaty, nonce=permit.nonce, asked_at=asked_at)
+            self._on_permit(data)
+            self._set(state)

@@ -1,0 +1,360 @@
+"""The recorder: a leaf per optimizer step, a checkpoint per segment, heads at a cadence. Opening is resuming.
+
+    step = recorder.open(model=model, optimizer=optimizer, scheduler=scheduler, data=data)
+    while step < steps and gate.may_step():
+        ...
+        optimizer.step(); scheduler.step(); step += 1
+        recorder.step(loss=loss, batch=(x, y))
+    recorder.stop("ended" if step == steps else "stopped")
+
+Between `recorder.step()` and the next `optimizer.step()` the weights stand still: in that window a second thread
+hashes them where they lie. A hook before the optimizer's step waits for it, and checks by autograd's version counters
+that nobody wrote to them meanwhile; only then is the leaf appended. So a leaf never holds a torn state, and a process
+that is killed loses its last leaf at most, which the resumed run makes again.
+
+Order of writing at a boundary: the leaves are on disk before the checkpoint (temporary file, fsync, rename), and both
+before the head goes out. So a checkpoint that exists has its leaf, and what was published can be opened.
+"""
+
+import os
+import pickle
+import re
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, NamedTuple, Protocol, Self
+
+import torch
+from filelock import FileLock, Timeout
+
+from brakeline.core.errors import Malformed, Misuse, Unavailable
+from brakeline.core.merkle import Frontier, leaf_hash
+from brakeline.core.transcript import LEAF_BYTES, NONE, Head, Leaf, decode_leaf
+from brakeline.training.digest import RNG, Memory, Snapshot, Stateful, Tree, capture, restore, snapshot
+
+LEAVES: Final = "leaves.bin"
+CHECKPOINTS: Final = "checkpoints"
+_CHECKPOINT: Final = re.compile(r"step-([0-9]{8,})\.pt")
+_FORMAT: Final = "brakeline/checkpoint/v1"
+
+
+class Recording(Protocol):
+    """What `train(config, gate, recorder)` may ask of its recorder, in training and in replay alike."""
+
+    def open(self, **objects: Stateful) -> int:
+        """Put `objects` into the last recorded state, if there is one. Returns the number of steps done."""
+
+    def step(self, *, loss: torch.Tensor | float, batch: Tree) -> None:
+        """Record one step: call it last, after the optimizer's and the scheduler's."""
+
+    def stop(self, status: Literal["stopped", "ended"]) -> None:
+        """Close the record; `ended` when all steps are done. Returns when it is durable."""
+
+
+class _Hashed(NamedTuple):
+    leaf: Leaf
+    tree: dict[str, Tree] | None  # a copy of the state, at a boundary
+
+
+class Recorder:
+    """Records one run under `directory`; one process at a time.
+
+    `segment_steps` is the distance of checkpoints in steps, `head_every_segments` that of heads in segments.
+    `permit` gives the 32-byte digest of the permit in force. `on_head` is called in a thread of its own; what it
+    raises surfaces at the next step.
+
+    Raises, in any method:
+        Misuse: weights changed outside the optimizer's step, a resumed run that does not repeat what is recorded, a
+            call out of order. Malformed: leaves or checkpoints are damaged. Unavailable: the disk.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        segment_steps: int,
+        flop_per_step: int,
+        head_every_segments: int,
+        on_head: Callable[[Head], None] | None,
+        run: str,
+        permit: Callable[[], bytes],
+    ) -> None:
+        if segment_steps < 1 or head_every_segments < 1 or flop_per_step < 1:
+            raise Misuse("steps a segment, segments a head and compute a step are at least 1")
+        self.directory = Path(directory)
+        self._segment_steps = segment_steps
+        self._head_steps = segment_steps * head_every_segments
+        self._flop_per_step = flop_per_step
+        self._on_head = on_head
+        self._run = run
+        self._permit = permit
+        self._lock = FileLock(self.directory / ".lock", timeout=0)
+        self._objects: dict[str, Stateful] = {}
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._file = -1
+        self._step = 0  # steps done, of which `_recorded` counts those with a leaf, perhaps of an earlier process
+        self._recorded = -1
+        self._last: Leaf | None = None  # leaf number `_recorded`
+        self._frontier = Frontier()
+        self._snapshot: Snapshot | None = None
+        self._known: dict[str, Memory] = {}
+        self._window: Future[_Hashed] | None = None
+        self._writing: Future[None] | None = None
+        self._hasher = ThreadPoolExecutor(1, "brakeline-hash")
+        self._writer = ThreadPoolExecutor(1, "brakeline-write")
+
+    @property
+    def steps(self) -> int:
+        """Steps done, as the training loop counts them: those of this state, not those on record."""
+        return self._step
+
+    def open(self, **objects: Stateful) -> int:
+        """Resume from the last checkpoint if there is one, else record the initial state as leaf and checkpoint 0.
+
+        Pass every object whose state a later step depends on. Returns the number of steps done.
+        """
+        if self._file >= 0 or not objects or RNG in objects:
+            raise Misuse(f"open() once, with objects to record, none of them named {RNG!r}")
+        self._objects = dict(objects)
+        try:
+            (self.directory / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            self._file = os.open(self.directory / LEAVES, os.O_RDWR | os.O_CREAT, 0o644)
+        except Timeout as e:
+            raise Misuse(f"another process is recording in {self.directory}") from e
+        except OSError as e:
+            raise Unavailable(f"cannot record in {self.directory}: {e}") from e
+        steps = checkpoint_steps(self.directory)
+        leaves = _recover(self._file, steps[-1] if steps else -1)
+        self._recorded = len(leaves) - 1
+        self._last = leaves[-1] if leaves else None
+        self._frontier = Frontier().extend(leaf_hash(leaf.encode()) for leaf in leaves)
+        if steps:
+            self._step = steps[-1]
+            restore(objects, load_checkpoint(self.directory, self._step))
+        self._snapshot = capture(objects, self._known)
+        state = self._snapshot.digest()
+        if not leaves:
+            self._commit(Leaf(0, state, NONE, NONE, 0.0, 0))
+        elif state != leaves[self._step].state:
+            raise Misuse(
+                f"the state at step {self._step} is not the recorded one",
+                hint="pass the same objects, built from the same configuration; a changed run is a child run",
+            )
+        if not steps:
+            self._write(0, self._snapshot.tree, None)
+        for it in objects.values():
+            if isinstance(it, torch.optim.Optimizer):
+                self._hooks.append(it.register_step_pre_hook(lambda *_: self.settle()))
+        head = self._head("opened")
+        if head is not None and self._on_head is not None:
+            os.fsync(self._file)
+            self._on_head(head)
+        return self._step
+
+    def step(self, *, loss: torch.Tensor | float, batch: Tree) -> None:
+        """Record the step just made. Tensors of the model and the optimizer must not be written to before the
+        optimizer's next step; call `settle()` first where something else has to."""
+        self.settle()
+        if self._file < 0:
+            raise Misuse("open() the recorder before its first step, and not after stop()")
+        self._step += 1
+        state = self._snapshot = capture(self._objects, self._known)
+        inputs = snapshot({"batch": batch}, lambda *_: False)
+        value = loss.detach().clone() if isinstance(loss, torch.Tensor) else loss
+        step, permit, flop = self._step, self._permit(), self._step * self._flop_per_step
+        boundary = step % self._segment_steps == 0
+
+        def hashed() -> _Hashed:
+            leaf = Leaf(step, state.digest(), inputs.digest(), permit, float(value), flop)
+            return _Hashed(leaf, state.copy() if boundary else None)
+
+        self._window = self._hasher.submit(hashed)
+
+    def settle(self) -> None:
+        """Wait until the last step is hashed and append its leaf; after this, weights may be written to."""
+        if self._writing is not None and self._writing.done():
+            self._writing.result()
+        if self._window is None or self._snapshot is None:
+            return
+        leaf, tree = self._window.result()
+        if not self._snapshot.unchanged():
+            raise Misuse(
+                f"weights or optimizer state changed after recorder.step() of step {leaf.step}",
+                hint="change them before recorder.step(), or call recorder.settle() first",
+            )
+        self._window = None
+        fresh = leaf.step > self._recorded
+        self._commit(leaf)
+        if tree is not None:
+            head = self._head("running") if fresh and leaf.step % self._head_steps == 0 else None
+            self._submit(leaf.step, tree, head)
+
+    def stop(self, status: Literal["stopped", "ended"] = "stopped") -> None:
+        """Write the last checkpoint, publish the last head, and return when both are done. Idempotent.
+
+        The head covers all leaves, also those that a resumed run had not made again yet: a transcript never shrinks.
+        """
+        if self._file < 0:
+            return
+        try:
+            self.settle()
+            assert self._snapshot is not None
+            self._submit(self._step, self._snapshot.tree, self._head(status))
+            assert self._writing is not None
+            self._writing.result()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of files and threads without a word to the log, as a crash would. The next `open()` resumes."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hasher.shutdown()
+        self._writer.shutdown()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        self._window = None
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is None:
+            self.stop("stopped")
+        else:
+            self.close()
+
+    def _commit(self, leaf: Leaf) -> None:
+        """Append a new leaf; one that is recorded already must come out the same."""
+        if leaf.step <= self._recorded:
+            recorded = decode_leaf(os.pread(self._file, LEAF_BYTES, leaf.step * LEAF_BYTES))
+            # The permit is the one thing that may differ: the step is the same, taken under a later permit.
+            if replace(leaf, permit=recorded.permit) != recorded:
+                raise Misuse(
+                    f"step {leaf.step}, made again after resuming, is not the recorded one",
+                    hint="restore environment and data as they were, or declare a child run from the checkpoint",
+                )
+            return
+        data = leaf.encode()
+        try:
+            os.pwrite(self._file, data, leaf.step * LEAF_BYTES)
+        except OSError as e:
+            raise Unavailable(f"cannot append to {LEAVES}: {e}") from e
+        self._recorded, self._last = leaf.step, leaf
+        self._frontier = self._frontier.append(leaf_hash(data))
+
+    def _head(self, status: Literal["opened", "running", "stopped", "ended"]) -> Head | None:
+        if self._on_head is None or self._last is None:
+            return None
+        return Head(
+            run=self._run,
+            steps=self._recorded,
+            root=self._frontier.root().hex(),
+            state=self._last.state.hex(),
+            flop=str(self._last.flop),
+            status=status,
+        )
+
+    def _submit(self, step: int, tree: dict[str, Tree], head: Head | None) -> None:
+        # One checkpoint is in flight at most: a slow disk or log slows training down instead of filling the memory.
+        if self._writing is not None:
+            self._writing.result()
+        self._writing = self._writer.submit(self._write, step, tree, head)
+
+    def _write(self, step: int, tree: dict[str, Tree], head: Head | None) -> None:
+        path = checkpoint_path(self.directory, step)
+        try:
+            os.fsync(self._file)
+            if not path.exists():
+                temporary = path.with_suffix(".tmp")
+                with temporary.open("wb") as f:
+                    torch.save({"format": _FORMAT, "step": step, "state": tree}, f)
+                    f.flush()
+                    os.fsync(f.fileno())
+                temporary.rename(path)
+                for folder in (path.parent, self.directory):
+                    _sync_directory(folder)
+        except (OSError, RuntimeError) as e:  # torch reports a full disk as RuntimeError
+            raise Unavailable(f"cannot write the checkpoint of step {step}: {e}") from e
+        if head is not None and self._on_head is not None:
+            self._on_head(head)
+
+
+def checkpoint_path(directory: Path, step: int) -> Path:
+    return directory / CHECKPOINTS / f"step-{step:08d}.pt"
+
+
+def checkpoint_steps(directory: Path) -> list[int]:
+    """Steps that have a checkpoint under `directory`, ascending."""
+    names = (_CHECKPOINT.fullmatch(path.name) for path in (directory / CHECKPOINTS).glob("*.pt"))
+    return sorted(int(name[1]) for name in names if name)
+
+
+def load_checkpoint(directory: Path, step: int) -> dict[str, Tree]:
+    """The state tree of the checkpoint of `step`. Nothing in the file is executed.
+
+    Raises:
+        Unavailable: no such file. Malformed: not a checkpoint of this step.
+    """
+    path = checkpoint_path(directory, step)
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as e:
+        raise Unavailable(f"there is no checkpoint of step {step} in {directory}") from e
+    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, OSError) as e:
+        raise Malformed(f"{path.name} is not a checkpoint: {str(e).splitlines()[0]}") from e
+    if not isinstance(data, dict) or data.get("format") != _FORMAT or data.get("step") != step:
+        raise Malformed(f"{path.name} is not the checkpoint of step {step}")
+    tree = data.get("state")
+    if not isinstance(tree, dict) or RNG not in tree or not all(isinstance(name, str) for name in tree):
+        raise Malformed(f"{path.name} holds no state")
+    return tree
+
+
+def read_leaves(directory: Path) -> tuple[Leaf, ...]:
+    """All leaves recorded under `directory`, in order.
+
+    Raises:
+        Unavailable: no leaves there. Malformed: torn, damaged or out of order.
+    """
+    try:
+        data = (directory / LEAVES).read_bytes()
+    except OSError as e:
+        raise Unavailable(f"cannot read {directory / LEAVES}: {e}") from e
+    leaves = tuple(decode_leaf(data[i : i + LEAF_BYTES]) for i in range(0, len(data), LEAF_BYTES))
+    if any(leaf.step != i for i, leaf in enumerate(leaves)):
+        raise Malformed(f"{LEAVES} is out of order")
+    return leaves
+
+
+def _recover(file: int, checkpoint: int) -> list[Leaf]:
+    """The leaves in `file`, after cutting off a tail that a crash left torn or blank behind `checkpoint`."""
+    data = os.pread(file, os.fstat(file).st_size, 0)
+    leaves: list[Leaf] = []
+    try:
+        for i in range(0, len(data), LEAF_BYTES):
+            leaf = decode_leaf(data[i : i + LEAF_BYTES])
+            if leaf.step != len(leaves):
+                raise Malformed(f"leaf {len(leaves)} says it is of step {leaf.step}")
+            leaves.append(leaf)
+    except Malformed as e:
+        # Leaves up to a checkpoint were flushed before it: damage there is no torn tail.
+        if len(leaves) <= checkpoint:
+            raise Malformed(f"{LEAVES} is damaged at step {len(leaves)}: {e}") from e
+        os.ftruncate(file, len(leaves) * LEAF_BYTES)
+    if len(leaves) <= checkpoint:
+        raise Malformed(f"{LEAVES} ends at step {len(leaves) - 1}, before the checkpoint of step {checkpoint}")
+    return leaves
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,578 @@
+"""A log and four witnesses as processes on loopback: killed, cut off, restored from old copies, lied to."""
+
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from brakeline.core import merkle
+from brakeline.core.checkpoint import parse_checkpoint
+from brakeline.core.encoding import sha256
+from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailable
+from brakeline.core.keys import PrivateKey
+from brakeline.core.note import COSIGNATURE, ED25519, VerifierKey, parse_note
+from brakeline.core.proof import parse_proof, verify_proof
+from brakeline.core.quorum import Gate, Policy, parse_policy, verify_cosigned
+from brakeline.core.statement import open_envelope, sign
+from brakeline.core.tile import ENTRIES, Tile, decode_bundle
+from brakeline.node import http, logserver, witness
+from brakeline.node.sequencer import Timing
+from test_logstore import recheck
+
+ORIGIN = "log.example/pause"
+LOG = PrivateKey(b"L" * 32)
+LOG_KEY = VerifierKey(ORIGIN, ED25519, LOG.public)
+NAMES = ("w1", "w2", "w3", "w4")
+KEYS = {name: PrivateKey(name.encode() * 16) for name in NAMES}
+VKEYS = {name: VerifierKey(f"{name}.example", COSIGNATURE, key.public) for name, key in KEYS.items()}
+AUTHOR = PrivateKey(b"A" * 32)
+TIMING = Timing(interval=0.005, heartbeat=0.3, patience=2.0, retry=0.05)
+
+pytestmark = pytest.mark.real
+
+
+def entry(n: int) -> bytes:
+    return sign("vote", {"n": n}, AUTHOR)
+
+
+def check_entry(data: bytes) -> None:
+    open_envelope(data)
+
+
+# Processes. A fork server has imported everything once, so that a process starts in milliseconds.
+
+
+def serve_log(out: Path, directory: Path, policy: bytes, port: int, timing: Timing) -> None:
+    _say_to(out)
+    logserver.serve(directory, ORIGIN, LOG, parse_policy(policy), check_entry, port=port, timing=timing)
+
+
+def serve_witness(out: Path, directory: Path, name: str, port: int) -> None:
+    _say_to(out)
+    witness.serve(directory, VKEYS[name].name, KEYS[name], [LOG_KEY], port=port)
+
+
+def serve_liar(out: Path, how: str) -> None:
+    """A witness that answers every request wrongly, in one way."""
+    _say_to(out)
+
+    async def answer(request: Request) -> Response:
+        body = await request.body()
+        match how:
+            case "hangs":
+                await asyncio.sleep(60)
+            case "has seen a billion":
+                return Response(b"1000000000\n", 409)
+            case "has seen another number":
+                return Response(b"%d\n" % random.randrange(5), 409)
+            case "refuses the proof":
+                return Response(b"no\n", 422)
+            case "signs with another key":
+                text = body.partition(b"\n\n")[2].partition(b"\n\n")[0] + b"\n"
+                line = witness.cosign(text, VKEYS["w4"].name, PrivateKey(b"?" * 32), 1)
+                return Response(line.encode())
+            case "forges a line":
+                blob = witness.b64decode(VKEYS["w4"].text.split("+")[2])
+                line = witness.SignatureLine(VKEYS["w4"].name, VKEYS["w4"].id, bytes(40) + blob[1:])
+                return Response(line.encode())
+            case "sends junk":
+                return Response(b"\xff\n\n\0" * 100)
+            case "sends too much":
+                return Response(b"x" * (1 << 20))
+        return Response(status_code=500)
+
+    async def history(request: Request) -> Response:
+        return Response(b"log.example/pause\n1000000000\nAAAA\n\n")
+
+    routes = [Route("/add-checkpoint", answer, methods=["POST"]), Route("/{id}/checkpoint", history)]
+    http.run(Starlette(routes=routes), "127.0.0.1", 0)
+
+
+def _say_to(out: Path) -> None:
+    for stream in (1, 2):
+        os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    ["brakeline.node.logserver", "brakeline.node.witness", "hypothesis.strategies", "pytest"]
+)
+
+
+@dataclass
+class Node:
+    """One server process, and how to start it again on the same port."""
+
+    process: ForkServerProcess
+    url: str
+    out: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join(5)
+        assert self.process.exitcode is not None, self.out.read_text()
+
+
+@dataclass
+class Network:
+    """A log under a policy of 3 of 4 witnesses."""
+
+    root: Path
+    nodes: list[Node] = field(default_factory=list)
+    witnesses: dict[str, Node] = field(default_factory=dict)
+    liar: str = ""
+    quorum: int = 3
+
+    def start(self, target: Callable[..., None], *args: object) -> Node:
+        out = self.root / f"out-{len(self.nodes)}.txt"
+        process = CONTEXT.Process(target=target, args=(out, *args), daemon=True)
+        process.start()
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            said = out.read_text() if out.exists() else ""
+            if "listening on " in said and said.endswith("\n"):
+                node = Node(process, said.split("listening on ")[1].split("\n")[0], out)
+                self.nodes.append(node)
+                return node
+            if process.exitcode is not None:
+                break
+            time.sleep(0.01)
+        process.kill()
+        raise AssertionError(f"did not start (exit {process.exitcode}): {out.read_text() if out.exists() else ''}")
+
+    def start_witness(self, name: str) -> Node:
+        port = self.witnesses[name].port if name in self.witnesses else 0
+        if self.liar and name == "w4":
+            self.witnesses[name] = self.start(serve_liar, self.liar)
+        else:
+            self.witnesses[name] = self.start(serve_witness, self.root / name, name, port)
+        return self.witnesses[name]
+
+    @property
+    def policy(self) -> Policy:
+        urls = {name: (VKEYS[name], self.witnesses[name].url) for name in NAMES}
+        return Policy(((LOG_KEY, None),), urls, Gate(self.quorum, NAMES))
+
+    def start_log(self, port: int = 0, directory: str = "log", timing: Timing = TIMING) -> Node:
+        return self.start(serve_log, self.root / directory, self.policy.text, port, timing)
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Iterator[Network]:
+    network = Network(tmp_path)
+    yield network
+    for node in network.nodes:
+        node.process.kill()
+    for node in network.nodes:
+        node.process.join()
+
+
+@pytest.fixture
+def client() -> Iterator[httpx.Client]:
+    with httpx.Client(timeout=10, trust_env=False) as client:
+        yield client
+
+
+def add(client: httpx.Client, log: Node, data: bytes) -> bytes:
+    response = client.post(f"{log.url}/add", content=data)
+    http.raise_for(response)
+    return response.content
+
+
+def add_until(client: httpx.Client, log: Node, data: bytes, seconds: float = 10) -> bytes:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return add(client, log, data)
+        except (Unavailable, httpx.HTTPError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.02)
+
+
+# The ordinary day
+
+
+def test_submit_read_and_verify(network: Network, client: httpx.Client) -> None:
+    for name in NAMES:
+        network.start_witness(name)
+    log = network.start_log()
+    policy = network.policy
+    proofs = {n: add_until(client, log, entry(n)) for n in range(5)}
+    places = {}
+    for n, proof in proofs.items():
+        index, cosigned = verify_proof(proof, entry(n), policy)
+        places[n] = index
+        assert abs(cosigned.time - time.time()) < 20
+        assert len(cosigned.witnesses) >= 3
+        with pytest.raises(Refused):
+            verify_proof(proof, entry(n + 1), policy)
+    assert len(set(places.values())) == 5
+
+    # Submitted again, an entry keeps its place.
+    assert verify_proof(add(client, log, entry(2)), entry(2), policy)[0] == places[2]
+
+    # What is not an entry.
+    note = client.get(f"{log.url}/checkpoint").content
+    for bad in (b"", b"junk", b"{}", entry(0) + b"\n", note, b"{" + b"x" * 65_535):
+        with pytest.raises(Malformed):
+            add(client, log, bad)
+
+    # Long poll: at once when there is more, after the wait when there is not; a heartbeat wakes it.
+    size = verify_cosigned(note, policy).checkpoint.size
+    began = time.monotonic()
+    newer = client.get(f"{log.url}/checkpoint?after={size}&wait=5").content
+    assert verify_cosigned(newer, policy).checkpoint.size - size > 0
+    assert time.monotonic() - began < 2, "a stamp is due every 0.3 s"
+    began = time.monotonic()
+    same = client.get(f"{log.url}/checkpoint?after=1000000&wait=1")
+    assert (same.status_code, 1 <= time.monotonic() - began < 2) == (200, True)
+    for query in ("after=-1&wait=1", "after=01", "wait=31", "wait=1&wait=2", "after=%D9%A3"):
+        with pytest.raises(Malformed):
+            http.raise_for(client.get(f"{log.url}/checkpoint?{query}"))
+
+    # The log read back from its files, as any mirror does.
+    head = verify_cosigned(client.get(f"{log.url}/checkpoint").content, policy).checkpoint
+    bundle = client.get(f"{log.url}/{Tile(ENTRIES, 0, head.size).path}")
+    assert "immutable" in bundle.headers["cache-control"]
+    data = decode_bundle(bundle.content, head.size)
+    assert merkle.root([merkle.leaf_hash(e) for e in data]) == head.root
+    assert [data.index(entry(n)) for n in range(5)] == [places[n] for n in range(5)]
+    hashes = client.get(f"{log.url}/{Tile(0, 0, head.size).path}").content
+    assert hashes == b"".join(merkle.leaf_hash(e) for e in data)
+
+    # Stamps: checkpoints of this log, cosigned, each of a tree that ends before it; no idle second is without one.
+    stamps = [(i, verify_cosigned(e, policy)) for i, e in enumerate(data) if not e.startswith(b"{")]
+    assert len(stamps) >= 3
+    for at, stamp in stamps:
+        assert stamp.checkpoint.size <= at
+        leaves = [merkle.leaf_hash(e) for e in data[: stamp.checkpoint.size]]
+        assert stamp.checkpoint.root == merkle.root(leaves)
+    assert [s.time for _, s in stamps] == sorted(s.time for _, s in stamps)
+
+    # Nothing else of the disk is there.
+    for path in (
+        *("/tile/0/001", "/tile/0/000.p/0", "/tile/0/000.p/256", "/tile/5/000", "/tile/0/x000/000", "/tile/"),
+        *("/tile/../log.db", "/tile/..%2flog.db", "/tile/0/000.p/1.new", "/tile/%2e%2e/checkpoint", "/log.db"),
+    ):
+        assert client.get(log.url + path).status_code == 404, path
+    health = client.get(f"{log.url}/healthz")
+    assert (health.status_code, health.json()["witnesses"]) == (200, dict.fromkeys(NAMES, ""))
+    log.stop()
+    recheck(network.root / "log")
+
+
+def test_a_log_under_load_groups_its_commits(network: Network) -> None:
+    """Many submitters at once, duplicates among them: one place an entry, and every proof verifies."""
+    for name in NAMES:
+        network.start_witness(name)
+    log = network.start_log(timing=TIMING._replace(interval=0.1))
+
+    async def submit() -> list[tuple[int, bytes]]:
+        async with httpx.AsyncClient(timeout=20, trust_env=False) as client:
+
+            async def worker(first: int) -> list[tuple[int, bytes]]:
+                done = []
+                for n in range(first, 400, 40):
+                    response = await client.post(f"{log.url}/add", content=entry(n % 300))
+                    http.raise_for(response)
+                    done.append((n % 300, response.content))
+                return done
+
+            return [one for done in await asyncio.gather(*map(worker, range(40))) for one in done]
+
+    results = asyncio.run(submit())
+    places: dict[int, set[int]] = {}
+    sizes = set()
+    for n, proof in results:
+        sizes.add(parse_checkpoint(parse_note(parse_proof(proof).checkpoint).text).size)
+        places.setdefault(n, set()).add(verify_proof(proof, entry(n), network.policy)[0])
+    assert all(len(p) == 1 for p in places.values())
+    assert len(set.union(*places.values())) == 300
+    assert len(sizes) < 60, "commits are shared"
+    log.stop()
+    data = recheck(network.root / "log")
+    assert {data.index(entry(n)) for n in range(300)} == set.union(*places.values())
+
+
+# Kills
+
+
+def test_no_acknowledged_entry_is_lost_to_sigkill(network: Network, client: httpx.Client) -> None:
+    """The log is killed 18 times at random moments, witnesses now and then, while three threads submit."""
+    rng = random.Random(20)
+    for name in NAMES:
+        network.start_witness(name)
+    log = network.start_log()
+    acknowledged: dict[int, bytes] = {}
+    stop = threading.Event()
+
+    def submitter(first: int) -> None:
+        n = first
+        with httpx.Client(timeout=3, trust_env=False) as own:
+            while not stop.is_set():
+                with contextlib.suppress(Unavailable, httpx.HTTPError):
+                    acknowledged[n] = add(own, log, entry(n))
+                    n += 3
+                    continue
+                time.sleep(0.005)
+
+    threads = [threading.Thread(target=submitter, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for round_ in range(18):
+            time.sleep(rng.uniform(0.0, 0.25))
+            log.kill()
+            if round_ % 6 == 5:
+                name = rng.choice(NAMES)
+                network.witnesses[name].kill()
+                network.start_witness(name)
+            log = network.start_log(log.port)
+        time.sleep(0.3)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert len(acknowledged) >= 30
+    policy = network.policy
+    kept = {n: add_until(client, log, entry(n)) for n in rng.sample(sorted(acknowledged), 20)}
+    log.stop()
+
+    data = recheck(network.root / "log")
+    leaves = [merkle.leaf_hash(e) for e in data]
+    read, roots = merkle.reader(leaves), {}
+    for n, proof in acknowledged.items():
+        index, cosigned = verify_proof(proof, entry(n), policy)
+        assert data[index] == entry(n)
+        roots[cosigned.checkpoint.size] = cosigned.checkpoint.root
+    for n, proof in kept.items():
+        assert data[parse_proof(proof).index] == entry(n)
+    for stamp in (e for e in data if not e.startswith(b"{")):
+        cosigned = verify_cosigned(stamp, policy)
+        roots[cosigned.checkpoint.size] = cosigned.checkpoint.root
+    for name in NAMES:
+        seen = client.get(f"{network.witnesses[name].url}/{sha256(ORIGIN.encode()).hex()}/checkpoint")
+        last = parse_checkpoint(parse_note(seen.content).text)
+        roots[last.size] = last.root
+    # Every checkpoint ever shown, or given to a witness, is of this tree.
+    assert all(merkle.subtree_root(size, read) == root for size, root in roots.items())
+    assert len(roots) > 18
+
+
+# Witnesses that are away
+
+
+def test_without_a_quorum_nothing_is_published(network: Network, client: httpx.Client) -> None:
+    for name in NAMES:
+        network.start_witness(name)
+    log = network.start_log(timing=TIMING._replace(heartbeat=60))
+    first = add_until(client, log, entry(0))
+    network.witnesses["w1"].kill()
+    assert verify_proof(add(client, log, entry(1)), entry(1), network.policy)[1].witnesses == {"w2", "w3", "w4"}
+    network.witnesses["w2"].kill()
+    before = client.get(f"{log.url}/checkpoint").content
+    for n in (2, 3, 3):
+        with pytest.raises(Unavailable, match="no quorum"):
+            add(client, log, entry(n))
+    assert client.get(f"{log.url}/checkpoint").content == before
+    health = client.get(f"{log.url}/healthz").json()
+    assert (health["durable"] - health["published"], health["failure"]) == (2, "")
+    assert [name for name, trouble in health["witnesses"].items() if trouble] == ["w1", "w2"]
+    # An entry that is published is still proven.
+    assert verify_proof(add(client, log, entry(0)), entry(0), network.policy)[0] == parse_proof(first).index
+
+    # One comes back, remembering where it was: the log catches up by itself, without a new submission.
+    network.start_witness("w2")
+    size = verify_cosigned(before, network.policy).checkpoint.size
+    after = client.get(f"{log.url}/checkpoint?after={size}&wait=10").content
+    assert verify_cosigned(after, network.policy).checkpoint.size == size + 2
+    for n in (2, 3):
+        verify_proof(add(client, log, entry(n)), entry(n), network.policy)
+    log.stop()
+    assert len(recheck(network.root / "log")) == size + 2
+
+
+def test_a_log_that_never_had_a_quorum_publishes_nothing(network: Network, client: httpx.Client) -> None:
+    for name in NAMES:
+        network.start_witness(name)
+    for name in ("w3", "w4"):
+        network.witnesses[name].kill()
+    log = network.start_log()
+    with pytest.raises(Unavailable):
+        http.raise_for(client.get(f"{log.url}/checkpoint"))
+    with pytest.raises(Unavailable):
+        add(client, log, entry(0))
+    assert client.get(f"{log.url}/healthz").status_code == 503
+    network.start_witness("w3")
+    verify_proof(add_until(client, log, entry(0)), entry(0), network.policy)
+
+
+def test_a_witness_keeps_its_state(network: Network, client: httpx.Client) -> None:
+    for name in NAMES:
+        network.start_witness(name)
+    log = network.start_log()
+    add_until(client, log, entry(0))
+    log.stop()
+    url = f"{network.witnesses['w1'].url}/{sha256(ORIGIN.encode()).hex()}/checkpoint"
+    before = client.get(url).content
+    network.witnesses["w1"].kill()
+    network.start_witness("w1")
+    assert client.get(url).content == before
+    note = client.get(url).content
+    answer = client.post(f"{network.witnesses['w1'].url}/add-checkpoint", content=b"old 0\n\n" + note)
+    assert (answer.status_code, answer.content) == (409, note.split(b"\n")[1] + b"\n")
+
+
+LIES = (
+    *("hangs", "has seen a billion", "has seen another number", "refuses the proof", "signs with another key"),
+    *("forges a line", "sends junk", "sends too much"),
+)
+
+
+@pytest.mark.parametrize("how", LIES)
+def test_one_liar_changes_nothing(network: Network, client: httpx.Client, how: str) -> None:
+    """Neither what it signs nor what it claims to have seen: one faulty witness of four is within the policy."""
+    network.liar = how
+    for name in NAMES:
+        network.start_witness(name)
+    log = network.start_log()
+    for n in range(3):
+        proof = add_until(client, log, entry(n))
+        assert verify_proof(proof, entry(n), network.policy)[1].witnesses == {"w1", "w2", "w3"}
+    health = client.get(f"{log.url}/healthz").json()
+    assert (health["failure"], bool(health["witnesses"]["w4"])) == ("", True)
+
+
+def test_a_liar_cannot_complete_a_quorum(network: Network, client: httpx.Client) -> None:
+    network.liar = "forges a line"
+    network.quorum = 4
+    for name in NAMES:
+        network.start_witness(name)
+    log = network.start_log()
+    with pytest.raises(Unavailable):
+        add(client, log, entry(0))
+    with pytest.raises(Unavailable):
+        http.raise_for(client.get(f"{log.url}/checkpoint"))
+
+
+# Old copies
+
+
+def test_a_restored_database_does_not_start(network: Network, client: httpx.Client) -> None:
+    for name in NAMES:
+        network.start_witness(name)
+    log = network.start_log()
+    add_until(client, log, entry(0))
+    log.stop()
+    shutil.copytree(network.root / "log", network.root / "backup")
+    log = network.start_log()
+    add_until(client, log, entry(1))
+    log.stop()
+    for file in (network.root / "log").glob("log.db*"):
+        file.unlink()
+    for file in (network.root / "backup").glob("log.db*"):
+        shutil.copy(file, network.root / "log" / file.name)
+    with pytest.raises(AssertionError, match="the published checkpoint has"):
+        network.start_log()
+
+
+@pytest.mark.parametrize("copy", ["whole", "empty"])
+def test_a_restored_folder_signs_nothing(network: Network, client: httpx.Client, copy: str) -> None:
+    """The old checkpoint came back with the old database, or both are gone: only the witnesses know better."""
+    for name in NAMES:
+        network.start_witness(name)
+    log = network.start_log()
+    add_until(client, log, entry(0))
+    log.stop()
+    (network.root / "backup").mkdir()
+    if copy == "whole":
+        shutil.copytree(network.root / "log", network.root / "backup", dirs_exist_ok=True)
+    log = network.start_log()
+    for n in range(1, 4):
+        add_until(client, log, entry(n))
+    log.stop()
+    urls = [f"{network.witnesses[name].url}/{sha256(ORIGIN.encode()).hex()}/checkpoint" for name in NAMES]
+    before = [client.get(url).content for url in urls]
+
+    log = network.start_log(directory="backup")
+    end = time.monotonic() + 10
+    while not (failure := client.get(f"{log.url}/healthz").json()["failure"]):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert "our signature" in failure
+    for n in (0, 9):
+        with pytest.raises(Refused) as refusal:
+            add(client, log, entry(n))
+        assert refusal.value.reason == Reason.ROLLBACK
+    time.sleep(0.4)
+    assert [client.get(url).content for url in urls] == before, "no witness was shown a second history"
+    log.stop()
+    assert entry(9) not in recheck(network.root / "backup")
+
+
+# Errors over the wire
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Malformed("not ours: é", hint="a hint"),
+        Misuse("no such thing"),
+        Unavailable("later", hint="wait"),
+        *(Refused(reason, f"because {reason}", hint="h") for reason in Reason),
+    ],
+    ids=str,
+)
+def test_an_error_arrives_as_it_left(error: Malformed | Misuse | Unavailable | Refused) -> None:
+    answer = http.error_response(error)
+    expected = {Malformed: 400, Misuse: 400, Unavailable: 503, Refused: 409}[type(error)]
+    if getattr(error, "reason", None) in (Reason.FORGED, Reason.UNKNOWN_ISSUER, Reason.WRONG_ROLE):
+        expected = 403
+    assert answer.status_code == expected
+    assert json.loads(answer.body).keys() == {"error", "reason", "hint"}
+    with pytest.raises(type(error)) as arrived:
+        http.raise_for(httpx.Response(answer.status_code, content=answer.body))
+    assert (str(arrived.value), arrived.value.hint) == (str(error), error.hint)
+    assert getattr(arrived.value, "reason", None) == getattr(error, "reason", None)
+
+
+def test_a_stranger_s_error_is_told_apart() -> None:
+    http.raise_for(httpx.Response(200))
+    for status, kind in (
+        (500, Unavailable),
+        (502, Unavailable),
+        (429, Unavailable),
+        (404, Malformed),
+        (302, Malformed),
+    ):
+        with pytest.raises(kind):
+            http.raise_for(httpx.Response(status, content=b"<html>"))
+    with pytest.raises(Malformed):
+        http.raise_for(httpx.Response(409, content=b'{"error":"x","hint":"","reason":"no-such-reason"}'))
+    surrogate = http.error_response(Malformed("\udcff"))
+    assert surrogate.status_code == 400
