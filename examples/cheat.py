@@ -63,5 +63,6 @@ if __name__ == "__main__":
     lab = Lab(Home(Path(sys.argv[2])), say=print)
     session = Session(lab, read_recipe(Path(sys.argv[1])))
     code = session.code
-    session.code = code._replace(train=smuggle(sys.modules[code.train.__module__], float(sys.argv[3]), lab.treaty.segment_steps))
+    module = sys.modules[code.train.__module__]
+    session.code = code._replace(train=smuggle(module, float(sys.argv[3]), lab.treaty.segment_steps))
     session.train()

@@ -28,7 +28,7 @@ ORIGINS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_s
 CHECKPOINTS = st.builds(Checkpoint, ORIGINS, st.integers(0, 2**63 - 1), st.binary(min_size=32, max_size=32))
 
 
-@load("checkpoint", 37)
+@load("checkpoint", 38)
 def test_checkpoint_vectors(v: Vector) -> None:
     with v.expected():
         checkpoint = parse_checkpoint(v.bytes("text"))

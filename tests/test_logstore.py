@@ -458,3 +458,34 @@ def test_an_error_at_any_write_is_unavailable_and_passes(tmp_path: Path, disk: D
         if writes < at:
             break
     assert errors >= 40
+
+
+def test_a_commit_that_failed_and_lasted_is_found_again(tmp_path: Path, disk: Disk) -> None:
+    with LogStore(tmp_path, ORIGIN) as store:
+        store.append([b"{a"])
+        disk.fail(3, True, no_space)  # BEGIN, INSERT, COMMIT
+        with pytest.raises(Unavailable):
+            store.append([b"{b", b"{c"])
+        assert store.size == 1
+        assert store.append([b"{c", b"{b"]) == [2, 1]
+    recheck(tmp_path)
+
+
+def test_tiles_are_there_before_the_checkpoint_that_covers_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = logstore.replace_file
+
+    def replace_file(path: Path, data: bytes, *, durable: bool) -> None:
+        if path.name == "checkpoint":
+            missing.extend(t.path for t in tiles_for(0, store.size) if not (tmp_path / t.path).exists())
+            assert durable
+        real(path, data, durable=durable)
+
+    monkeypatch.setattr(logstore, "replace_file", replace_file)
+    missing: list[str] = []
+    with LogStore(tmp_path, ORIGIN) as store:
+        for start, end in BATCHES:
+            store.append(entries(start, end))
+            publish(store)
+    assert missing == []

@@ -225,7 +225,8 @@ def test_proofs_of_huge_trees_have_the_right_length(size: int, data: st.DataObje
         perfect.append(node_hash(perfect[-1], perfect[-1]))
 
     def read(level: int, index: int) -> bytes:
-        assert index >= 0 and (index + 1) << level <= size
+        assert index >= 0
+        assert (index + 1) << level <= size
         return perfect[level]
 
     whole = subtree_root(size, read)

@@ -37,7 +37,7 @@ def cosigned(size: int) -> bytes:
     return note.with_lines(*(cosign(text, name, key, 1000) for name, key in WITNESSES.items())).encode()
 
 
-@load("proof", 44)
+@load("proof", 46)
 def test_proof_vectors(v: Vector) -> None:
     data = v.bytes("proof")
     with v.expected():
@@ -72,6 +72,11 @@ def test_the_test_log_proof_byte_for_byte() -> None:
 
 @given(PROOFS)
 def test_every_proof_is_read_back(proof: Proof) -> None:
+    assert parse_proof(proof.encode()) == proof
+
+
+def test_the_longest_proof_is_read_back() -> None:
+    proof = Proof(2**63 - 2, (bytes(32),) * 63, b"")
     assert parse_proof(proof.encode()) == proof
 
 

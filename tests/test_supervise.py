@@ -102,9 +102,7 @@ def test_a_polite_tree_needs_no_kill_and_may_finish_its_work(
     assert gone(pids)
 
 
-def test_nobody_sees_another_die_before_being_told_itself(
-    start: Callable[[list[str]], Supervised], pids: Path
-) -> None:
+def test_nobody_sees_another_die_before_being_told_itself(start: Callable[[list[str]], Supervised], pids: Path) -> None:
     # The last child watches its parent as closely as it can; the others make the stopping long.
     watchdog = """
         parent = os.getpid()
@@ -225,9 +223,7 @@ def test_a_zombie_whose_threads_work_on_is_alive(start: Callable[[list[str]], Su
 
 def test_stops_as_soon_as_it_may_not_run(pids: Path) -> None:
     began = time.monotonic()
-    outcome = run_under(
-        script("say()\ntime.sleep(60)", pids), lambda: not said(pids), poll=0.02, grace=5
-    )
+    outcome = run_under(script("say()\ntime.sleep(60)", pids), lambda: not said(pids), poll=0.02, grace=5)
     assert isinstance(outcome, Stopped)
     assert (outcome.report.processes, outcome.report.killed, outcome.report.survivors) == (1, 0, ())
     assert time.monotonic() - began < 3
@@ -335,6 +331,19 @@ def reuse(pid: int) -> subprocess.Popen[bytes]:
         child.kill()
         child.wait()
     pytest.skip("the machine is too busy to get a chosen pid")
+
+
+def test_survivors_are_reported_and_can_be_stopped_again(
+    start: Callable[[list[str]], Supervised], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = start(["sleep", "60"])
+    with monkeypatch.context() as no_time:
+        no_time.setattr(supervise, "_KILL", 0.0)
+        assert job.stop(0)[::3] == (0, (job.pid,))
+    with pytest.raises(Misuse, match="already supervises"):
+        start(["true"])
+    assert job.stop(0)[:2] == (1, 1)
+    assert start(["true"]).wait(5) == 0
 
 
 def test_one_command_at_a_time(start: Callable[[list[str]], Supervised]) -> None:

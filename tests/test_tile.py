@@ -1,5 +1,7 @@
 """C2SP tlog-tiles: names and contents of a log's files."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +32,7 @@ def test_path_vectors(v: Vector) -> None:
         assert tile.path == v.input["path"]
 
 
-@load("tile", 8, "growth-")
+@load("tile", 9, "growth-")
 def test_growth_vectors(v: Vector) -> None:
     assert [t.path for t in tiles_for(v.input["old"], v.input["new"])] == v.output["tiles"]
 
@@ -85,6 +87,20 @@ def test_growth_writes_what_is_not_there_yet(old: int, more: int) -> None:
     assert levels == sorted(levels)  # a hash is never on disk before what it hashes
 
 
+@pytest.mark.parametrize(
+    ("size", "full", "partial"),
+    [
+        (256, {0: 1}, {1: 1}),
+        (300, {0: 1}, {0: 44, 1: 1}),
+        (70_000, {0: 273, 1: 1}, {0: 112, 1: 17, 2: 1}),
+    ],
+)
+def test_published_widths(size: int, full: dict[int, int], partial: dict[int, int]) -> None:
+    tiles = [t for t in tiles_for(0, size) if t.level != ENTRIES]
+    assert Counter(t.level for t in tiles if t.width == WIDTH) == full
+    assert {t.level: t.width for t in tiles if t.width < WIDTH} == partial
+
+
 def test_growth_of_huge_logs_is_not_a_walk_over_them() -> None:
     assert len(list(tiles_for(2**62, 2**62 + 1))) == 2
     assert Tile(7, 2**54 // 2**48, 1) not in tiles_for(2**62, 2**62 + 1)
@@ -136,7 +152,7 @@ def test_a_bundle_holds_the_longest_entry() -> None:
         lambda: encode_bundle([]),
         lambda: encode_bundle([b""] * 257),
         lambda: encode_bundle([bytes(65_536)]),
-        lambda: tile_hashes(Tile(ENTRIES, 0), reader([])),
+        lambda: tile_hashes(Tile(ENTRIES, 0), lambda level, index: bytes(32)),
         lambda: list(tiles_for(2, 1)),
         lambda: list(tiles_for(-1, 1)),
     ],

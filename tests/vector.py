@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from brakeline.core.errors import Malformed, Reason, Refused
+
+settings.register_profile("steady", derandomize=True, database=None, deadline=None)
+settings.load_profile("steady")
 
 FOLDER = Path(__file__).parents[1] / "vectors"
 

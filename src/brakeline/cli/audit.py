@@ -88,8 +88,8 @@ def report(fold: Fold, run: RunRecord, logged: LoggedHead, audit: Audit, index: 
     total = segments(logged.head.steps, treaty.segment_steps)
     share = int(audit.flop) / max(1, int(logged.head.flop))
     click.echo(
-        f"{run.declaration.name}: {audit.verdict.upper()} (entry {index}); replayed {len(audit.segments)} of {len(total)} "
-        f"segments, {share:.1%} of the run's {show_flop(int(logged.head.flop))}, in {seconds:.1f} s"
+        f"{run.declaration.name}: {audit.verdict.upper()} (entry {index}); replayed {len(audit.segments)} of "
+        f"{len(total)} segments, {share:.1%} of the run's {show_flop(int(logged.head.flop))}, in {seconds:.1f} s"
     )
     if audit.verdict != "partial":
         caught = 1 - float(miss(len(total), int(len(total) * treaty.f_cheat), len(audit.segments)))

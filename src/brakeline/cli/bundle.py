@@ -8,6 +8,7 @@ from brakeline.cli.common import home_option, read_file
 from brakeline.core.bundle import Bundle, verify_bundle
 from brakeline.core.errors import Misuse
 from brakeline.core.merkle import leaf_hash, root
+from brakeline.core.note import Note
 from brakeline.core.transcript import LEAF_BYTES
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home, write_atomic
@@ -47,7 +48,8 @@ def make(desk: Desk, folders: tuple[Path, ...]) -> bytes:
     }
     note = cosigned.note
     lines = tuple(line for line in note.lines if line.name in known)
-    bundle = Bundle(desk.treaty.text, type(note)(note.text, lines).encode(), desk.follower.entries, transcripts).encode()
+    checkpoint = Note(note.text, lines).encode()
+    bundle = Bundle(desk.treaty.text, checkpoint, desk.follower.entries, transcripts).encode()
     verify_bundle(bundle, treaty_digest=desk.treaty.digest)
     return bundle
 

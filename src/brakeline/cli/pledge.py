@@ -17,7 +17,7 @@ def at_least(k: int, others: tuple[str, ...]) -> str:
 
 
 @click.command()
-@click.option("--if-at-least", "k", type=click.IntRange(0), help="Bound while at least this many others are (0: always).")
+@click.option("--if-at-least", "k", type=click.IntRange(0), help="Bound while at least this many others are.")
 @click.option("--of", "others", multiple=True, help="Count only these parties (repeat); default: all others.")
 @click.option("--condition", type=click.Path(path_type=Path), help="A file with group and quorum lines instead.")
 @home_option
@@ -39,4 +39,5 @@ def command(k: int | None, others: tuple[str, ...], condition: Path | None, home
     desk.catch_up()
     active = desk.fold.bound().active
     state = "bound" if desk.me.name in active else "not bound yet"
-    click.echo(f"{desk.me.name} pledged (entry {sent.index}) and is {state}; bound: {', '.join(sorted(active)) or 'nobody'}")
+    everybody = ", ".join(sorted(active)) or "nobody"
+    click.echo(f"{desk.me.name} pledged (entry {sent.index}) and is {state}; bound: {everybody}")

@@ -16,7 +16,7 @@ from brakeline.node.home import Home
 @click.option("--value", type=float, required=True)
 @click.option("--lower", type=float, required=True, help="Lower 95 % bound: what counts.")
 @click.option("--upper", type=float, required=True, help="Upper 95 % bound.")
-@click.option("--evidence", type=click.Path(path_type=Path), required=True, help="What was measured; its digest is logged.")
+@click.option("--evidence", type=click.Path(path_type=Path), required=True, help="What was measured; a file.")
 @home_option
 def command(gauge: str, value: float, lower: float, upper: float, evidence: Path, home: Path) -> None:
     """Log a reading of GAUGE, one that the treaty names."""

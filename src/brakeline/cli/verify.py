@@ -43,7 +43,8 @@ def command(file: Path, treaty_file: Path | None, digest: str | None, as_json: b
 
 def _line(proven: Proven, run: RunRecord) -> str:
     last = run.last
-    text = f"{run.owner}/{run.declaration.name}: {last.status if last else 'declared'} at step {last.steps if last else 0}"
+    status, steps = (last.status, last.steps) if last else ("declared", 0)
+    text = f"{run.owner}/{run.declaration.name}: {status} at step {steps}"
     verdicts = ", ".join(f"{a.verdict} by {i}" for _, i, a in run.audits)
     text += f"; {run.declaration.rung}" + (f"; {verdicts}" if verdicts else "")
     text += f"; BARRED for {run.barred}" if run.barred else ""

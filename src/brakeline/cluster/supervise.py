@@ -85,11 +85,10 @@ class Supervised:
             _adopt_orphans(True)
             self._before = frozenset(psutil.Process().children())
             self._popen = subprocess.Popen(cmd, env=env, start_new_session=True)
-        except (OSError, ValueError) as e:
-            self._release()
-            raise Misuse(f"cannot start {cmd[0]!r}: {e}") from e
-        except Unavailable:
+        except BaseException as e:
             _ONE.release()
+            if isinstance(e, OSError | ValueError):
+                raise Misuse(f"cannot start {cmd[0]!r}: {e}") from e
             raise
 
     @property
@@ -129,7 +128,7 @@ class Supervised:
     def stop(self, grace: float) -> StopReport:
         """End every process of the tree: SIGTERM, and SIGKILL for what is still there after `grace` seconds.
 
-        A grace of 0 goes straight to SIGKILL. Nothing happens the second time.
+        A grace of 0 goes straight to SIGKILL. With survivors it may be tried again; after success it does nothing.
         """
         if self._over:
             return _NOTHING
@@ -151,10 +150,14 @@ class Supervised:
             _send(frozen, signal.SIGKILL)
             killed.update(frozen)
             time.sleep(_LOOK)
-        survivors = tuple(p.pid for p in self.processes())
+        survivors: tuple[int, ...] = ()
+        while not survivors and not self._is_gone():
+            survivors = tuple(p.pid for p in self.processes())
         if not survivors:
             self._popen.wait()
-            self._release()
+            self._over = True
+            _adopt_orphans(False)
+            _ONE.release()
         return StopReport(len(told | killed), len(killed), time.monotonic() - began, survivors)
 
     def _freeze(self, spared: AbstractSet[psutil.Process]) -> list[psutil.Process]:
@@ -196,11 +199,6 @@ class Supervised:
             return os.getsid(child) != os.getsid(0) and psutil.Process(child) not in self._before
         except (ProcessLookupError, psutil.NoSuchProcess):
             return False
-
-    def _release(self) -> None:
-        self._over = True
-        _adopt_orphans(False)
-        _ONE.release()
 
 
 def run_under(

@@ -117,8 +117,8 @@ def verify_bundle(data: bytes, *, treaty_digest: str | None = None) -> Proven:
     1. The treaty passes its checks; with `treaty_digest` (hex) it is the treaty the caller trusts.
     2. The checkpoint is signed by the treaty's log and cosigned by its witness quorum (Treaty 6.1).
     3. The entries hash to the cosigned root: none added, dropped, altered or reordered.
-    4. The state is folded anew from the entries. No entry is of unknown form, no stamp shows another history.
-    5. Every opened transcript hashes to the last head logged for its run; a run in the log is named, a name is a run.
+    4. The state is folded anew from the entries, and no stamp among them shows another history.
+    5. Every opened transcript is of a run in the log and hashes to the last head logged for it.
 
     The caller MUST compare the treaty's digest with one it knows, or pass it here: anybody can write a treaty and sign
     a log under it.

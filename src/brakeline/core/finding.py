@@ -1,7 +1,7 @@
 """A finding: what an inspector found out about a run, with a code. An audit: what was looked at, and the findings."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from brakeline.core.encoding import Wire
 
@@ -20,6 +20,19 @@ class Fault(StrEnum):
     RECIPE_MISMATCH = "recipe-mismatch"  # code or data shown are not those declared
     ENVIRONMENT_MISMATCH = "environment-mismatch"  # the inspector's machine computes differently: never called fraud
     NOT_REPLAYED = "not-replayed"  # the inspector could not finish what the sample demands
+
+
+# Faults that only re-executing the segment shows. All others show in what the lab opens of the whole transcript.
+REPLAYED: Final = frozenset(
+    {
+        Fault.INITIAL_STATE,
+        Fault.OPENING_MISSING,
+        Fault.OPENING_MISMATCH,
+        Fault.REPLAY_MISMATCH,
+        Fault.ENVIRONMENT_MISMATCH,
+        Fault.NOT_REPLAYED,
+    }
+)
 
 
 class Finding(Wire, frozen=True):

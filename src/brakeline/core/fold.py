@@ -15,7 +15,7 @@ from brakeline.core import brake as b
 from brakeline.core.brake import BrakeState, Event, Phase, Vote
 from brakeline.core.encoding import Wire, b64decode, decimal, unhex32
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused
-from brakeline.core.finding import Audit
+from brakeline.core.finding import REPLAYED, Audit, Finding
 from brakeline.core.finding import verdict as verdict_of
 from brakeline.core.merkle import Frontier, leaf_hash
 from brakeline.core.pledge import Activation, Assent, Pledge, Withdrawal, activate
@@ -24,7 +24,7 @@ from brakeline.core.reading import Reading, check_reading, crossed, trips
 from brakeline.core.run import Declaration, check_declaration, run_seed
 from brakeline.core.sampling import audit_seed, sample, ticket_message
 from brakeline.core.statement import Envelope, Statement, open_envelope, verify
-from brakeline.core.transcript import Head, segments
+from brakeline.core.transcript import Head
 from brakeline.core.treaty import Role, Treaty, Trigger
 
 # Which bodies count, and the role that may say them (None: any party).
@@ -129,12 +129,14 @@ class Fold:
         self.brake: BrakeState = b.START
         self.history: list[tuple[int, BrakeState]] = []
         self.votes: dict[str, dict[str, tuple[int, Vote]]] = {"trip": {}, "lift": {}}
-        self.readings: dict[str, dict[str, tuple[int, Reading]]] = {}
+        self.readings: dict[str, dict[str, tuple[int, int, Reading]]] = {}  # party → gauge → expiry, index, reading
         self.adjudicated: dict[tuple[str, tuple[str, tuple[int, int]]], bool] = {}
         self.equivocations: list[Equivocation] = []
         self.forks: list[bytes] = []
         self._seen: dict[tuple[str, int], bytes] = {}
-        self._open_findings: list[str] = []
+        self._newest: dict[tuple[str, str], int] = {}
+        self._open_findings: list[tuple[int, str]] = []  # index, cause
+        self._answered = -1  # readings and findings up to this index do not trip the brake again
 
     @property
     def size(self) -> int:
@@ -224,9 +226,10 @@ class Fold:
         if open_envelope(seen).payload == envelope.payload:
             raise Refused(Reason.DUPLICATE, f"{s.issuer} has logged this statement already")
         if record:
-            # Treaty 2.4: both statements are void, and so is the party's word until an amendment re-admits it.
+            # Treaty 2.4: both statements are void, and so is the party's word until an amendment re-admits it. Its
+            # duties last as long as after a withdrawal: signing twice must not be the fast way out of a pledge.
             self.equivocations.append(Equivocation(s.issuer, s.seq, seen, envelope.data))
-            self.pledges.pop(s.issuer, None)
+            self.withdrawals.setdefault(s.issuer, self.clock + self.treaty.withdrawal_notice)
             for votes in self.votes.values():
                 votes.pop(s.issuer, None)
             self.readings.pop(s.issuer, None)
@@ -242,10 +245,17 @@ class Fold:
                     raise Refused(Reason.FOREIGN, "assent to another text")
                 self.assents.add(issuer)  # Treaty 2.1
             case Pledge():
-                body.gate(frozenset(self.treaty.parties))
+                gate = body.gate(frozenset(self.treaty.parties))
+                if issuer in self.bound().active:
+                    # Treaty 2.5: a weaker pledge would be a withdrawal without notice.
+                    stands, its = self.pledges[issuer]
+                    if s.expires < stands.expires or (gate is not None and body.condition != its.condition):
+                        raise Refused(Reason.PROHIBITED, "a pledge in force may only be renewed, or made unconditional")
+                self._supersede(s, "pledge")
                 self.pledges[issuer] = (s, body)  # Treaty 2.2
                 self.withdrawals.pop(issuer, None)
             case Withdrawal():
+                self._supersede(s, "pledge")
                 # Treaty 2.5: leaving takes notice, so nobody leaves to race.
                 self.withdrawals.setdefault(issuer, self.clock + self.treaty.withdrawal_notice)
             case Vote():
@@ -253,16 +263,24 @@ class Fold:
                     raise Refused(
                         Reason.REPLAYED, f"vote for epoch {body.epoch}; the brake is in epoch {self.brake.epoch}"
                     )
+                self._supersede(s, f"vote {body.motion}")
                 self.votes[body.motion][issuer] = (s.expires, body)
             case Reading():
                 check_reading(body, self.treaty)
-                self.readings.setdefault(issuer, {})[body.gauge] = (s.expires, body)
+                self._supersede(s, f"reading {body.gauge}")
+                self.readings.setdefault(issuer, {})[body.gauge] = (s.expires, index, body)
             case Declaration():
                 self._declare(index, envelope.digest, issuer, body)
             case Head():
                 self._head(index, leaf, issuer, body)
             case Audit():
                 self._audit(index, issuer, body)
+
+    def _supersede(self, s: Statement, subject: str) -> None:
+        # Where the newest statement counts, one that somebody held back must not come in later and undo it.
+        if s.seq < self._newest.get((s.issuer, subject), 0):
+            raise Refused(Reason.REPLAYED, f"{s.issuer} has logged a newer {subject} than number {s.seq}")
+        self._newest[(s.issuer, subject)] = s.seq
 
     @property
     def equivocators(self) -> frozenset[str]:
@@ -338,6 +356,9 @@ class Fold:
         if last is not None:
             if last.status == "ended" or (last.status == "stopped" and h.status != "opened"):
                 raise Refused(Reason.REPLAYED, f"the run has {last.status}; only opening it again may follow a stop")
+            # Steps beyond the stop would have been taken while the log said that the run stood still (attack A-30).
+            if last.status == "stopped" and h.steps != last.steps:
+                raise Refused(Reason.PROHIBITED, f"the run stopped at step {last.steps}: it opens there (Treaty 4.5)")
             # A run never un-commits: what was logged once stays its past (attacks A-05, A-06).
             if h.steps < last.steps or (h.steps == last.steps and (h.root, h.state) != (last.root, last.state)):
                 raise Refused(Reason.EQUIVOCATION, f"head at step {h.steps} contradicts the one at step {last.steps}")
@@ -362,14 +383,12 @@ class Fold:
             raise Refused(Reason.MISSING, "no checkpoint has been cosigned after this head: wait for the next stamp")
         if not self.treaty.parties[inspector].key.verify(ticket, ticket_message(logged.leaf, beacon.root)):
             raise Refused(Reason.FORGED, "the sample's ticket is not signed by the inspector")
-        parts = segments(logged.head.steps, self.treaty.segment_steps)
-        seams = frozenset(
-            i for i, (start, end) in enumerate(parts) for j in run.junctions if start <= j <= end
-        )
+        # By arithmetic: a list of all segments of a run that claims 2**53 steps would fill the memory.
+        steps, size = logged.head.steps, self.treaty.segment_steps
+        seams = frozenset(i for j in run.junctions if j <= steps for i in ((j - 1) // size, j // size))
         seed = audit_seed(logged.leaf, beacon.root, inspector, ticket)
-        return tuple(
-            parts[i] for i in sample(seed, len(parts), seams, self.treaty.p_catch, self.treaty.f_cheat)
-        )
+        drawn = sample(seed, -(-steps // size), seams, self.treaty.p_catch, self.treaty.f_cheat)
+        return tuple((i * size, min((i + 1) * size, steps)) for i in drawn)
 
     def _audit(self, index: int, issuer: str, audit: Audit) -> None:
         run = self.run(audit.run)
@@ -381,6 +400,8 @@ class Fold:
         beacon = self.beacon_for(audit.head)
         if beacon is None or beacon.index != audit.beacon:
             raise Refused(Reason.FOREIGN, "the sample's beacon is not the first stamp after the head (Treaty 7.3)")
+        for finding in audit.findings:
+            self._check_place(finding, run, logged.head.steps)
         if audit.verdict != "partial":
             required = self.required_sample(run, logged, issuer, b64decode(audit.ticket))
             missing = set(required) - set(audit.segments)
@@ -396,7 +417,17 @@ class Fold:
             if len(self._accusers(run, finding.key)) >= self.treaty.adjudicators:
                 self.adjudicated[(audit.run, finding.key)] = True
                 run.barred = f"{finding.fault} at steps {finding.segment[0]}-{finding.segment[1]}"
-                self._open_findings.append(f"adjudicated finding on {run.declaration.name}: {run.barred}")
+                self._open_findings.append((index, f"adjudicated finding on {run.declaration.name}: {run.barred}"))
+
+    def _check_place(self, finding: Finding, run: RunRecord, steps: int) -> None:
+        """An allegation about steps that nobody can check could never fall (Treaty 7.7)."""
+        start, end = finding.segment
+        full = start + self.treaty.segment_steps  # a head may cut the last segment short
+        part = start % self.treaty.segment_steps == 0 and (
+            end == full or (start < end < full and any(h.head.steps == end for h in run.heads))
+        )
+        if not 0 <= start <= end <= steps or not (part or finding.segment == (0, 0) or finding.fault not in REPLAYED):
+            raise Malformed(f"a {finding.fault} at steps {start}-{end} of {steps}: no segment that can be replayed")
 
     @staticmethod
     def _accusers(run: RunRecord, key: tuple[str, tuple[int, int]]) -> frozenset[str]:
@@ -407,14 +438,20 @@ class Fold:
     def disputed(self, run: RunRecord) -> tuple[tuple[str, tuple[int, int]], ...]:
         """Violations alleged and neither adjudicated nor rejected.
 
-        Treaty 7.7: an allegation falls when as many inspectors as could uphold it replayed the same segment and did
-        not find it.
+        Treaty 7.7: an allegation falls when as many inspectors as could uphold it checked the same steps and did not
+        find it: by replaying the segment, or, where no replay is needed to see it, by passing as many steps or more.
         """
         keys = {f.key for _, _, a in run.audits for f in a.findings if f.severity == "violation"}
         open_ = []
         for key in sorted(keys):
             accusers = self._accusers(run, key)
-            deniers = {i for _, i, a in run.audits if key[1] in a.segments} - accusers
+            first = min(a.head for _, _, a in run.audits if any(f.key == key for f in a.findings))
+            whole = key[0] not in REPLAYED or key[1] == (0, 0)
+            deniers = {
+                i
+                for _, i, a in run.audits
+                if key[1] in a.segments or (whole and a.verdict == "pass" and a.head >= first)
+            } - accusers
             if len(accusers) < self.treaty.adjudicators and len(deniers) < self.treaty.adjudicators:
                 open_.append(key)
         return tuple(open_)
@@ -450,37 +487,41 @@ class Fold:
             found += [f"gauge {t.gauge} still reads {t.at_least} or more" for t in self._crossed(now)]
         return tuple(found)
 
-    def _crossed(self, now: int) -> tuple[Trigger, ...]:
+    def _crossed(self, now: int, after: int = -1) -> tuple[Trigger, ...]:
         active = self.bound(now).active
         return crossed(
             self.treaty,
             {
-                party: [r for expires, r in readings.values() if now < expires]
+                party: [r for expires, index, r in readings.values() if now < expires and index > after]
                 for party, readings in self.readings.items()
                 if party in active
             },
         )
 
-    def voters(self, motion: str, now: int) -> frozenset[str]:
-        """Parties in force whose unexpired vote for `motion` stands in the present epoch."""
+    def voters(self, motion: str, now: int, epoch: int | None = None) -> frozenset[str]:
+        """Parties in force whose unexpired vote for `motion` stands in `epoch` (default: the present one)."""
         active = self.bound(now).active
-        return frozenset(p for p, (expires, _) in self.votes[motion].items() if now < expires and p in active)
+        epoch = self.brake.epoch if epoch is None else epoch
+        votes = self.votes[motion].items()
+        return frozenset(p for p, (expires, v) in votes if now < expires and v.epoch == epoch and p in active)
 
-    def _trip_cause(self, now: int) -> str:
-        voters = self.voters("trip", now)
+    def _trip_cause(self, state: BrakeState, now: int) -> str:
+        voters = self.voters("trip", now, state.epoch)
         if len(voters) >= self.treaty.trip:  # Treaty 4.1
             return f"votes of {', '.join(sorted(voters))}"
-        triggers = self._crossed(now)
+        # Who votes to lift knows what stands in the log; only what is logged after it trips the brake again.
+        after = self._answered if state is self.brake else self.size
+        triggers = self._crossed(now, after)
         if trips(triggers):
             return "readings: " + ", ".join(t.gauge for t in triggers)
-        if self.treaty.findings_trip and self._open_findings:  # Treaty 4.4
-            return self._open_findings[0]
+        if self.treaty.findings_trip:  # Treaty 4.4
+            return next((cause for index, cause in self._open_findings if index > after), "")
         return ""
 
     def _next(self, state: BrakeState, now: int) -> tuple[Event, str] | None:
         match state.phase:
             case Phase.CLEAR:
-                if cause := self._trip_cause(now):
+                if cause := self._trip_cause(state, now):
                     return Event.TRIP, cause
             case Phase.TRIPPED:
                 # Treaty 4.5: a signer may have granted a last permit on a view that was not yet stale.
@@ -488,12 +529,13 @@ class Fold:
                 if now >= lapsed or all(r.stopped for r in self.covered_runs()):
                     return Event.STOPPED, ""
             case Phase.PAUSED:
-                if len(self.voters("lift", now)) >= self.treaty.lift and not self.unmet(now):  # Treaty 8.1, 8.2
+                lifters = self.voters("lift", now, state.epoch)
+                if len(lifters) >= self.treaty.lift and not self.unmet(now):  # Treaty 8.1, 8.2
                     return Event.LIFT, ""
             case Phase.LIFTING:
-                if cause := self._trip_cause(now):
+                if cause := self._trip_cause(state, now):
                     return Event.TRIP, cause
-                if len(self.voters("lift", now)) < self.treaty.lift or self.unmet(now):
+                if len(self.voters("lift", now, state.epoch)) < self.treaty.lift or self.unmet(now):
                     return Event.WITHHELD, ""
                 if now >= state.since + self.treaty.lift_delay:  # Treaty 8.3
                     return Event.RELEASED, ""
@@ -503,6 +545,8 @@ class Fold:
         while event := self._next(self.brake, self.clock):
             self.brake = b.step(self.brake, event[0], now=self.clock, cause=event[1])
             self.history.append((index, self.brake))
+            if event[0] in (Event.LIFT, Event.RELEASED):
+                self._answered = index
             if event[0] in (Event.TRIP, Event.RELEASED):
                 # A trip answers the votes for it, a release all that was said before it: none counts twice.
                 self.votes = {"trip": {}, "lift": {}}

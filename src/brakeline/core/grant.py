@@ -12,14 +12,18 @@ def check_request(permit: Permit, fold: Fold, *, view_time: int, now: int) -> No
     `view_time` is the quorum time of the signer's newest cosigned checkpoint, `now` its own clock (POSIX s).
 
     Raises:
-        Refused: FOREIGN, ALLOWANCE, STALE, TAMPERED, EXPIRED, NOT_YET_VALID, PAUSED, REPLAYED, UNDECLARED, NOT_BOUND,
-            BARRED, PROHIBITED, MISSING: see the rule cited in the text.
+        Malformed: a number out of range.
+        Refused: FOREIGN, ALLOWANCE, STALE, TAMPERED, EXPIRED, NOT_YET_VALID, PAUSED, REPLAYED, UNDECLARED, BARRED,
+            PROHIBITED, MISSING: see the rule cited in the text.
     """
     treaty = fold.treaty
     check_shape(permit, treaty)
     # Treaty 6.4: a signer cut off from the log knows nothing, so it signs nothing.
     if now - view_time > treaty.stale_after:
         raise Refused(Reason.STALE, f"my newest checkpoint is {now - view_time} s old (Treaty 6.4)")
+    # Treaty 6.3: while the log records no time, votes look as if they came from the future and do not count.
+    if view_time - fold.clock > treaty.stale_after + treaty.heartbeat:
+        raise Refused(Reason.STALE, f"the log has recorded no time for {view_time - fold.clock} s (Treaty 6.3)")
     if permit.size > fold.size:
         raise Refused(Reason.STALE, f"I have seen {fold.size} entries, not {permit.size}")
     if permit.root != fold.roots[permit.size].hex():

@@ -12,6 +12,7 @@ Not decided here: whether a finding is upheld. That takes several inspectors (Tr
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from brakeline.core.errors import BrakelineError
 from brakeline.core.finding import Fault, Finding
@@ -51,7 +52,7 @@ def judge(
     findings = [*_recipe(run, openings), *_chain(run, logged, openings.leaves)]
     if findings:
         return tuple(findings)  # what follows would compare against steps nobody committed to
-    findings += _permits(fold, run, openings)
+    findings += _permits(fold, run, logged, openings)
     for part in required:
         findings += _segment(fold, run, openings.leaves, part, replays.get(part), environment)
     return tuple(findings)
@@ -96,7 +97,7 @@ def _chain(run: RunRecord, logged: LoggedHead, leaves: Sequence[Leaf]) -> list[F
     return []
 
 
-def _permits(fold: Fold, run: RunRecord, openings: Openings) -> list[Finding]:
+def _permits(fold: Fold, run: RunRecord, logged: LoggedHead, openings: Openings) -> list[Finding]:
     """Treaty 5.1, 5.4: every step names a permit of this run whose allowance covers it."""
     permits: dict[bytes, Permit] = {}
     for data in openings.permits:
@@ -107,18 +108,25 @@ def _permits(fold: Fold, run: RunRecord, openings: Openings) -> list[Finding]:
         if permit.run == run.id:
             permits[bytes.fromhex(envelope.digest)] = permit
     found: list[Finding] = []
-    for first, last, fault, detail in _runs_of(openings.leaves[1:], permits, must=run.bound and run.covered):
+    # After a stop no signer signs before the log shows the run open again, so no permit then is of an older epoch.
+    heads = [h for h in run.heads if h.index <= logged.index]
+    floors = {h.head.steps + 1: h.epoch for s, h in pairwise(heads) if s.head.status == "stopped"}
+    for first, last, fault, detail in _runs_of(openings.leaves[1:], permits, floors, must=run.bound and run.covered):
         found.append(_violation(fault, (first - 1, last), detail))
     return found
 
 
 def _runs_of(
-    leaves: Sequence[Leaf], permits: Mapping[bytes, Permit], *, must: bool
+    leaves: Sequence[Leaf], permits: Mapping[bytes, Permit], floors: Mapping[int, int], *, must: bool
 ) -> list[tuple[int, int, Fault, str]]:
-    """Maximal stretches of steps with the same fault: (first step, last step, fault, detail)."""
+    """Maximal stretches of steps with the same fault: (first step, last step, fault, detail).
+
+    `floors` maps the first step after a stop to the epoch in which the run opened again.
+    """
     stretches: list[tuple[int, int, Fault, str]] = []
     epoch = 0
     for leaf in leaves:
+        epoch = max(epoch, floors.get(leaf.step, 0))
         permit = permits.get(leaf.permit)
         fault: tuple[Fault, str] | None = None
         if permit is None:
@@ -167,8 +175,8 @@ def _segment(
         # Treaty 7.5: equal environments, equal bits.
         for got in replay.leaves:
             said = leaves[got.step]
-            if (got.state, got.batch, got.step) != (said.state, said.batch, said.step):
-                what = "batch" if got.batch != said.batch else "state"
+            if got != said:
+                what = "batch" if got.batch != said.batch else "state" if got.state != said.state else "loss"
                 detail = f"step {got.step}: re-execution gives another {what}"
                 return [_violation(Fault.REPLAY_MISMATCH, part, detail)]
         return []

@@ -59,8 +59,10 @@ def rules(t: Treaty) -> dict[str, str]:
         "2.2": "A party is bound while the condition of its pledge holds among the parties bound: the largest set of "
         "parties whose pledges all hold together.",
         "2.3": f"No duty binds before {datetime.fromtimestamp(t.effective, UTC):%Y-%m-%d %H:%M} UTC.",
-        "2.4": "A party that signs two different statements under one number voids its pledge, votes and readings.",
-        "2.5": f"A party may withdraw; its pledge ends {duration(t.withdrawal_notice)} after the log shows it.",
+        "2.4": "A party that signs two different statements under one number voids its votes and readings, and has "
+        "withdrawn: its duties end when the notice has passed.",
+        "2.5": f"A party may withdraw; its pledge ends {duration(t.withdrawal_notice)} after the log shows it. A "
+        "pledge in force cannot be weakened or shortened.",
         "3.1": f"A run is covered when its compute, over its lineage, exceeds {show_flop(t.covered_above)}.",
         "3.2": f"Exempt: {', '.join(sorted(t.exempt)) or 'nothing'}.",
         "3.3": f"No permit is given to a run above {show_flop(t.prohibited_above)} over its lineage.",
@@ -70,8 +72,8 @@ def rules(t: Treaty) -> dict[str, str]:
         f"{t.faults + 1} parties each. Gauges: {gauges}.",
         "4.3": "A gauge of the class safety suffices alone.",
         "4.4": f"An adjudicated finding {'trips' if t.findings_trip else 'does not trip'} the brake.",
-        "4.5": "When tripped, every covered run stops at its next optimizer step with a checkpoint. The brake counts as "
-        "paused when all have logged the stop, or when every permit must have lapsed.",
+        "4.5": "When tripped, every covered run stops at its next optimizer step with a checkpoint. The brake counts "
+        "as paused when all have logged the stop, or when every permit must have lapsed.",
         "4.6": "The brake dominates: while it is on, no permit is given and none counts.",
         "5.1": "No covered run takes an optimizer step without a permit in force.",
         "5.2": f"A permit needs the signatures of {t.permit} of {signers} permit signers, each on its own view of the "
@@ -94,10 +96,10 @@ def rules(t: Treaty) -> dict[str, str]:
         "7.5": f"In the declared environment a replay must agree bit for bit; in another, the update must agree within "
         f"{t.update_error:g} of its size.",
         "7.6": "A difference that another environment explains is recorded and is no violation.",
-        "7.7": f"A violation is upheld when {t.adjudicators} inspectors, none of them the lab's, find it; it falls when "
-        "as many replayed the same segment and did not.",
-        "7.8": "A job that cannot be changed may run as an attested run: a supervisor stops it, it commits to its running "
-        "time, and behind it stands the lab's word alone."
+        "7.7": f"A violation is upheld when {t.adjudicators} inspectors, none of them the lab's, find it; it falls "
+        "when as many checked the same steps and did not.",
+        "7.8": "A job that cannot be changed may run as an attested run: a supervisor stops it, it commits to its "
+        "running time, and behind it stands the lab's word alone."
         if t.attested_runs
         else "A run that inspectors cannot execute again is not admitted.",
         "8.1": f"The brake lifts on the votes of {t.lift} parties, cast after the trip.",

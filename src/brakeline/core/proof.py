@@ -46,7 +46,7 @@ def parse_proof(data: bytes) -> Proof:
     lines = head.split(b"\n", _MAX_HASHES + 2)
     if not blank or len(lines) < 2 or lines[0] != _HEADER or not lines[1].startswith(b"index "):
         raise Malformed("not a proof: want its header, `index <n>`, hashes, a blank line, a checkpoint")
-    index = decimal(lines[1].removeprefix(b"index "), bound=MAX_SIZE - 1)
+    index = decimal(lines[1].removeprefix(b"index "))
     return Proof(index, tuple(b64decode(line) for line in lines[2:]), checkpoint)
 
 

@@ -70,9 +70,13 @@ def draws_needed(n: int, p_catch: Decimal, f_cheat: Decimal) -> int:
 
     Treaty 7.4. Check values: n=6000, f=1 %: 291 for 95 %, 442 for 99 %.
     """
-    k = ceil(n * f_cheat)
+    k = ceil(n * Fraction(f_cheat))
     target = 1 - Fraction(p_catch)
-    low, high = 0, n
+    # Upwards first: binomials of a huge `n` can be computed for small samples only.
+    low, high = 0, 1
+    while high < n and miss(n, k, high) > target:
+        low, high = high, 2 * high
+    high = min(high, n)
     while low < high:
         middle = (low + high) // 2
         if miss(n, k, middle) <= target:

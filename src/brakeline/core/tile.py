@@ -127,9 +127,7 @@ def decode_bundle(data: bytes, width: int) -> tuple[bytes, ...]:
     for _ in range(width):
         start = at + 2
         at = start + int.from_bytes(data[at:start], "big")
-        if start > len(data) or at > len(data):
-            raise Malformed(f"entry bundle ends inside entry {len(entries)} of {width}")
         entries.append(data[start:at])
-    if at != len(data):
-        raise Malformed(f"{len(data) - at} bytes after the {width} entries of a bundle")
+    if at != len(data):  # `at` never goes back: beyond the end once, beyond it here
+        raise Malformed(f"a bundle of {len(data)} bytes does not hold exactly {width} entries")
     return tuple(entries)

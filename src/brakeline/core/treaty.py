@@ -4,12 +4,13 @@ Reading happens in three passes, each with its own kind of refusal: the TOML gra
 key, wrong type), and the rules (units, quorum arithmetic, keys). Every refusal names the line.
 """
 
+import math
 import re
 import tomllib
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -25,6 +26,8 @@ GaugeClass = Literal["activity", "capability", "safety"]
 Condition = Literal["stopped", "audited", "readings"]
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,40}")
+_URL: Final = re.compile(r"[\x21-\x7e]*")
+_DATES: Final = range(253_370_764_800)  # 1970 to 9998: POSIX seconds that a calendar can show in any time zone
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -225,10 +228,13 @@ def parse_treaty(data: bytes) -> Treaty:
     """
     text, schema = _read(data)
     try:
-        return _check(data, schema)
+        treaty = _check(data, schema)
+        _ = treaty.policy
     except _Broken as e:
-        where = _line_of(text, e.path)
-        raise Malformed(f"treaty line {where}: {'.'.join(e.path)}: {e}", hint=e.hint) from e
+        raise Malformed(f"treaty line {_line_of(text, e.path)}: {_show(e.path)}: {e}", hint=e.hint) from e
+    except Malformed as e:  # what only the log policy refuses, as more than 128 witnesses
+        raise Malformed(f"treaty line {_line_of(text, ('party',))}: party: {e}") from e
+    return treaty
 
 
 def missing_keys(data: bytes) -> tuple[str, ...]:
@@ -241,6 +247,8 @@ def missing_keys(data: bytes) -> tuple[str, ...]:
 
 
 class _Broken(BrakelineError):
+    """`path` leads to the value that is wrong; a number in it counts the elements of an array."""
+
     def __init__(self, path: tuple[str, ...], what: str, *, hint: str = "") -> None:
         super().__init__(what, hint=hint)
         self.path = path
@@ -252,47 +260,69 @@ def _read(data: bytes) -> tuple[str, _Text]:
         raw = tomllib.loads(text)
     except UnicodeDecodeError as e:
         raise Malformed(f"treaty is not UTF-8 at byte {e.start}") from e
-    except tomllib.TOMLDecodeError as e:
+    except ValueError as e:  # TOMLDecodeError is one; so is an integer of more digits than Python reads
         raise Malformed(f"treaty is not TOML: {e}") from e
     except RecursionError as e:
         raise Malformed("treaty is nested too deeply") from e
     try:
-        return text, msgspec.convert(raw, _Text, strict=True)
+        # One by one, since a schema error inside a map does not name the key.
+        parties = raw.get("party")
+        for name, party in parties.items() if isinstance(parties, dict) else ():
+            _convert(party, _Party, ("party", name))
+        return text, _convert(raw, _Text, ())
+    except _Broken as e:
+        raise Malformed(f"treaty line {_line_of(text, e.path)}: {_show(e.path)}: {e}") from e
+
+
+_T = TypeVar("_T")
+
+
+def _convert(value: object, kind: type[_T], path: tuple[str, ...]) -> _T:
+    try:
+        return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as e:
-        path = _schema_path(str(e), raw)
-        raise Malformed(f"treaty line {_line_of(text, path)}: {'.'.join(path)}: {str(e).split(' - at')[0]}") from e
+        what = str(e).split(" - at")[0]
+        match = re.search(r"at `(?:key in )?\$\.?([^`]*)`", str(e))
+        inner = tuple(re.findall(r"[^.\[\]]+", match[1])) if match else ()
+        field = re.search(r"field `([^`]+)`", what)
+        raise _Broken((*path, *inner, *([field[1]] if field else ())), what) from e
 
 
-def _schema_path(message: str, raw: dict[str, Any]) -> tuple[str, ...]:
-    """The TOML path in a schema error; `[...]` stands for any key, so the party is looked for by the field."""
-    match = re.search(r"at `(?:key in )?\$\.?([^`]*)`", message)
-    path = tuple(re.sub(r"\[\d+\]", "", match[1]).split(".")) if match and match[1] else ()
-    field = re.search(r"field `([^`]+)`", message)
-    if field:
-        path = (*path, field[1])
-    if path[:1] == ("party[...]",):
-        parties: dict[str, Any] = raw.get("party", {})
-        named = [n for n, p in parties.items() if not isinstance(p, dict) or not path[1:] or path[1] in p]
-        path = ("party", named[0] if named else "", *path[1:])
-    return path
+def _show(path: tuple[str, ...]) -> str:
+    return "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in path).removeprefix(".") or "treaty"
 
 
 def _line_of(text: str, path: tuple[str, ...]) -> int:
     """The line where `path` is set, or else where its nearest enclosing table opens. For messages only."""
     best, depth, table = 1, 0, ()  # type: tuple[int, int, tuple[str, ...]]
+    counts: dict[tuple[str, ...], int] = {}
     for number, line in enumerate(text.split("\n"), 1):
-        header = re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?", line)
-        key = re.match(r"\s*([A-Za-z0-9_.\"-]+)\s*=", line)
-        if header:
-            table = tuple(part.strip(' "') for part in header[1].split("."))
-            here = table
-        elif key:
-            here = (*table, *(part.strip(' "') for part in key[1].split(".")))
+        if header := re.match(r"\s*\[(\[?)([^\[\]=]+)\]", line):
+            here = table = _dotted(header[2])
+            if header[1]:
+                counts[table] = counts.get(table, -1) + 1
+                table = (*table, str(counts[table]))
+                here = table if table == path[: len(table)] else here
+        elif key := re.match(r"\s*([^\s#\[\]{},=][^=#]*)=", line):
+            here = (*table, *_dotted(key[1]))
         else:
             continue
         if len(here) > depth and here == path[: len(here)]:
             best, depth = number, len(here)
     return best
+
+
+def _dotted(key: str) -> tuple[str, ...]:
+    """The parts of a TOML key; nothing when it is none."""
+    try:
+        value: Any = tomllib.loads(f"{key} = 0")
+    except ValueError:
+        return ()
+    path: tuple[str, ...] = ()
+    while isinstance(value, dict):
+        name = next(iter(value))
+        path, value = (*path, name), value[name]
+    return path
 
 
 def _quantity(path: tuple[str, ...], read: Any, text: str) -> Any:
@@ -322,6 +352,17 @@ def _check(data: bytes, t: _Text) -> Treaty:
     need(bool(_NAME.fullmatch(t.treaty.name)), "treaty.name", "use lowercase letters, digits and hyphens")
     need(t.treaty.version >= 1, "treaty.version", "versions count from 1")
     need(t.treaty.effective.tzinfo is not None, "treaty.effective", "give the date with its time zone, as …T00:00:00Z")
+    need(int(t.treaty.effective.timestamp()) in _DATES, "treaty.effective", "give a date between 1970 and 9998")
+    # These appear in the treaty as people read it, where a line break could forge a rule.
+    for path, shown in [("treaty.title", [t.treaty.title]), ("scope.exempt", t.scope.exempt)]:
+        need(all(x and x.isprintable() for x in shown), path, "must be printable text, and not empty")
+    for i, x in enumerate(t.brake.trigger):
+        for key, name in (("gauge", x.gauge), ("unit", x.unit)):
+            need(bool(name) and name.isprintable(), f"brake.trigger.{i}.{key}", "must be printable text, and not empty")
+        # NaN and infinity are never reached: the trigger would be none.
+        need(math.isfinite(x.at_least), f"brake.trigger.{i}.at_least", "must be a finite number (Treaty 4.2)")
+        earlier = {y.gauge for y in t.brake.trigger[:i]}
+        need(x.gauge not in earlier, f"brake.trigger.{i}.gauge", "one trigger a gauge (Treaty 4.2)")
     parties = {name: _party(name, p) for name, p in t.party.items()}
     _distinct_keys(parties)
     count = {role: sum(role in p.roles for p in parties.values()) for role in ("log", "witness", "permit-signer")}
@@ -340,8 +381,6 @@ def _check(data: bytes, t: _Text) -> Treaty:
     need(t.audit.segment_steps >= 1, "audit.segment_steps", "a segment has at least one step")
     need(t.audit.head_every >= 1, "audit.head_every", "a head is due at least every segment or more")
     need(0 < t.audit.update_error < 1, "audit.update_error", "must lie between 0 and 1 (Treaty 7.5)")
-    gauges = [x.gauge for x in t.brake.trigger]
-    need(len(set(gauges)) == len(gauges), "brake.trigger", "one trigger a gauge")
     need(len(set(t.lift.conditions)) == len(t.lift.conditions), "lift.conditions", "each condition once")
     return Treaty(
         text=data,
@@ -432,9 +471,16 @@ def _party(name: str, p: _Party) -> Party:
 
     if not _NAME.fullmatch(name):
         raise _Broken(("party", name), "a party's name has lowercase letters, digits and hyphens")
+    if name == "none":  # C2SP tlog-policy §Defining the quorum: the word for nobody
+        raise _Broken(("party", name), "`none` is the name of no party")
     roles = frozenset(p.roles)
     if len(roles) != len(p.roles):
-        raise fail("roles", "each role once")
+        raise fail("roles", "each role once (Treaty 1.2)")
+    if not p.represents.isprintable():
+        raise fail("represents", "must be printable text")
+    for field, url in (("log_url", p.log_url), ("witness_url", p.witness_url), ("signer_url", p.signer_url)):
+        if not _URL.fullmatch(url):
+            raise fail(field, "a URL is one word of printable ASCII")
     keys = {"key": (p.key, True)}
     keys["log_key"] = (p.log_key, "log" in roles)
     keys["witness_key"] = (p.witness_key, "witness" in roles)
@@ -443,7 +489,7 @@ def _party(name: str, p: _Party) -> Party:
         if due and not text:
             raise fail(field, "no key entered", hint=f"run `brakeline keygen {name} --enroll TREATY`")
         if text and not due:
-            raise fail(field, "a key for a role the party does not have")
+            raise fail(field, "a key for a role the party does not have (Treaty 1.2)")
     return Party(
         name=name,
         represents=p.represents,

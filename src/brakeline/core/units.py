@@ -2,6 +2,7 @@
 
 import re
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from typing import Final
 
 from brakeline.core.errors import Malformed
@@ -21,9 +22,9 @@ def _split(text: str) -> tuple[Decimal, str]:
         raise Malformed(f"not a number: {match[1]!r}") from e
 
 
-def _whole(value: Decimal, text: str, unit: str) -> int:
-    if value != value.to_integral_value() or value > Decimal(10) ** 60:
-        raise Malformed(f"{text!r} is not a whole number of {unit}")
+def _whole(value: Fraction, text: str, unit: str) -> int:
+    if value.denominator != 1 or value > 10**60:
+        raise Malformed(f"{text[:60]!r} is not a whole number of {unit}")
     return int(value)
 
 
@@ -36,7 +37,7 @@ def flop(text: str) -> int:
     value, unit = _split(text)
     if unit not in _FLOP:
         raise Malformed(f"{text!r} is not an amount of compute", hint=f"use one of {', '.join(_FLOP)}")
-    return _whole(value * Decimal(10) ** _FLOP[unit], text, "FLOP")
+    return _whole(Fraction(value) * 10 ** _FLOP[unit], text, "FLOP")
 
 
 def seconds(text: str) -> int:
@@ -48,7 +49,7 @@ def seconds(text: str) -> int:
     value, unit = _split(text)
     if unit not in _SECONDS:
         raise Malformed(f"{text!r} is not a duration", hint=f"use one of {', '.join(_SECONDS)}")
-    return _whole(value * _SECONDS[unit], text, "seconds")
+    return _whole(Fraction(value) * _SECONDS[unit], text, "seconds")
 
 
 def fraction(text: str) -> Decimal:

@@ -14,8 +14,8 @@ from brakeline.core.proof import parse_proof, verify_proof
 from brakeline.core.quorum import Cosigned, Policy, verify_cosigned
 from brakeline.core.tile import ENTRIES, Tile, decode_bundle
 from brakeline.core.treaty import Treaty
-from brakeline.node.http import raise_for
 from brakeline.node.home import write_atomic
+from brakeline.node.http import raise_for
 
 BUNDLE: Final = 256  # entries in a full bundle (C2SP tlog-tiles)
 _LIMIT: Final = 32 * 2**20
@@ -34,17 +34,24 @@ class LogClient:
     def checkpoint(self, *, after: int = -1, wait: int = 0) -> bytes:
         """The newest published checkpoint note; with `wait` (s), as soon as it is larger than `after`."""
         query = f"?after={after}&wait={wait}" if wait and after >= 0 else ""
-        return self._get(f"/checkpoint{query}", timeout=wait + 10.0)
+        return self._answer(self._call("GET", f"/checkpoint{query}", timeout=wait + 10.0))
 
     def entries(self, start: int, end: int) -> list[bytes]:
         """Entries `start`..`end`-1 of a log that has at least `end`, from its entry bundles."""
         found: list[bytes] = []
         for number in range(start // BUNDLE, -(-end // BUNDLE)):
             width = min(BUNDLE, end - number * BUNDLE)
-            data = self._get(f"/{Tile(ENTRIES, number, width).path}")
             first = max(start - number * BUNDLE, 0)
-            found += decode_bundle(data, width)[first:]
+            found += self._bundle(number, width)[first:width]
         return found
+
+    def _bundle(self, number: int, width: int) -> tuple[bytes, ...]:
+        response = self._call("GET", f"/{Tile(ENTRIES, number, width).path}", timeout=10.0)
+        if response.status_code == 404 and width < BUNDLE:
+            # C2SP tlog-tiles §Partial Tiles: a partial tile may go once the full one is there.
+            width = BUNDLE
+            response = self._call("GET", f"/{Tile(ENTRIES, number, width).path}", timeout=10.0)
+        return decode_bundle(self._answer(response), width)
 
     def add(self, entry: bytes) -> bytes:
         """Submit an entry; returns its tlog-proof, unverified.
@@ -53,9 +60,6 @@ class LogClient:
             Unavailable: out of reach, or no witness quorum: submit the same bytes again. Refused: never.
         """
         return self._answer(self._call("POST", "/add", content=entry, timeout=30.0))
-
-    def _get(self, path: str, timeout: float = 10.0) -> bytes:
-        return self._answer(self._call("GET", path, timeout=timeout))
 
     def _call(self, method: str, path: str, *, timeout: float, content: bytes | None = None) -> httpx.Response:
         try:

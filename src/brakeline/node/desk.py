@@ -71,7 +71,8 @@ class Lab(Desk):
             self.say(f"declared {name}: {d.total_flop:.2e} FLOP, entry {sent.index}")
             self._until_there(self.follower.update)
             if run not in self.fold.runs:
-                raise Refused(Reason.UNDECLARED, f"the declaration has no effect: {self.fold.outcomes[sent.index].text}")
+                why = self.fold.outcomes[sent.index].text
+                raise Refused(Reason.UNDECLARED, f"the declaration has no effect: {why}")
         elif self.fold.run(run).declaration.recipe != recipe:
             raise Refused(
                 Reason.TAMPERED,

@@ -30,9 +30,7 @@ _REFUSED_STATUS: Final = 409
 
 
 class ErrorBody(Wire, frozen=True):
-    """What a failed request answers. `reason` is a `Reason`, or the class in lower case where there is
-    none.
-    """
+    """What a failed request answers. `reason` is a `Reason`, or the class in lower case where there is none."""
 
     error: str
     reason: str

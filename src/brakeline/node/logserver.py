@@ -31,9 +31,7 @@ _NEVER: Final = {"Cache-Control": "no-store"}
 
 
 def app(sequencer: Sequencer) -> Starlette:
-    """GET /checkpoint?after=<size>&wait=<seconds>, GET /tile/…, POST /add, GET /healthz; runs the
-    sequencer.
-    """
+    """GET /checkpoint?after=<size>&wait=<seconds>, GET /tile/…, POST /add, GET /healthz; runs the sequencer."""
     store = sequencer.store
 
     async def checkpoint(request: Request) -> Response:

@@ -82,9 +82,7 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def replace_file(path: Path, data: bytes, *, durable: bool) -> None:
-    """Readers see the old bytes or the new, never a part. With `durable`, so does whoever restarts the
-    machine.
-    """
+    """Readers see the old bytes or the new, never a part. With `durable`, so they do after a power cut."""
     temporary = path.with_name(path.name + ".new")
     with open(temporary, "wb") as f:
         f.write(data)
@@ -169,9 +167,7 @@ class LogStore:
 
     @property
     def size(self) -> int:
-        """Entries that are durable. All but the last `size - published_size` are under the published
-        checkpoint.
-        """
+        """Entries that are durable. All but the last `size - published_size` are under the checkpoint."""
         return len(self._levels[0]) // HASH_BYTES
 
     @property
@@ -202,8 +198,7 @@ class LogStore:
         return subtree_root(size, self.read)
 
     def append(self, entries: Sequence[bytes]) -> list[int]:
-        """Make `entries` durable in one transaction; returns their indices. A duplicate has that of its
-        first.
+        """Make `entries` durable in one transaction; returns their indices. A duplicate has that of its first.
 
         Raises:
             Malformed: an entry is empty or over 65,535 bytes; nothing is appended.
@@ -270,9 +265,7 @@ class LogStore:
         return index
 
     def index_of(self, digest: bytes) -> int | None:
-        """Index of the entry whose SHA-256 is `digest`, durable but perhaps not yet published; None if not
-        here.
-        """
+        """Index of the entry whose SHA-256 is `digest`, durable perhaps not yet published; None if not here."""
         with database_errors():
             row = self._reader.execute("SELECT number FROM entries WHERE digest = ?", (digest,)).fetchone()
         return row[0] - 1 if row else None

@@ -85,8 +85,8 @@ class LiveGate:
         clock: Callable[[], int] = boottime,
         on_permit: Callable[[bytes], None] = lambda _: None,
     ) -> None:
-        """`steps` tells how many steps are done; `clock` is monotonic, in ns. `on_permit` keeps each permit, as evidence,
-        before the gate opens on it.
+        """`steps` tells how many steps are done; `clock` is monotonic, in ns. `on_permit` keeps each permit, as
+        evidence, before the gate opens on it.
         """
         self._follower = follower
         self._treaty: Treaty = follower.treaty

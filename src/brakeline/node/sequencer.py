@@ -13,10 +13,12 @@ anything new the loop asks the quorum, with the checkpoint already published, ho
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, MutableSequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final, NamedTuple
 
 import httpx
@@ -33,15 +35,15 @@ from brakeline.core.tile import MAX_ENTRY
 from brakeline.node.http import read_answer
 from brakeline.node.logstore import LogStore
 
+_LOGGER: Final = logging.getLogger(__name__)
+
 MAX_BATCH: Final = 1000
 MAX_QUEUE: Final = 4096
 MAX_ANSWER: Final = 128 * 1024
 
 
 class Timing(NamedTuple):
-    """Seconds. `interval` between batches, `heartbeat` between stamps, `patience` for a quorum, `retry`
-    after none.
-    """
+    """Seconds: `interval` between batches, `heartbeat` between stamps, `patience` for a quorum, `retry` after none."""
 
     interval: float = 0.02
     heartbeat: float = 10.0
@@ -78,9 +80,7 @@ class _Round:
 
 @dataclass
 class _Link:
-    """A witness as the log sees it. `size` is the last it is known to have cosigned; `trouble` is empty
-    when well.
-    """
+    """A witness as the log sees it. `size` is the last that it is known to have cosigned; no `trouble` is well."""
 
     name: str
     key: VerifierKey
@@ -135,13 +135,12 @@ class Sequencer:
     # What callers see
 
     async def submit(self, entry: bytes) -> bytes:
-        """Append `entry`; returns its tlog-proof once it is published. An entry that is there already is only
-        proven.
+        """Append `entry`; returns its tlog-proof once it is published. One that is published already is only proven.
 
         Raises:
             Malformed: empty, over 65,535 bytes, or not an envelope. Whatever `validate` raises.
-            Unavailable: the queue is full, or no quorum cosigned in time. The entry may be durable: submit it
-            again. Refused: the loop has ended; the reason says why.
+            Unavailable: the queue is full, or no quorum cosigned in time. Submit the same entry again.
+            Refused: the loop has ended; the reason says why.
         """
         if self.failure is not None:
             raise self.failure.with_traceback(None)
@@ -174,9 +173,7 @@ class Sequencer:
         return Proof(index, inclusion_proof(index, size, self.store.read), note).encode()
 
     async def published(self, after: int, wait: float) -> Latest | None:
-        """The published checkpoint, as soon as it is larger than `after`, or after `wait` seconds as it
-        then is.
-        """
+        """The published checkpoint, once it is larger than `after`; after `wait` seconds, whatever it then is."""
 
         def news() -> bool:
             return self.latest is not None and self.latest.size > after
@@ -200,13 +197,18 @@ class Sequencer:
             yield
         finally:
             loop.cancel()
-            await asyncio.wait([loop])
+            with suppress(asyncio.CancelledError):
+                await loop
 
     async def run(self) -> None:
-        """Sequence until cancelled, or until the log may not go on: then `failure` says why, and nothing
-        is signed.
-        """
-        self._http = httpx.AsyncClient(headers={"accept-encoding": "identity"}, timeout=self._timing.patience)
+        """Sequence until cancelled, or until the log may not go on: then `failure` says why, and nothing is signed."""
+        # Nothing that one witness sends may reach another: the jar takes no cookies.
+        self._http = httpx.AsyncClient(
+            headers={"accept-encoding": "identity"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            timeout=self._timing.patience,
+            trust_env=False,
+        )
         try:
             async with self._http, asyncio.TaskGroup() as group:
                 for link in self._links:
@@ -216,6 +218,7 @@ class Sequencer:
             failure = errors.exceptions[0]
             assert isinstance(failure, BrakelineError)
             self.failure = failure
+            _LOGGER.critical("%s has stopped signing: %s", self.store.origin, failure)
         finally:
             if self.failure is None:
                 self.failure = Unavailable("the log has stopped")
@@ -253,12 +256,10 @@ class Sequencer:
                 await asyncio.sleep(self._timing.retry)
 
     async def _collect(self) -> list[_Submission]:
-        """Wait for work, and then for the rest of the interval. Work is an entry, a stamp due, or entries
-        left over.
-        """
-        if self.store.size == self._published_size:
+        """Wait for work (an entry, a stamp due, entries left over), and then for the rest of the interval."""
+        if self._all_published:
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, self._stamped + self._timing.heartbeat - self._clock())):
+                async with asyncio.timeout(self._stamp_due_in(self._clock())):
                     await self._work.wait()
         now = asyncio.get_running_loop().time()
         await asyncio.sleep(max(0.0, self._committed + self._timing.interval - now))
@@ -269,13 +270,20 @@ class Sequencer:
         return batch
 
     @property
-    def _published_size(self) -> int:
-        return self.latest.size if self.latest else 0
+    def _all_published(self) -> bool:
+        return self.latest is not None and self.latest.size == self.store.size
+
+    def _stamp_due_in(self, now: float) -> float:
+        # A clock set back must not silence the log until it has caught up.
+        elapsed = now - self._stamped
+        return max(0.0, self._timing.heartbeat - elapsed) if elapsed >= 0 else 0.0
 
     async def _commit(self, batch: list[_Submission]) -> None:
         now = self._clock()
-        stamps = [self.latest.note] if self.latest and now >= self._stamped + self._timing.heartbeat else []
+        stamps = [self.latest.note] if self.latest and self._stamp_due_in(now) == 0 else []
         entries = [*stamps, *(submission.entry for submission in batch)]
+        if not entries and self._all_published:
+            return
         indices = await asyncio.to_thread(self.store.append, entries) if entries else []
         if stamps:
             self._stamped = now
@@ -349,8 +357,7 @@ class Sequencer:
                 current.settled.set()
 
     async def _ask(self, link: _Link, current: _Round) -> None:
-        """One add-checkpoint (C2SP tlog-witness), and a second one where the witness says it knows another
-        size.
+        """One add-checkpoint (C2SP tlog-witness), and a second one when the witness knows another size.
 
         Raises:
             Refused(ROLLBACK): it holds our signature on a tree that is not ours.
@@ -373,6 +380,7 @@ class Sequencer:
             if known > self.store.size:
                 break
             if known > size:
+                await self._check_history(link)
                 current.ahead.add(link.name)
                 return
             link.size = known
@@ -391,8 +399,7 @@ class Sequencer:
         raise Malformed("the witness sent no cosignature under its key")
 
     async def _check_history(self, link: _Link) -> None:
-        """Stop for good if the witness can show that we signed what we do not have. Its word alone stops
-        nobody.
+        """Stop for good if the witness can show that we signed what we do not have. Its word alone stops nobody.
 
         Raises:
             Refused(ROLLBACK): it has our signature on a larger tree, or on another root.

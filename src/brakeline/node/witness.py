@@ -61,9 +61,7 @@ class Answer(NamedTuple):
 
 
 class AddCheckpoint(NamedTuple):
-    """A parsed request: the size the log believes we know, the proof from there, and the signed
-    checkpoint.
-    """
+    """A parsed request: the size the log believes we know, the proof from there, and the checkpoint."""
 
     old: int
     proof: tuple[bytes, ...]
@@ -101,8 +99,7 @@ def add_checkpoint(
 ) -> Answer:
     """Decide on one add-checkpoint request: the checks of C2SP tlog-witness, in its order.
 
-    `logs` are the trusted keys by origin; `last` tells what was cosigned for an origin, None before the first
-    time.
+    `logs` are the trusted keys by origin; `last` tells what was cosigned for an origin, None before the first time.
     """
     try:
         old, proof, note, checkpoint = parse_request(body)

@@ -35,7 +35,7 @@ def profile() -> dict[str, Any]:
     return {
         "version": 1,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "cuda": torch.version.cuda or "",
         "cudnn": torch.backends.cudnn.version() or 0 if cuda else 0,  # type: ignore[no-untyped-call]
         "machine": platform.machine(),

@@ -1,4 +1,4 @@
-"""The recorder: a leaf per optimizer step, a checkpoint per segment, heads at a cadence. Opening is resuming.
+"""The recorder: a leaf a step, a checkpoint a segment, heads on opening, at a cadence and last. Opening is resuming.
 
     step = recorder.open(model=model, optimizer=optimizer, scheduler=scheduler, data=data)
     while step < steps and gate.may_step():
@@ -17,7 +17,6 @@ before the head goes out. So a checkpoint that exists has its leaf, and what was
 """
 
 import os
-import pickle
 import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -62,8 +61,8 @@ class Recorder:
     """Records one run under `directory`; one process at a time.
 
     `segment_steps` is the distance of checkpoints in steps, `head_every_segments` that of heads in segments.
-    `permit` gives the 32-byte digest of the permit in force. `on_head` is called in a thread of its own; what it
-    raises surfaces at the next step.
+    `permit` gives the 32-byte digest of the permit in force. `on_head` is called by `open()`, then in a thread of its
+    own; what it raises there surfaces at the next step.
 
     Raises, in any method:
         Misuse: weights changed outside the optimizer's step, a resumed run that does not repeat what is recorded, a
@@ -126,32 +125,11 @@ class Recorder:
             raise Misuse(f"another process is recording in {self.directory}") from e
         except OSError as e:
             raise Unavailable(f"cannot record in {self.directory}: {e}") from e
-        steps = checkpoint_steps(self.directory)
-        leaves = _recover(self._file, steps[-1] if steps else -1)
-        self._recorded = len(leaves) - 1
-        self._last = leaves[-1] if leaves else None
-        self._frontier = Frontier().extend(leaf_hash(leaf.encode()) for leaf in leaves)
-        if steps:
-            self._step = steps[-1]
-            restore(objects, load_checkpoint(self.directory, self._step))
-        self._snapshot = capture(objects, self._known)
-        state = self._snapshot.digest()
-        if not leaves:
-            self._commit(Leaf(0, state, NONE, NONE, 0.0, 0))
-        elif state != leaves[self._step].state:
-            raise Misuse(
-                f"the state at step {self._step} is not the recorded one",
-                hint="pass the same objects, built from the same configuration; a changed run is a child run",
-            )
-        if not steps:
-            self._write(0, self._snapshot.tree, None)
-        for it in objects.values():
-            if isinstance(it, torch.optim.Optimizer):
-                self._hooks.append(it.register_step_pre_hook(lambda *_: self.settle()))
-        head = self._head("opened")
-        if head is not None and self._on_head is not None:
-            os.fsync(self._file)
-            self._on_head(head)
+        try:
+            self._resume()
+        except BaseException:
+            self.close()
+            raise
         return self._step
 
     def step(self, *, loss: torch.Tensor | float, batch: Tree) -> None:
@@ -166,8 +144,11 @@ class Recorder:
         value = loss.detach().clone() if isinstance(loss, torch.Tensor) else loss
         step, permit, flop = self._step, self._permit(), self._step * self._flop_per_step
         boundary = step % self._segment_steps == 0
+        queued = torch.cuda.current_stream().record_event() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
 
         def hashed() -> _Hashed:
+            if queued is not None:  # this thread reads on a stream of its own
+                queued.synchronize()
             leaf = Leaf(step, state.digest(), inputs.digest(), permit, float(value), flop)
             return _Hashed(leaf, state.copy() if boundary else None)
 
@@ -228,6 +209,34 @@ class Recorder:
             self.stop("stopped")
         else:
             self.close()
+
+    def _resume(self) -> None:
+        steps = checkpoint_steps(self.directory)
+        leaves = _recover(self._file, steps[-1] if steps else -1)
+        self._recorded = len(leaves) - 1
+        self._last = leaves[-1] if leaves else None
+        self._frontier = Frontier().extend(leaf_hash(leaf.encode()) for leaf in leaves)
+        if steps:
+            self._step = steps[-1]
+            restore(self._objects, load_checkpoint(self.directory, self._step).tree)
+        self._snapshot = capture(self._objects, self._known)
+        state = self._snapshot.digest()
+        if not leaves:
+            self._commit(Leaf(0, state, NONE, NONE, 0.0, 0))
+        elif state != leaves[self._step].state:
+            raise Misuse(
+                f"the state at step {self._step} is not the recorded one",
+                hint="pass the same objects, built from the same configuration; a changed run is a child run",
+            )
+        if not steps:
+            self._write(0, self._snapshot.tree, None)
+        for it in self._objects.values():
+            if isinstance(it, torch.optim.Optimizer):
+                self._hooks.append(it.register_step_pre_hook(lambda *_: self.settle()))
+        head = self._head("opened")
+        if head is not None and self._on_head is not None:
+            os.fsync(self._file)
+            self._on_head(head)
 
     def _commit(self, leaf: Leaf) -> None:
         """Append a new leaf; one that is recorded already must come out the same."""
@@ -295,8 +304,8 @@ def checkpoint_steps(directory: Path) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
-def load_checkpoint(directory: Path, step: int) -> dict[str, Tree]:
-    """The state tree of the checkpoint of `step`. Nothing in the file is executed.
+def load_checkpoint(directory: Path, step: int) -> Snapshot:
+    """The state in the checkpoint of `step`. Nothing in the file is executed.
 
     Raises:
         Unavailable: no such file. Malformed: not a checkpoint of this step.
@@ -306,14 +315,17 @@ def load_checkpoint(directory: Path, step: int) -> dict[str, Tree]:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as e:
         raise Unavailable(f"there is no checkpoint of step {step} in {directory}") from e
-    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, OSError) as e:
-        raise Malformed(f"{path.name} is not a checkpoint: {str(e).splitlines()[0]}") from e
+    except Exception as e:  # what hostile bytes raise in there, nobody promises
+        raise Malformed(f"{path.name} is not a checkpoint ({type(e).__name__})") from e
     if not isinstance(data, dict) or data.get("format") != _FORMAT or data.get("step") != step:
         raise Malformed(f"{path.name} is not the checkpoint of step {step}")
     tree = data.get("state")
     if not isinstance(tree, dict) or RNG not in tree or not all(isinstance(name, str) for name in tree):
         raise Malformed(f"{path.name} holds no state")
-    return tree
+    try:
+        return snapshot(tree, lambda *_: True)
+    except Misuse as e:
+        raise Malformed(f"{path.name} holds no state: {e}") from e
 
 
 def read_leaves(directory: Path) -> tuple[Leaf, ...]:

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import torch
 
-from brakeline.core.errors import Malformed, Misuse, Reason, Refused
+from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused
 from brakeline.core.transcript import Leaf, SegmentReplay
-from brakeline.training.digest import Stateful, Tree, capture, digest_batch, restore, snapshot
+from brakeline.training.digest import Snapshot, Stateful, Tree, capture, digest_batch, restore
 from brakeline.training.environment import digest, profile
 from brakeline.training.gatehook import Gate
 from brakeline.training.recorder import Recording, checkpoint_steps, load_checkpoint, read_leaves
@@ -27,8 +27,8 @@ Train = Callable[[Config, Gate, Recording], None]
 class _Segment:
     """Gate and recorder of one replay. `recorded` are the leaves of its steps, for what no replay can recompute."""
 
-    def __init__(self, tree: Mapping[str, Tree], start: int, recorded: Sequence[Leaf]) -> None:
-        self._tree = tree
+    def __init__(self, opened: Snapshot, start: int, recorded: Sequence[Leaf]) -> None:
+        self._opened = opened
         self._start = start
         self._recorded = recorded
         self.start_state = b""
@@ -44,8 +44,8 @@ class _Segment:
         if self._start == 0:
             self.start_state = capture(objects).digest()
         else:
-            self.start_state = snapshot(self._tree, lambda *_: True).digest()
-            restore(objects, self._tree)
+            self.start_state = self._opened.digest()
+            restore(objects, self._opened.tree)
         self.objects = dict(objects)
         return self._start
 
@@ -55,7 +55,8 @@ class _Segment:
         recorded = self._recorded[len(self.leaves)]
         step = self._start + len(self.leaves) + 1
         state = capture(self.objects).digest()
-        self.leaves.append(Leaf(step, state, digest_batch(batch), recorded.permit, float(loss), recorded.flop))
+        value = float(loss.detach()) if isinstance(loss, torch.Tensor) else loss
+        self.leaves.append(Leaf(step, state, digest_batch(batch), recorded.permit, value, recorded.flop))
 
     def stop(self, status: Literal["stopped", "ended"]) -> None:
         pass
@@ -76,18 +77,23 @@ def replay(train: Train, config: Config, evidence_dir: Path | str, start: int, e
     if not 0 <= start < end or len(recorded) != end - start:
         raise Misuse(f"steps {start}..{end} are not recorded in {evidence}")
     environment = digest(profile())
-    tree = load_checkpoint(evidence, start)
-    segment = _Segment(tree, start, recorded)
-    train(config, segment, segment)
+    before = load_checkpoint(evidence, start)
+    segment = _Segment(before, start, recorded)
+    try:
+        train(config, segment, segment)
+    except BrakelineError:
+        raise
+    except Exception as e:
+        raise Misuse(f"train() failed in replay: {type(e).__name__}: {e}") from e
     if not segment.objects:
         raise Misuse("train() never opened its recorder")
     error = rho = None
     if len(segment.leaves) == len(recorded) and end in checkpoint_steps(evidence):
         after = load_checkpoint(evidence, end)
         # Without this a cheat hands in the weights an honest run would have given, and the update looks right.
-        if snapshot(after, lambda *_: True).digest() != recorded[-1].state:
+        if after.digest() != recorded[-1].state:
             raise Refused(Reason.TAMPERED, f"the checkpoint shown for step {end} is not the recorded state")
-        error, rho = compare_update(segment.objects, tree, after)
+        error, rho = compare_update(segment.objects, before.tree, after.tree)
     leaves = tuple(segment.leaves)
     return SegmentReplay(start, end, segment.start_state, leaves, environment, error, rho)
 

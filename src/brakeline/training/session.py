@@ -1,6 +1,7 @@
 """A session: one run of one lab, from its declaration to its last head, through every stop in between."""
 
 import time
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -27,14 +28,17 @@ class _PatientGate:
     def __init__(self, gate: LiveGate) -> None:
         self._gate = gate
         self._fresh = True
-        self.refused_at = 0.0  # wall clock, for reports only
+        self.refused_at = 0.0  # wall clock, and those of the last steps allowed: for reports only
+        self.steps_at: deque[float] = deque(maxlen=64)
 
     def may_step(self) -> bool:
         if self._fresh:
             self._fresh = False
             self._gate.wait_open()
         allowed = self._gate.may_step()
-        if not allowed:
+        if allowed:
+            self.steps_at.append(time.time())
+        else:
             self.refused_at = time.time()
         return allowed
 
@@ -83,29 +87,29 @@ class Session:
 
     def _once(self, run: RunRecord) -> None:
         assert run.seed is not None
-        follower = self._lab.follower
-        with LiveGate(follower, run.id, steps=lambda: recorder.steps, on_permit=self._keep_permit) as gate:
-            recorder = Recorder(
-                self.evidence,
-                segment_steps=run.declaration.segment_steps,
-                flop_per_step=run.declaration.step_flop,
-                head_every_segments=self._lab.treaty.head_every,
-                on_head=self._lab.commit,
-                run=run.id,
-                permit=lambda: gate.permit,
-            )
+        gate = LiveGate(self._lab.follower, run.id, steps=lambda: recorder.steps, on_permit=self._keep_permit)
+        recorder = Recorder(
+            self.evidence,
+            segment_steps=run.declaration.segment_steps,
+            flop_per_step=run.declaration.step_flop,
+            head_every_segments=self._lab.treaty.head_every,
+            on_head=self._lab.commit,
+            run=run.id,
+            permit=lambda: gate.permit,
+        )
+        with gate:
             patient = _PatientGate(gate)
             try:
                 self.code.train(self._recipe.full_config(run.seed), RankGate(patient), recorder)
             finally:
                 recorder.close()
             if patient.refused_at:
-                self._stopped(recorder.steps, gate, patient.refused_at)
+                self._stopped(recorder.steps, gate, patient)
 
-    def _stopped(self, step: int, gate: LiveGate, refused_at: float) -> None:
+    def _stopped(self, step: int, gate: LiveGate, patient: _PatientGate) -> None:
         reason = gate.decision.reason or "permit lapsed"
-        times = {"brake_seen": gate.halted_at, "refused": refused_at, "durable": time.time()}
-        event = {"step": step, "reason": reason, **times}
+        times = {"brake_seen": gate.halted_at, "refused": patient.refused_at, "durable": time.time()}
+        event = {"step": step, "reason": reason, **times, "steps": list(patient.steps_at)}
         with (self.evidence / STOPS).open("ab") as f:
             f.write(canonical(event) + b"\n")
         self._lab.say(f"stopped at step {step}: {reason}")
