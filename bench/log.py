@@ -20,7 +20,8 @@ from brakeline.core.merkle import consistency_proof, inclusion_proof
 from brakeline.core.note import COSIGNATURE, ED25519, VerifierKey, sign_note
 from brakeline.core.proof import Proof, verify_proof
 from brakeline.core.quorum import Gate, Policy
-from brakeline.node.logstore import LogStore, connect
+from brakeline.node.disk import connect
+from brakeline.node.logstore import LogStore
 from brakeline.node.witness import Witness
 
 ORIGIN = "bench.example/log"

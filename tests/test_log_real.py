@@ -35,7 +35,7 @@ from brakeline.core.tile import ENTRIES, Tile, decode_bundle
 from brakeline.node import http, logserver, witness
 from brakeline.node.logstore import LogStore
 from brakeline.node.sequencer import Sequencer, Timing
-from test_logstore import recheck
+from test_logstore import in_memory, recheck
 
 ORIGIN = "log.example/pause"
 LOG = PrivateKey(b"L" * 32)
@@ -202,12 +202,13 @@ class Network:
 
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Network]:
-    network = Network(tmp_path)
-    yield network
-    for node in network.nodes:
-        node.process.kill()
-    for node in network.nodes:
-        node.process.join()
+    with in_memory(tmp_path) as folder:
+        network = Network(folder)
+        yield network
+        for node in network.nodes:
+            node.process.kill()
+        for node in network.nodes:
+            node.process.join()
 
 
 @pytest.fixture
@@ -349,7 +350,7 @@ def test_a_log_under_load_groups_its_commits(network: Network) -> None:
 
 
 def test_no_acknowledged_entry_is_lost_to_sigkill(network: Network, client: httpx.Client) -> None:
-    """The log is killed 18 times at random moments, witnesses now and then, while three threads submit."""
+    """The log is killed 16 times at random moments, witnesses now and then, while three threads submit."""
     rng = random.Random(20)
     for name in NAMES:
         network.start_witness(name)
@@ -375,7 +376,7 @@ def test_no_acknowledged_entry_is_lost_to_sigkill(network: Network, client: http
     for thread in threads:
         thread.start()
     try:
-        for round_ in range(18):
+        for round_ in range(16):
             if round_ % 2:
                 progress()
             time.sleep(rng.uniform(0.0, 0.2))

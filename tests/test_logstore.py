@@ -6,7 +6,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -378,6 +380,20 @@ class Disk:
         return result
 
 
+@contextmanager
+def in_memory(otherwise: Path) -> Iterator[Path]:
+    """A folder that costs no disk time, where the system has one. SIGKILL and injected faults ask no more of it."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else otherwise) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    with in_memory(tmp_path) as path:
+        yield path
+
+
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     with monkeypatch.context() as context:
@@ -388,10 +404,10 @@ BATCHES = ((0, 3), (3, 250), (250, 260), (255, 270))
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_crash_at_any_write_leaves_a_store_that_opens(tmp_path: Path, disk: Disk, after: bool) -> None:
+def test_a_crash_at_any_write_leaves_a_store_that_opens(folder: Path, disk: Disk, after: bool) -> None:
     crashes = 0
     for at in range(1, 1000):
-        directory = tmp_path / str(at)
+        directory = folder / str(at)
         disk.fail(at, after, Crash)
         acknowledged, notes = 0, [b""]
         store = None
@@ -431,11 +447,11 @@ def no_space(what: str) -> BaseException:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_an_error_at_any_write_is_unavailable_and_passes(tmp_path: Path, disk: Disk, after: bool) -> None:
+def test_an_error_at_any_write_is_unavailable_and_passes(folder: Path, disk: Disk, after: bool) -> None:
     """A full disk: every call that fails says so, and the same call works once there is room."""
     errors = 0
     for at in range(1, 1000):
-        directory = tmp_path / str(at)
+        directory = folder / str(at)
         disk.fail(at, after, no_space)
         while True:
             try:

@@ -190,7 +190,16 @@ def test_a_checkpoint_of_another_step_is_refused(evidence):
 
 
 @pytest.mark.parametrize(
-    "state", [{}, {"rng": {}}, {"rng": b"bytes"}, {"rng": {}, "model": 1, "optimizer": 2, "scheduler": 3, "data": {}}]
+    "state",
+    [
+        {},
+        [],
+        {1: 2},
+        {"rng": {}},
+        {"rng": b"bytes"},
+        {"rng": {}, "model": 1, "optimizer": 2, "scheduler": 3, "data": {}},
+        {"rng": (loop := [], loop.append(loop))[0]},
+    ],
 )
 def test_a_checkpoint_that_does_not_fit_is_malformed(evidence, state):
     torch.save({"format": "brakeline/checkpoint/v1", "step": 10, "state": state}, checkpoint_path(evidence, 10))

@@ -202,7 +202,7 @@ def story() -> Log:
         log.audit(inspector, cheat, ((12, 15), (30, 33)))
         log.tick()
     for _ in range(3):
-        if log.fold.at(log.now).phase is not Phase.CLEAR:
+        if log.fold.brake.phase is not Phase.CLEAR:
             log.vote("lift", "alpha", "beta", "delta")
             log.tick(2)
             log.tick(2)
@@ -290,7 +290,7 @@ def test_the_page_says_what_the_bundle_proves(page: str, proven: Proven) -> None
     assert f"brakeline verify demo.bundle --sha256 {proven.treaty.digest}" in read.text
     assert f"{checkpoint.size} entries" in read.row("log", checkpoint.root.hex())
     assert "alpha, beta, gamma" in read.row("cosigned")
-    assert "delta is" not in read.row("an AI safety institute", "yes", "pledged without condition")
+    assert read.row("an AI safety institute").endswith("yes pledged without condition")
     assert "yes pledged if 2 of beta, gamma, delta are bound: beta, delta and gamma are" in read.row("alpha a lab")
     assert read.row("642 ms").endswith(f"{CHEAT} gamma 54 642 ms 2 4.00e+09 FLOP")
     assert "barred : replay-mismatch at steps " in read.row("54 of 90", "1.80e+11 FLOP", CHEAT)
@@ -399,6 +399,21 @@ def test_numbers_and_names_made_to_break_the_pictures_do_not() -> None:
     assert "another state" in read.text
     assert report.accused(wild) == [(0, 5)]
     assert report.clipped(((-5, 2**53 - 1), (9, 4), (2, 4), (5, 8)), 5) == [(0, 5), (2, 4)]
+
+
+def test_a_head_that_claims_more_steps_than_anybody_can_draw() -> None:
+    log = Log()
+    run = log.declare("alpha", "boast", 2**52)
+    log.tick()
+    log.head(run, 0, "opened")
+    flop = str(2**52 * 2 * 10**9)
+    claim = Head(run=run.id, steps=2**52, root=SHA, state=SHA, flop=flop, status="running")
+    assert log.add("alpha", "head", claim) == ""
+    log.tick()
+    log.audit("delta", run)
+    del log.leaves[run.id]
+    read = Page(render(log.prove(), ReportTimes(TRIP, (), None)))
+    assert f"{2**52} of {2**52}" in read.row("boast")
 
 
 def test_every_fault_and_phase_has_its_words() -> None:

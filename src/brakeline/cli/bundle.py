@@ -11,7 +11,8 @@ from brakeline.core.merkle import leaf_hash, root
 from brakeline.core.note import Note
 from brakeline.core.transcript import LEAF_BYTES
 from brakeline.node.desk import Desk
-from brakeline.node.home import Home, write_atomic
+from brakeline.node.disk import write_atomic
+from brakeline.node.home import Home
 
 LEAVES = "leaves.bin"
 

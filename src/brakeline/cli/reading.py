@@ -28,5 +28,5 @@ def command(gauge: str, value: float, lower: float, upper: float, evidence: Path
     sent = desk.log("reading", reading)
     desk.catch_up()
     side = "reaches" if lower >= trigger.at_least else "is below"
-    state = desk.fold.at(desk.follower.time)
+    state = desk.fold.brake
     click.echo(f"entry {sent.index}: {gauge} {side} {trigger.at_least:g} {unit}; the brake is {state.phase}")

@@ -41,20 +41,18 @@ def command(home: Path, treaty_file: Path | None, as_json: bool) -> None:
 
 def state_report(fold: Fold, cosigned: Cosigned) -> dict[str, Any]:
     """The state at a cosigned checkpoint as plain values. Times in POSIX seconds, compute in FLOP as text."""
-    now = cosigned.time
-    state = fold.at(now)
-    bound = fold.bound(now)
+    state, bound = fold.brake, fold.bound()
     return {
         "treaty": {"name": fold.treaty.name, "version": fold.treaty.version, "sha256": fold.treaty.digest},
         "checkpoint": {
             "size": cosigned.checkpoint.size,
             "root": cosigned.checkpoint.root.hex(),
-            "time": now,
+            "time": cosigned.time,
             "witnesses": sorted(cosigned.witnesses),
         },
         "brake": {"phase": str(state.phase), "epoch": state.epoch, "since": state.since, "cause": state.cause},
-        "votes": {m: sorted(fold.voters(m, now)) for m in ("trip", "lift")},
-        "unmet": list(fold.unmet(now)) if state.epoch else [],
+        "votes": {m: sorted(fold.voters(m)) for m in ("trip", "lift")},
+        "unmet": list(fold.unmet()) if state.epoch else [],
         "parties": [
             {
                 "name": p,

@@ -10,7 +10,8 @@ from brakeline.core.errors import Malformed, Misuse
 from brakeline.core.legal import render
 from brakeline.core.pledge import Assent
 from brakeline.core.treaty import missing_keys, parse_treaty
-from brakeline.node.home import Home, write_atomic
+from brakeline.node.disk import write_atomic
+from brakeline.node.home import Home
 from brakeline.node.outbox import Outbox
 
 _file = click.argument("file", type=click.Path(path_type=Path))

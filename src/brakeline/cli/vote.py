@@ -27,12 +27,12 @@ def command(motion: str, reason: str, home: Path) -> None:
     if outcome.reason:
         click.echo(f"entry {sent.index} has no effect: {outcome.text}")
         return
-    state = fold.at(desk.follower.time)
+    state = fold.brake
     needed = desk.treaty.trip if motion == "trip" else desk.treaty.lift
-    standing = len(fold.voters(motion, desk.follower.time))
+    standing = len(fold.voters(motion))
     # A trip answers the votes for it: then none stands any more, and the phase says what came of them.
     tally = f"{standing} of {needed} votes to {motion}; " if standing else ""
     click.echo(f"entry {sent.index}: {tally}the brake is {state.phase}")
     if motion == "lift" and state.phase is Phase.PAUSED:
-        for what in fold.unmet(desk.follower.time):
+        for what in fold.unmet():
             click.echo(f"  still in the way: {what}")

@@ -288,9 +288,9 @@ class Fold:
 
     # ---- who is bound ----
 
-    def bound(self, now: int | None = None) -> Activation:
-        """The parties in force at `now` (default: the log's own time). Treaty 2.1-2.5."""
-        now = self.clock if now is None else now
+    def bound(self) -> Activation:
+        """The parties in force at the log's own time. Treaty 2.1-2.5."""
+        now = self.clock
         if now < self.treaty.effective:  # Treaty 2.3
             return Activation(frozenset(), {}, ())
         parties = frozenset(self.treaty.parties)
@@ -475,7 +475,7 @@ class Fold:
         active = self.bound().active
         return (r for r in self.runs.values() if r.covered and (r.bound or r.owner in active))
 
-    def unmet(self, now: int) -> tuple[str, ...]:
+    def unmet(self) -> tuple[str, ...]:
         """Lift conditions that do not hold, in words. Treaty 8.2."""
         found: list[str] = []
         if "stopped" in self.treaty.lift_conditions:
@@ -484,65 +484,62 @@ class Fold:
             unaudited = [r.declaration.name for r in self.covered_runs() if not self.audited(r)]
             found += [f"{name} is not audited at its last head" for name in unaudited]
         if "readings" in self.treaty.lift_conditions:
-            found += [f"gauge {t.gauge} still reads {t.at_least} or more" for t in self._crossed(now)]
+            found += [f"gauge {t.gauge} still reads {t.at_least} or more" for t in self._crossed()]
         return tuple(found)
 
-    def _crossed(self, now: int, after: int = -1) -> tuple[Trigger, ...]:
-        active = self.bound(now).active
+    def _crossed(self, after: int = -1) -> tuple[Trigger, ...]:
+        active = self.bound().active
         return crossed(
             self.treaty,
             {
-                party: [r for expires, index, r in readings.values() if now < expires and index > after]
+                party: [r for expires, index, r in readings.values() if self.clock < expires and index > after]
                 for party, readings in self.readings.items()
                 if party in active
             },
         )
 
-    def voters(self, motion: str, now: int, epoch: int | None = None) -> frozenset[str]:
-        """Parties in force whose unexpired vote for `motion` stands in `epoch` (default: the present one)."""
-        active = self.bound(now).active
-        epoch = self.brake.epoch if epoch is None else epoch
+    def voters(self, motion: str) -> frozenset[str]:
+        """Parties in force whose unexpired vote for `motion` stands in the present epoch."""
+        active, epoch = self.bound().active, self.brake.epoch
         votes = self.votes[motion].items()
-        return frozenset(p for p, (expires, v) in votes if now < expires and v.epoch == epoch and p in active)
+        return frozenset(p for p, (expires, v) in votes if self.clock < expires and v.epoch == epoch and p in active)
 
-    def _trip_cause(self, state: BrakeState, now: int) -> str:
-        voters = self.voters("trip", now, state.epoch)
+    def _trip_cause(self) -> str:
+        voters = self.voters("trip")
         if len(voters) >= self.treaty.trip:  # Treaty 4.1
             return f"votes of {', '.join(sorted(voters))}"
         # Who votes to lift knows what stands in the log; only what is logged after it trips the brake again.
-        after = self._answered if state is self.brake else self.size
-        triggers = self._crossed(now, after)
+        triggers = self._crossed(self._answered)
         if trips(triggers):
             return "readings: " + ", ".join(t.gauge for t in triggers)
         if self.treaty.findings_trip:  # Treaty 4.4
-            return next((cause for index, cause in self._open_findings if index > after), "")
+            return next((cause for index, cause in self._open_findings if index > self._answered), "")
         return ""
 
-    def _next(self, state: BrakeState, now: int) -> tuple[Event, str] | None:
-        match state.phase:
+    def _next(self) -> tuple[Event, str] | None:
+        match self.brake.phase:
             case Phase.CLEAR:
-                if cause := self._trip_cause(state, now):
+                if cause := self._trip_cause():
                     return Event.TRIP, cause
             case Phase.TRIPPED:
                 # Treaty 4.5: a signer may have granted a last permit on a view that was not yet stale.
-                lapsed = state.since + self.treaty.stale_after + self.treaty.permit_lifetime
-                if now >= lapsed or all(r.stopped for r in self.covered_runs()):
+                lapsed = self.brake.since + self.treaty.stale_after + self.treaty.permit_lifetime
+                if self.clock >= lapsed or all(r.stopped for r in self.covered_runs()):
                     return Event.STOPPED, ""
             case Phase.PAUSED:
-                lifters = self.voters("lift", now, state.epoch)
-                if len(lifters) >= self.treaty.lift and not self.unmet(now):  # Treaty 8.1, 8.2
+                if len(self.voters("lift")) >= self.treaty.lift and not self.unmet():  # Treaty 8.1, 8.2
                     return Event.LIFT, ""
             case Phase.LIFTING:
-                if cause := self._trip_cause(state, now):
+                if cause := self._trip_cause():
                     return Event.TRIP, cause
-                if len(self.voters("lift", now, state.epoch)) < self.treaty.lift or self.unmet(now):
+                if len(self.voters("lift")) < self.treaty.lift or self.unmet():
                     return Event.WITHHELD, ""
-                if now >= state.since + self.treaty.lift_delay:  # Treaty 8.3
+                if self.clock >= self.brake.since + self.treaty.lift_delay:  # Treaty 8.3
                     return Event.RELEASED, ""
         return None
 
     def _advance(self, index: int) -> None:
-        while event := self._next(self.brake, self.clock):
+        while event := self._next():
             self.brake = b.step(self.brake, event[0], now=self.clock, cause=event[1])
             self.history.append((index, self.brake))
             if event[0] in (Event.LIFT, Event.RELEASED):
@@ -553,15 +550,6 @@ class Fold:
                 self._open_findings = []
                 if event[0] is Event.RELEASED:
                     self.readings = {}
-
-    def at(self, now: int) -> BrakeState:
-        """The brake at `now` ≥ the log's own time, by the passing of time alone (lapse and delay). Changes nothing."""
-        state, now = self.brake, max(now, self.clock)
-        while event := self._next(state, now):
-            state = b.step(state, event[0], now=now, cause=event[1])
-            if event[0] is Event.RELEASED:
-                break
-        return state
 
 
 def replay_log(treaty: Treaty, entries: list[bytes]) -> Fold:

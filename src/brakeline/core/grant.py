@@ -32,7 +32,7 @@ def check_request(permit: Permit, fold: Fold, *, view_time: int, now: int) -> No
         raise Refused(Reason.NOT_YET_VALID, "issued in the future")
     if permit.expires <= now:
         raise Refused(Reason.EXPIRED, "already expired")
-    state = fold.at(view_time)
+    state = fold.brake
     if state.phase is not Phase.CLEAR:  # Treaty 4.6
         raise Refused(Reason.PAUSED, f"the brake is {state.phase} in epoch {state.epoch}: {state.cause}")
     if permit.epoch != state.epoch:  # Treaty 5.5

@@ -14,7 +14,7 @@ from brakeline.core.proof import parse_proof, verify_proof
 from brakeline.core.quorum import Cosigned, Policy, verify_cosigned
 from brakeline.core.tile import ENTRIES, Tile, decode_bundle
 from brakeline.core.treaty import Treaty
-from brakeline.node.home import write_atomic
+from brakeline.node.disk import write_atomic
 from brakeline.node.http import raise_for
 
 BUNDLE: Final = 256  # entries in a full bundle (C2SP tlog-tiles)

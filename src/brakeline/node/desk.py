@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from brakeline.core.brake import Phase
-from brakeline.core.errors import Reason, Refused, Unavailable
+from brakeline.core.errors import BrakelineError, Reason, Refused, Unavailable
 from brakeline.core.fold import Fold, RunRecord
 from brakeline.core.run import Declaration
 from brakeline.core.transcript import Head
@@ -53,6 +53,8 @@ class Lab(Desk):
     def __init__(self, home: Home, *, say: Callable[[str], None] = lambda _: None) -> None:
         super().__init__(home, say=say)
         self._pause = threading.Event()
+        self._due = threading.Event()
+        self._sender = threading.Thread(target=self._send, daemon=True, name="brakeline-heads")
 
     def declared(self, name: str, recipe: str, declaration: Callable[[], Declaration]) -> str:
         """The id of this lab's run `name`, with its seed known; declares it if it is not yet.
@@ -97,7 +99,7 @@ class Lab(Desk):
                 if record.barred:
                     name = record.declaration.name
                     raise Refused(Reason.BARRED, f"{name} is barred: {record.barred} (Treaty 5.6)")
-                brake = self.fold.at(self.follower.time)
+                brake = self.fold.brake
                 if brake.phase is Phase.CLEAR or not (record.covered and record.bound):
                     return record
                 text = f"waiting: the brake is {brake.phase} ({brake.cause})"
@@ -109,13 +111,26 @@ class Lab(Desk):
             self._pause.wait(_PAUSE)
 
     def commit(self, head: Head) -> None:
-        """Log a head. It is written down first: while the log is away, heads wait, and training goes on until its
-        permit lapses."""
+        """Write a head down; a thread brings it to the log. While the log is away or hangs, heads wait, and training
+        goes on until its permit lapses: it never waits for a network.
+        """
         self.outbox.write("head", head)
-        try:
-            self.outbox.flush(self.add)
-        except Unavailable as e:
-            self.say(f"head at step {head.steps} waits for the log: {e}")
+        self._due.set()
+        if not self._sender.is_alive():
+            self._sender.start()
+
+    def _send(self) -> None:
+        while True:
+            self._due.wait()
+            self._due.clear()
+            try:
+                self.outbox.flush(self.add)
+            except Unavailable as e:
+                self.say(f"heads wait for the log: {e}")
+                self._pause.wait(1.0)
+                self._due.set()
+            except BrakelineError as e:
+                self.say(f"the log refused a head: {e}")
 
     def _until_there(self, act: Callable[[], object]) -> None:
         """Do it until the log is there; anything but absence is raised."""

@@ -12,42 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.keys import PrivateKey
 from brakeline.core.treaty import Party, Treaty, parse_treaty
+from brakeline.node.disk import write_private
 
 Purpose = Literal["statement", "log", "witness", "signer"]
 PURPOSES: Final[tuple[Purpose, ...]] = ("statement", "log", "witness", "signer")
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Create `path` with mode 0600, durably; never overwrites.
-
-    Raises:
-        Misuse: the file is there already.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as e:
-        raise Misuse(f"{path} exists already", hint="a key is never overwritten; choose another folder") from e
-    with os.fdopen(fd, "wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` so that a crash leaves the old content or the new, never a mixture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
-    fd = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def save_key(path: Path, key: PrivateKey, passphrase: bytes | None) -> None:

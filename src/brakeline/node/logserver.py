@@ -44,8 +44,7 @@ def app(sequencer: Sequencer) -> Starlette:
 
     async def tile(request: Request) -> Response:
         try:
-            # The path is the canonical one of a tile, or it is not looked for: nothing else of the disk can
-            # be named.
+            # Only the canonical path of a tile is looked for: nothing else of the disk can be named.
             path = store.directory / parse_path(f"tile/{request.path_params['path']}").path
             data = path.read_bytes()
         except (Malformed, OSError):

@@ -13,11 +13,9 @@ What may be lost and what may not:
   them. Opening compares every one with the rows and rewrites what is missing, short or wrong.
 """
 
-import os
 import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +27,7 @@ from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailabl
 from brakeline.core.merkle import HASH_BYTES, Frontier, leaf_hash, node_hash, subtree_root
 from brakeline.core.note import parse_note
 from brakeline.core.tile import ENTRIES, MAX_ENTRY, WIDTH, Tile, encode_bundle, tile_hashes, tiles_for
+from brakeline.node.disk import connect, database_errors, disk_errors, replace_file, transaction
 
 _CHUNK: Final = 4096  # rows read back at once
 
@@ -39,63 +38,6 @@ CREATE TABLE IF NOT EXISTS entries (
     digest BLOB NOT NULL UNIQUE,
     data BLOB NOT NULL
 )"""
-
-
-@contextmanager
-def database_errors() -> Iterator[None]:
-    """SQLite's errors in our terms: a disk that is full or failing may recover, a corrupt file will not."""
-    try:
-        yield
-    except sqlite3.OperationalError as e:
-        raise Unavailable(f"the database cannot be used now: {e}", hint="check the disk's space and health") from e
-    except sqlite3.Error as e:
-        raise Refused(Reason.TAMPERED, f"the database is damaged: {e}", hint="restore it from a replica") from e
-
-
-@contextmanager
-def disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        raise Unavailable(f"{e.strerror or e}: {e.filename}", hint="check the disk's space and health") from e
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection whose commits survive a power cut. Transactions are begun by hand."""
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("PRAGMA synchronous=FULL")
-    return db
-
-
-@contextmanager
-def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing. When COMMIT itself fails nobody may assume either; read the table again."""
-    try:
-        db.execute("BEGIN IMMEDIATE")
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-
-
-def replace_file(path: Path, data: bytes, *, durable: bool) -> None:
-    """Readers see the old bytes or the new, never a part. With `durable`, so they do after a power cut."""
-    temporary = path.with_name(path.name + ".new")
-    with open(temporary, "wb") as f:
-        f.write(data)
-        if durable:
-            f.flush()
-            os.fsync(f.fileno())
-    os.replace(temporary, path)
-    if durable:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 class LogStore:

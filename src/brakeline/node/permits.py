@@ -165,7 +165,7 @@ class LiveGate:
     def _look(self) -> None:
         """Shut the gate when the brake is on at the newest cosigned checkpoint. Treaty 4.5, 4.6."""
         with self._follower.lock:
-            brake = self._follower.fold.at(self._follower.time)
+            brake = self._follower.fold.brake
         with self._changed:
             self._braked = brake.phase is not Phase.CLEAR
             if self._braked and self._state.epoch < brake.epoch:
@@ -194,7 +194,7 @@ class LiveGate:
             fold, cosigned = self._follower.fold, self._follower.cosigned
             if cosigned is None:
                 return
-            brake = fold.at(cosigned.time)
+            brake = fold.brake
             run = fold.run(self._run)
             if brake.phase is not Phase.CLEAR:
                 return

@@ -23,8 +23,8 @@ from brakeline.core.errors import BrakelineError, Malformed, Misuse, Refused
 from brakeline.core.keys import PrivateKey
 from brakeline.core.merkle import EMPTY_ROOT, verify_consistency
 from brakeline.core.note import Note, VerifierKey, parse_note, verify_note
+from brakeline.node.disk import connect, database_errors, disk_errors, transaction
 from brakeline.node.http import HANDLERS, read_body, run
-from brakeline.node.logstore import connect, database_errors, disk_errors, transaction
 
 MAX_PROOF: Final = 63  # hashes: C2SP tlog-witness
 MAX_BODY: Final = 128 * 1024

@@ -1,9 +1,9 @@
 """Digests of all that a training step depends on, and of nothing else (device, strides, order of dict keys).
 
 A state is a tree per component (`model`, `optimizer`, …, and `rng`). Each tree gives one *structure* item, with
-all its scalars and the places of its tensors, and one item per tensor. An item's digest is BLAKE3 over
-length-prefixed component, path, dtype, shape and bytes (little-endian, as in memory); the state's digest is
-BLAKE3 over the ordered list of item digests, so that a dispute can be narrowed down to one tensor.
+all its scalars and the places of its tensors, and one item per tensor. An item's digest is BLAKE3 over component,
+path, dtype and shape, each prefixed by its length, and then the bytes (little-endian, as in memory). The state's
+digest is BLAKE3 over the ordered list of item digests, so that a dispute can be narrowed down to one tensor.
 """
 
 import random
@@ -46,7 +46,7 @@ class Item(NamedTuple):
 class Part(NamedTuple):
     """One tensor of a state: `source`, referred to where it stands still, else copied.
 
-    `view` are its bytes where they can be had without a copy.
+    `view` are its bytes, kept for the next step where they lie in main memory and the tensor stands still.
     """
 
     component: str
@@ -162,6 +162,8 @@ def snapshot(
     plain: dict[str, Tree] = {}
     structures: dict[str, bytes] = {}
     for component in sorted(trees):
+        if type(component) is not str:
+            raise Misuse(f"a component's name is a str, not {type(component).__name__}")
         walk.component, walk.out = component, []
         plain[component] = walk.visit(known.setdefault(component, Memory()), trees[component])
         structures[component] = b"".join(walk.out)
@@ -221,7 +223,7 @@ class _Walk:
         stands = self._stands(self.component, value)
         tensor = value.detach() if stands else value.detach().clone()
         header = _header(self.component, known.path, str(tensor.dtype), tuple(tensor.shape))
-        view = _bytes(tensor) if tensor.is_contiguous() and tensor.device.type == "cpu" else None
+        view = _bytes(tensor) if stands and tensor.is_contiguous() and tensor.device.type == "cpu" else None
         place = (value.data_ptr(), value.shape)
         part = Part(self.component, known.path, tensor, header, view, stands, value, place)
         known.part = part if stands else None

@@ -12,7 +12,7 @@ from brakeline.core.judge import Openings, judge
 from brakeline.core.keys import PrivateKey
 from brakeline.core.sampling import ticket_message
 from brakeline.core.transcript import Leaf, SegmentReplay, decode_leaf
-from brakeline.node.home import write_atomic
+from brakeline.node.disk import write_atomic
 from brakeline.training.environment import digest, profile
 from brakeline.training.recipe import Code, Recipe, deposited
 from brakeline.training.recorder import read_leaves

@@ -51,7 +51,7 @@ class Observer:
                 continue
             now = time.time()
             with self.follower.lock:
-                phase = self.follower.fold.at(self.follower.time).phase
+                phase = self.follower.fold.brake.phase
             if phase is not Phase.CLEAR or Phase.TRIPPED in self.seen:
                 self.seen.setdefault(phase, now)
 
@@ -70,7 +70,7 @@ class Observer:
     @property
     def phase(self) -> Phase:
         with self.follower.lock:
-            return self.fold.at(self.follower.time).phase
+            return self.fold.brake.phase
 
     def run(self, lab: str) -> RunRecord | None:
         return next((r for r in list(self.fold.runs.values()) if r.owner == lab), None)

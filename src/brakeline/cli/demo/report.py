@@ -31,7 +31,7 @@ from brakeline.core.pledge import Activation
 from brakeline.core.quorum import Gate
 from brakeline.core.transcript import Leaf, segments
 from brakeline.core.units import show_flop
-from brakeline.node.home import write_atomic
+from brakeline.node.disk import write_atomic
 
 PICTURED: Final = 12  # runs in a picture; the tables have all of them
 LISTED: Final = 200  # lines of the chronicle, and of refused entries
@@ -111,7 +111,7 @@ def render(proven: Proven, times: ReportTimes) -> str:
         cosigned=proven.cosigned,
         start=utc(when.start),
         end=utc(proven.cosigned.time),
-        phase=fold.at(proven.cosigned.time).phase,
+        phase=fold.brake.phase,
         phases=PHASES,
         times=times,
         stops=sorted(times.stops, key=lambda s: s.milliseconds_after_quorum),
@@ -244,7 +244,7 @@ def headline(proven: Proven, times: ReportTimes) -> str:
 def deck(proven: Proven, times: ReportTimes) -> str:
     """The paragraph under the headline."""
     fold = proven.fold
-    bound = fold.bound(proven.cosigned.time).active
+    bound = fold.bound().active
     said = [f"{count(len(proven.treaty.parties), 'party', 'parties').capitalize()} share the treaty"]
     said[0] += f" “{proven.treaty.title}”; {count(len(bound), 'of them is', 'of them are')} bound by it."
     audits = [(i, a) for r in fold.runs.values() for _, i, a in r.audits]
@@ -266,8 +266,8 @@ def deck(proven: Proven, times: ReportTimes) -> str:
 
 def parties(proven: Proven) -> list[dict[str, Any]]:
     """Each party: its roles, whether it is bound at the bundle's checkpoint, and why."""
-    fold, now = proven.fold, proven.cosigned.time
-    activation = fold.bound(now)
+    fold, now = proven.fold, proven.fold.clock
+    activation = fold.bound()
     return [
         {
             "name": p.name,
@@ -618,7 +618,6 @@ def loss_curves(proven: Proven, runs: Sequence[RunRecord]) -> Figure | None:
         return None
     columns = min(len(runs), 3)
     rows = -(-len(runs) // columns)
-    longest = max(r.declaration.steps for r in runs)
     with mpl.rc_context(STYLE):
         height = 2.15 * rows
         figure = Figure(figsize=(WIDTH, height))
@@ -629,7 +628,7 @@ def loss_curves(proven: Proven, runs: Sequence[RunRecord]) -> Figure | None:
             axes = figure.add_axes((left, bottom, 1 / columns - 0.6 / WIDTH, 1.3 / height))
             axes.patch.set_visible(False)
             _loss(axes, run, proven.leaves[run.id])
-            axes.set_xlim(0, longest)
+            axes.set_xlim(0, run.declaration.steps)
             if row == rows - 1 or place + columns >= len(runs):
                 axes.set_xlabel("step")
     return figure
@@ -637,7 +636,7 @@ def loss_curves(proven: Proven, runs: Sequence[RunRecord]) -> Figure | None:
 
 def _loss(axes: Axes, run: RunRecord, leaves: Sequence[Leaf]) -> None:
     # A loss may be anything a lab wrote down: what no axis can hold is left out.
-    points = [(x.step, x.loss) for x in leaves[1:] if math.isfinite(x.loss) and abs(x.loss) < 1e12]
+    points = [(leaf.step, leaf.loss) for leaf in leaves[1:] if math.isfinite(leaf.loss) and abs(leaf.loss) < 1e12]
     least = run.declaration.steps / 120  # so that a short segment can be seen
     for start, end in ((a, max(b, a + least)) for a, b in accused(run)):
         axes.axvspan(start, end, facecolor=BAD, alpha=0.2, linewidth=0)
@@ -691,7 +690,7 @@ def audit_strips(proven: Proven, runs: Sequence[RunRecord]) -> Figure | None:
     total = sum(0.4 + 0.26 * len(inspectors) for _, inspectors in groups)
     with mpl.rc_context(STYLE):
         figure, axes = _canvas(total + 0.48, top=0.0, bottom=0.48)
-        axes.set_xlim(-0.1 * longest, 1.004 * longest)
+        axes.set_xlim(-0.1 * longest, 1.02 * longest)
         axes.set_ylim(total, 0)
         y = 0.0
         for run, inspectors in groups:
@@ -714,16 +713,17 @@ def audit_strips(proven: Proven, runs: Sequence[RunRecord]) -> Figure | None:
 def _strip(axes: Axes, y: float, proven: Proven, run: RunRecord, inspector: str, longest: int) -> None:
     steps = run.last.steps if run.last else 0
     mine = [a for _, i, a in run.audits if i == inspector]
-    point = longest / (WIDTH * 72 * 0.9)  # steps a point of the drawing is wide
-    parts = segments(steps, proven.treaty.segment_steps)
+    point = longest / (WIDTH * 72 * 0.9)  # steps that one point of the drawing stands for
     roomy = proven.treaty.segment_steps > 8 * point
+    # A head may claim any number of steps: they are cut into cells only where the cells can be seen.
+    parts = segments(steps, proven.treaty.segment_steps) if roomy else ((0, steps),)
 
     def draw(ranges: Iterable[tuple[int, int]], *, grow: float = 0.0, **style: Any) -> None:
         gap = 0.8 * point if roomy else 0.0
         bars = [(a + gap / 2, max(b - a - gap, 2.4 * point)) for a, b in ranges]
         axes.broken_barh(bars, (y - grow, 0.19 + 2 * grow), **style)
 
-    draw(parts if roomy else [(0, steps)], facecolor="none", edgecolor=RULE, linewidth=0.7)
+    draw(parts, facecolor="none", edgecolor=RULE, linewidth=0.7)
     draw(clipped((s for a in mine for s in a.segments), steps), facecolor=GOOD, linewidth=0)
     marked = [(f.severity, r) for a in mine for f in a.findings for r in _range(f, steps)]
     open_ = sorted({r for severity, r in marked if severity != "violation"})

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from brakeline.core.errors import Misuse, Unavailable
 from brakeline.core.transcript import LEAF_BYTES
-from brakeline.node.home import write_atomic
+from brakeline.node.disk import write_atomic
 
 LABS: Final = ("alpha", "beta", "gamma")
 PARTIES: Final = (*LABS, "delta")
@@ -65,13 +65,17 @@ class Stage:
     def evidence(self, lab: str) -> Path:
         return self.home(lab) / "runs" / RUNS[lab]
 
+    def result(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run one brakeline command to its end, however it ends."""
+        return subprocess.run([*_BRAKELINE, *args], cwd=self.folder, env=self._env, capture_output=True, text=True)
+
     def call(self, *args: str, ok: Sequence[int] = (0,)) -> str:
-        """Run one brakeline command to its end; returns what it printed.
+        """Run one brakeline command; returns what it printed.
 
         Raises:
             Unavailable: it failed, with its own words.
         """
-        done = subprocess.run([*_BRAKELINE, *args], cwd=self.folder, env=self._env, capture_output=True, text=True)
+        done = self.result(*args)
         if done.returncode not in ok:
             raise Unavailable(f"`brakeline {' '.join(args)}` failed ({done.returncode}): {done.stderr.strip()[-800:]}")
         return done.stdout.strip()

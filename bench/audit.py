@@ -1,0 +1,384 @@
+"""Is a cheat caught, what does the audit cost, and is an honest lab ever accused?
+
+    python bench/audit.py [--quick]
+
+Every run has a world of its own: a log in memory with real statements, stamps and permits, folded by the core. The
+recorder and the inspectors are the real ones, the model is small. Exit status 1 when a target is missed.
+
+Cheats: examples/cheat.py feeds secret text on 60 % of the segments. Two inspectors audit the last head; then each
+confirms one segment that only the other accused. Caught means adjudicated, and so barred. The demo's cheat is on the
+first segment, which is always replayed; so the table also counts what the seeded draw alone would have caught.
+
+Honest: runs straight through, runs whose recorder dies without a word and goes on (every other one with a torn last
+leaf), runs stopped by the brake and reopened in the next epoch, audited at the stop and at the end, and runs that an
+inspector replays with other kernels or threads, where the bits differ. A false finding is any violation.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import NamedTuple
+
+os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+ROOT = Path(__file__).parents[1]
+sys.path += [str(ROOT / "examples"), str(ROOT / "tests")]
+
+import torch
+from cheat import smuggle
+from machine import machine
+
+from brakeline.core.brake import Phase
+from brakeline.core.finding import Audit
+from brakeline.core.gate import GateState, admit, decide, halt
+from brakeline.core.transcript import Head
+from brakeline.training.environment import digest, profile
+from brakeline.training.inspect import inspect
+from brakeline.training.recipe import Recipe
+from brakeline.training.recorder import LEAVES, Recorder
+from brakeline.training.session import PERMITS, RECIPE
+from world import World, key
+
+LAB, INSPECTORS = "alpha", ("beta", "delta")
+SHARE, SEGMENT = 0.6, 4
+CHEAT_STEPS, HONEST_STEPS = 440, 120
+CONFIG = {"layers": 1, "width": 16, "heads": 2, "context": 16, "batch": 2, "corpus_bytes": 200_000}
+TREATY = {
+    "scope_covered_above": '"1 MFLOP"',
+    "permit_allowance": '"120 MFLOP"',  # about 80 steps; a head comes every 32
+    "lift_conditions": '["stopped"]',
+    "audit_segment_steps": str(SEGMENT),
+    "audit_head_every": "8",
+}
+CAUGHT_MOST, COST_MOST = 1.0, 0.15  # share of cheats caught; audit compute / training compute, of any run
+
+Part = tuple[int, int]
+Train = Callable[..., None]
+
+
+class Crash(Exception):
+    """The process dies here."""
+
+
+class Stopwatch:
+    """CPU and wall seconds spent within `with`, all together."""
+
+    def __init__(self) -> None:
+        self.cpu = self.wall = 0.0
+
+    def __enter__(self) -> None:
+        self.cpu -= time.process_time()
+        self.wall -= time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.cpu += time.process_time()
+        self.wall += time.perf_counter()
+
+
+class Run:
+    """One run of one lab, in a world of its own. `events` happen before the step after the one they name."""
+
+    def __init__(self, name: str, steps: int, folder: Path) -> None:
+        self.world = World(**TREATY)
+        self.world.bind()
+        self.folder = folder
+        self.evidence = folder / "evidence"
+        self.recipe = Recipe(name, ROOT / "examples" / "train.py", steps, "", (), CONFIG)
+        self.recipe.deposit(self.evidence / RECIPE)
+        self.code = self.recipe.load()
+        config = self.recipe.full_config(bytes(32))
+        self.record = self.world.declare(
+            LAB,
+            name=name,
+            recipe=self.recipe.digest,
+            dataset=self.code.dataset_root(config),
+            environment=digest(profile()),
+            steps=steps,
+            segment_steps=SEGMENT,
+            flop_per_step=str(self.code.flop_per_step(config)),
+        )
+        self.events: dict[int, Callable[[], None]] = {}
+        self.training, self.auditing = Stopwatch(), Stopwatch()
+        self._lock = threading.RLock()  # the recorder logs heads in a thread of its own
+        self._gate = GateState(self.record.id)
+        self._recorder: Recorder | None = None
+
+    def session(self, train: Train | None = None) -> None:
+        """From opening to the end, a stop or a crash."""
+        self._gate = GateState(self.record.id, epoch=self._gate.epoch)
+        recorder = self._recorder = Recorder(
+            self.evidence,
+            segment_steps=SEGMENT,
+            flop_per_step=self.record.declaration.step_flop,
+            head_every_segments=self.world.treaty.head_every,
+            on_head=self._commit,
+            run=self.record.id,
+            permit=lambda: self._gate.permit,
+        )
+        assert self.record.seed is not None
+        with self.training:
+            try:
+                (train or self.code.train)(self.recipe.full_config(self.record.seed), self, recorder)
+            except Crash:
+                pass
+            finally:
+                recorder.close()
+
+    def _commit(self, head: Head) -> None:
+        with self._lock:
+            outcome = self.world.log(LAB, "head", head)
+            assert outcome.reason is None, outcome.text
+            self.world.stamp()
+
+    def may_step(self) -> bool:
+        """The core's own gate, on the world's clock."""
+        assert self._recorder is not None
+        step = self._recorder.steps
+        if event := self.events.pop(step, None):
+            event()
+        flop = (step + 1) * self.record.declaration.step_flop
+        if not decide(self._gate, now=self.world.now * 10**9, flop=flop):
+            self._renew()
+        return bool(decide(self._gate, now=self.world.now * 10**9, flop=flop))
+
+    def _renew(self) -> None:
+        with self._lock:
+            brake = self.world.fold.brake
+            if brake.phase is not Phase.CLEAR:
+                self._gate = halt(self._gate, epoch=brake.epoch, reason=brake.cause)
+                return
+            permit = self.world.request(self.record)
+            self.world.grant(permit)
+            data = self.world.sealed(permit)
+            asked_at = self.world.now * 10**9
+            self._gate = admit(self._gate, data, self.world.treaty, nonce=permit.nonce, asked_at=asked_at)
+        with (self.evidence / PERMITS).open("ab") as f:
+            f.write(data + b"\n")
+
+    # what may happen to it
+
+    def crash(self) -> None:
+        raise Crash
+
+    def tear(self) -> None:
+        """What a power failure may leave behind the last whole leaf."""
+        with (self.evidence / LEAVES).open("ab") as f:
+            f.write(os.urandom(60))
+
+    def trip(self) -> None:
+        with self._lock:
+            self.world.trip()
+            brake = self.world.fold.brake
+            self._gate = halt(self._gate, epoch=brake.epoch, reason=brake.cause)
+
+    def release(self) -> None:
+        """The run has stopped: lift the brake, wait out the delay."""
+        assert self.world.phase is Phase.PAUSED
+        self.world.vote("lift", "alpha", "beta", "gamma")
+        self.world.stamp(self.world.treaty.lift_delay + 1)
+        assert self.world.phase is Phase.CLEAR
+
+    # inspectors
+
+    def audit(self, inspector: str, accused: tuple[Part, ...] = ()) -> Audit:
+        fold, logged = self.world.fold, self.record.heads[-1]
+        with self.auditing:
+            body = inspect(
+                fold,
+                self.record,
+                logged,
+                self.evidence,
+                inspector,
+                key(inspector),
+                memory=self.folder / f"{inspector}-{logged.index}",
+                accused=accused,
+            )
+        outcome = self.world.log(inspector, "audit", body)
+        assert outcome.reason is None, outcome.text
+        return body
+
+
+class Caught(NamedTuple):
+    """What became of one cheat. `drawn`: whether a finding off the first and last segment was adjudicated.
+
+    `wrong` counts findings on segments that were honest, `missed` cheated segments that were replayed and not found.
+    """
+
+    barred: bool
+    drawn: bool
+    tripped: bool
+    wrong: int
+    missed: int
+    line: str
+    flop_share: float
+    cpu_share: float
+    wall_share: float
+
+
+def cheat(run: Run, number: int) -> Caught:
+    run.session(smuggle(sys.modules[run.code.train.__module__], SHARE, SEGMENT))
+    assert run.record.last is not None
+    assert run.record.last.status == "ended"
+    fold = run.world.fold
+    audits = {i: run.audit(i) for i in INSPECTORS}
+    accused = {i: {f.segment for f in a.findings if f.severity == "violation"} for i, a in audits.items()}
+    cheated = {s for s in range(0, CHEAT_STEPS, SEGMENT) if (s // SEGMENT * 0.6180339887) % 1 < SHARE}
+    full = [s for a in audits.values() for s, _ in a.segments]
+    found = [s for parts in accused.values() for s, _ in parts]
+    confirmed = 0
+    for me, other in (INSPECTORS, INSPECTORS[::-1]):
+        if open_ := [k[1] for k in fold.disputed(run.record) if k[1] in accused[other] - accused[me]]:
+            confirmed += bool(run.audit(me, accused=(open_[0],)).findings)
+    run.world.check()
+    edges = {0, CHEAT_STEPS - SEGMENT}
+    upheld = sorted(part for (_, (_, part)) in fold.adjudicated)
+    audit_flop = sum(int(a.flop) for _, _, a in run.record.audits)
+    share = audit_flop / int(run.record.last.flop)
+    cpu, wall = run.auditing.cpu / run.training.cpu, run.auditing.wall / run.training.wall
+    barred, drawn = bool(run.record.barred), any(s not in edges for s, _ in upheld)
+    line = f"{number:>4} {len(cheated):>8} {len(full):>9} {len(found):>8} {confirmed:>9} {len(upheld):>7} "
+    line += f"{'yes' if barred else 'NO':>7} {'yes' if drawn else 'no':>7} {share:>8.1%} {cpu:>8.1%}"
+    return Caught(
+        barred=barred,
+        drawn=drawn,
+        tripped=run.world.phase is not Phase.CLEAR,
+        wrong=sum(s not in cheated for s in found),
+        missed=sum(s in cheated for s in full) - sum(s in cheated for s in found),
+        line=line,
+        flop_share=share,
+        cpu_share=cpu,
+        wall_share=wall,
+    )
+
+
+def honest(run: Run, kind: str, number: int) -> list[Audit]:
+    """An honest run, and the audits of it: one, or for a reopened run two."""
+    random, inspector = Random(number), INSPECTORS[number % 2]
+    audits = []
+    if kind == "resumed":
+        run.events = dict.fromkeys(random.sample(range(1, HONEST_STEPS), 2), run.crash)
+        while run.events:
+            run.session()
+            if number % 2:
+                run.tear()
+    elif kind == "reopened":
+        run.events = {random.randrange(1, HONEST_STEPS): run.trip}
+        run.session()
+        run.world.stamp()
+        audits.append(run.audit(inspector))
+        run.release()
+    run.session()
+    with elsewhere(number) if kind == "elsewhere" else nowhere():
+        audits.append(run.audit(inspector))
+    assert run.record.last is not None
+    assert run.record.last.status == "ended"
+    run.world.check()
+    return audits
+
+
+@contextmanager
+def nowhere() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def elsewhere(number: int) -> Iterator[None]:
+    """Another environment, in which the same steps give other bits: other kernels, or another number of threads."""
+    before = torch.backends.mkldnn.enabled, torch.get_num_threads()
+    if number % 2:
+        torch._C._set_mkldnn_enabled(False)
+    else:
+        torch.set_num_threads(2)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before[0])
+        torch.set_num_threads(before[1])
+
+
+def say(text: str) -> None:
+    print(f"\r\x1b[K{text}" if sys.stderr.isatty() else text, end="" if sys.stderr.isatty() else "\n", file=sys.stderr)
+
+
+def at_most(n: int) -> float:
+    """Clopper-Pearson, one-sided 95 %: what the rate is below when 0 of `n` were seen."""
+    return 1 - 0.05 ** (1 / n)
+
+
+def cheats(count: int) -> bool:
+    results: list[Caught] = []
+    print(f"\n{count} cheats on {SHARE:.0%} of {CHEAT_STEPS // SEGMENT} segments, two inspectors")
+    print("run  cheated  replayed violated confirmed  upheld  barred  drawn     FLOP      CPU")
+    for number in range(count):
+        say(f"cheat {number + 1} of {count}")
+        with tempfile.TemporaryDirectory(prefix="bench-audit-") as folder:
+            results.append(cheat(Run(f"cheat-{number}", CHEAT_STEPS, Path(folder)), number))
+        print(results[-1].line, flush=True)
+    barred, drawn, tripped = (sum(getattr(r, x) for r in results) for x in ("barred", "drawn", "tripped"))
+    sure = f" (the rate is above {1 - at_most(count):.1%} at 95 % confidence)" if barred == count else ""
+    print(f"caught {barred} of {count}{sure}; the brake tripped in {tripped}")
+    print(f"caught without the first and the last segment: {drawn} of {count}")
+    print(f"cheated segments replayed and not found: {sum(r.missed for r in results)}; honest ones accused: ", end="")
+    print(sum(r.wrong for r in results))
+    for what, shares in (
+        ("compute", [r.flop_share for r in results]),
+        ("CPU time", [r.cpu_share for r in results]),
+        ("wall time", [r.wall_share for r in results]),
+    ):
+        print(f"audits and confirmations / training, {what}: median {median(shares):.1%}, most {max(shares):.1%}")
+    return (
+        barred >= CAUGHT_MOST * count
+        and sum(r.wrong + r.missed for r in results) == 0
+        and max(r.flop_share for r in results) <= COST_MOST
+    )
+
+
+def controls(plan: dict[str, int]) -> bool:
+    total = false = gaps = 0
+    print("\nhonest runs          runs  audits  segments  false  gaps  notices")
+    for kind, count in plan.items():
+        audits: list[Audit] = []
+        for number in range(count):
+            say(f"honest, {kind}: {number + 1} of {count}")
+            with tempfile.TemporaryDirectory(prefix="bench-audit-") as folder:
+                audits += honest(Run(f"{kind}-{number}", HONEST_STEPS, Path(folder)), kind, number)
+        tally: dict[str, int] = {"violation": 0, "gap": 0, "notice": 0}
+        for audit in audits:
+            for severity in {f.severity for f in audit.findings}:
+                tally[severity] += 1
+            for f in audit.findings:
+                if f.severity != "notice":
+                    print(f"  {f.severity}: {f.fault} at steps {f.segment[0]}-{f.segment[1]}: {f.detail}")
+        replayed = sum(len(a.segments) for a in audits)
+        print(f"{kind:<18} {count:>6} {len(audits):>7} {replayed:>9}", end="")
+        print(f" {tally['violation']:>6} {tally['gap']:>5} {tally['notice']:>8}", flush=True)
+        total, false, gaps = total + len(audits), false + tally["violation"], gaps + tally["gap"]
+    print(f"false findings: {false} of {total} audits", end="")
+    print(f" (the rate is below {at_most(total):.1%} at 95 % confidence)" if not false else "")
+    return false == gaps == 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="3 cheats and 6 honest audits")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    print(machine())
+    started = time.monotonic()
+    plan = {"straight": 14, "resumed": 12, "reopened": 8, "elsewhere": 8}
+    good = cheats(3 if quick else 20)
+    good &= controls(dict.fromkeys(plan, 1) | {"resumed": 2} if quick else plan)
+    say("")
+    print(f"\n{'all targets met' if good else 'A TARGET WAS MISSED'} in {time.monotonic() - started:.0f} s")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

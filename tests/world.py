@@ -1,0 +1,424 @@
+"""A treaty, its parties and its log in memory, on the real core: real keys, real signatures, a clock that tests set.
+
+`World.check` folds the whole log anew after the fact and wants the same state, so every test that uses a world also
+tests that the state is a function of the log. All is deterministic: keys follow from names.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from brakeline.core.brake import START as START_STATE
+from brakeline.core.brake import TRANSITIONS, Event, Phase
+from brakeline.core.bundle import Bundle
+from brakeline.core.checkpoint import Checkpoint, cosign
+from brakeline.core.encoding import b64encode, canonical, sha256
+from brakeline.core.finding import Audit, Finding
+from brakeline.core.finding import verdict as verdict_of
+from brakeline.core.fold import Fold, LoggedHead, Outcome, RunRecord, replay_log
+from brakeline.core.gate import NO_PERMIT
+from brakeline.core.grant import check_request
+from brakeline.core.judge import Openings, judge
+from brakeline.core.keys import PrivateKey
+from brakeline.core.merkle import leaf_hash
+from brakeline.core.merkle import root as tree_root
+from brakeline.core.note import COSIGNATURE, ED25519, VerifierKey, sign_note
+from brakeline.core.permit import KIND, Permit
+from brakeline.core.pledge import Assent, Pledge, Withdrawal, check_activation
+from brakeline.core.reading import Reading
+from brakeline.core.run import Declaration
+from brakeline.core.sampling import ticket_message
+from brakeline.core.statement import GENESIS, Statement, open_envelope, pae, seal, sign
+from brakeline.core.transcript import NONE, Head, Leaf, SegmentReplay
+from brakeline.core.treaty import Treaty, parse_treaty
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "treaties" / "demo.toml"
+LABS = ("alpha", "beta", "gamma")
+PARTIES = (*LABS, "delta")
+START = 1_767_225_600 + 10_000  # POSIX s, a little after the example comes into force
+DAY = 86_400
+STEP_FLOP = 10**9
+RECIPE, DATASET, ENVIRONMENT = (sha256(x).hex() for x in (b"recipe", b"dataset", b"environment"))
+
+# What the tests count on; the example may be tuned for watching.
+PINNED = {
+    "scope.covered_above": '"10 GFLOP"',
+    "scope.prohibited_above": '"1 EFLOP"',
+    "lift.conditions": '["stopped", "audited"]',
+    "lift.delay": '"2 s"',
+    "permit.lifetime": '"10 s"',
+    "permit.allowance": '"6 GFLOP"',
+    "log.heartbeat": '"1 s"',
+    "log.stale_after": '"5 s"',
+    "audit.p_catch": '"95 %"',
+    "audit.f_cheat": '"50 %"',
+    "audit.segment_steps": "3",
+    "audit.head_every": "5",
+    "audit.update_error": "0.05",
+}
+
+
+@cache
+def key(name: str, purpose: str = "statement") -> PrivateKey:
+    return PrivateKey(sha256(f"{name} {purpose}".encode()))
+
+
+def edited(text: str, path: str, value: str, *, number: int = 0) -> str:
+    """`text` with another value for `table.key`; `number` counts the tables of that name."""
+    table, _, name = path.rpartition(".")
+    lines, seen, here = text.split("\n"), -1, False
+    for i, line in enumerate(lines):
+        if line.startswith("["):
+            here = line.strip("[] ") == table
+            seen += here
+        if here and seen == number and re.match(rf"{name}\s*=", line):
+            lines[i] = f"{name} = {value}"
+            return "\n".join(lines)
+    raise AssertionError(f"no {path} in the treaty")
+
+
+def enrolled(text: str) -> str:
+    """The draft `text` with the keys of every party entered."""
+    lines, name = [], ""
+    for line in text.split("\n"):
+        lines.append(line)
+        if line.startswith("[party."):
+            name = line[len("[party.") : -1]
+        if name and line.startswith("roles"):
+            lines.append(f'key = "{key(name).public.text}"')
+            if '"log"' in line:
+                lines.append(f'log_key = "{log_key(name).text}"')
+            if '"witness"' in line:
+                lines.append(f'witness_key = "{witness_key(name).text}"')
+            if '"permit-signer"' in line:
+                lines.append(f'signer_key = "{key(name, "signer").public.text}"')
+            name = ""
+    return "\n".join(lines)
+
+
+def log_key(name: str) -> VerifierKey:
+    return VerifierKey("log.example/demo", ED25519, key(name, "log").public)
+
+
+def witness_key(name: str) -> VerifierKey:
+    return VerifierKey(f"{name}.example/witness", COSIGNATURE, key(name, "witness").public)
+
+
+@cache
+def treaty_text(**changes: str) -> str:
+    """The example with keys, the pinned values and `changes`: `lift_delay='"0 s"'` sets `lift.delay`."""
+    text = EXAMPLE.read_text()
+    paths = {k if "." in k else k.replace("_", ".", 1): v for k, v in changes.items()}
+    for path, value in (PINNED | paths).items():
+        text = edited(text, path, value)
+    return enrolled(text)
+
+
+@cache
+def treaty(**changes: str) -> Treaty:
+    return parse_treaty(treaty_text(**changes).encode())
+
+
+class World:
+    def __init__(self, *, start: int = START, **changes: str) -> None:
+        self.treaty = treaty(**changes)
+        self.fold = Fold(self.treaty)
+        self.entries: list[bytes] = []
+        self.now = start
+        self.said: dict[str, list[bytes]] = {p: [] for p in self.treaty.parties}
+        self.leaves: dict[str, list[Leaf]] = {}
+        self.permits: dict[str, list[bytes]] = {}
+        self.stamp(0)
+
+    # the log
+
+    def append(self, data: bytes) -> Outcome:
+        self.entries.append(data)
+        return self.fold.apply(data)
+
+    def checkpoint(
+        self, size: int | None = None, *, root: bytes | None = None, by: Sequence[str] = PARTIES, now: int | None = None
+    ) -> bytes:
+        """The log's checkpoint, cosigned; with `root` a lie."""
+        size = len(self.entries) if size is None else size
+        root = tree_root([leaf_hash(e) for e in self.entries[:size]]) if root is None else root
+        now = self.now if now is None else now
+        origin = log_key("delta").name
+        text = Checkpoint(origin, size, root).text
+        lines = (cosign(text, witness_key(w).name, key(w, "witness"), now) for w in by)
+        return sign_note(text, origin, key("delta", "log")).with_lines(*lines).encode()
+
+    def stamp(self, seconds: int = 1) -> Outcome:
+        """Let time pass, then have the log record its checkpoint."""
+        self.now += seconds
+        return self.append(self.checkpoint())
+
+    # statements
+
+    def statement(
+        self,
+        party: str,
+        kind: str,
+        body: object,
+        *,
+        by: PrivateKey | None = None,
+        issuer: str | None = None,
+        **changes: Any,
+    ) -> bytes:
+        """The party's next statement, or one with something wrong about it, which takes no number; not logged yet."""
+        earlier = self.said.get(party, [])
+        made = Statement(
+            **{
+                "treaty": self.treaty.digest,
+                "issuer": issuer or party,
+                "seq": len(earlier),
+                "prev": open_envelope(earlier[-1]).digest if earlier else GENESIS,
+                "not_before": self.now,
+                "expires": self.now + DAY,
+                "body": body if isinstance(body, dict) else plain(body),
+                **changes,
+            }
+        )
+        data = sign(kind, made, by or key(party))
+        if changes.keys() <= {"not_before", "expires"} and by is None and issuer is None:
+            earlier.append(data)
+        return data
+
+    def log(self, party: str, kind: str, body: object, **changes: Any) -> Outcome:
+        return self.append(self.statement(party, kind, body, **changes))
+
+    def bind(self, *parties: str, condition: str = "quorum none\n", **changes: Any) -> None:
+        """Assent and pledge; everybody without condition unless told otherwise."""
+        for party in parties or tuple(self.treaty.parties):
+            assert self.log(party, "assent", Assent(text=self.treaty.digest)).reason is None
+            assert self.log(party, "pledge", Pledge(condition=condition), **changes).reason is None
+
+    def withdraw(self, party: str) -> Outcome:
+        return self.log(party, "withdrawal", Withdrawal(reason="leaving"))
+
+    def vote(self, motion: str, *parties: str, epoch: int | None = None, **changes: Any) -> tuple[Outcome, ...]:
+        epoch = self.fold.brake.epoch if epoch is None else epoch
+        body = {"motion": motion, "epoch": epoch, "reason": "test"}
+        return tuple(self.log(p, "vote", body, **changes) for p in parties)
+
+    def trip(self) -> None:
+        self.vote("trip", "alpha", "beta")
+        assert self.phase in (Phase.TRIPPED, Phase.PAUSED)
+
+    def read(self, gauge: str, lower: float, *parties: str, **changes: Any) -> tuple[Outcome, ...]:
+        unit = next(t.unit for t in self.treaty.triggers if t.gauge == gauge)
+        body = Reading(gauge=gauge, value=lower + 1, lower=lower, upper=lower + 2, unit=unit, evidence="")
+        return tuple(self.log(p, "reading", body, **changes) for p in parties)
+
+    @property
+    def phase(self) -> Phase:
+        return self.fold.brake.phase
+
+    # runs
+
+    def declaration(self, **changes: Any) -> Declaration:
+        fields: dict[str, Any] = {
+            "name": "run",
+            "rung": "re-executable",
+            "recipe": RECIPE,
+            "dataset": DATASET,
+            "environment": ENVIRONMENT,
+            "steps": 30,
+            "segment_steps": 3,
+            "flop_per_step": str(STEP_FLOP),
+            "parents": (),
+            "purpose": "",
+        }
+        return Declaration(**{**fields, **changes})
+
+    def declare(self, lab: str, **changes: Any) -> RunRecord:
+        """Declare a run, and stamp, so that it has its seed."""
+        outcome = self.log(lab, "declaration", self.declaration(**changes))
+        assert outcome.reason is None, outcome.text
+        run = self.fold.runs[open_envelope(self.entries[-1]).digest]
+        self.stamp()
+        self.leaves[run.id] = [Leaf(0, sha256(run.seed or b"", b"init"), NONE, NONE, 0.0, 0)]
+        self.permits[run.id] = []
+        return run
+
+    def train(self, run: RunRecord, steps: int, permit: bytes = NO_PERMIT) -> None:
+        """Record synthetic steps up to `steps`."""
+        leaves = self.leaves[run.id]
+        for step in range(len(leaves), steps + 1):
+            state, batch = (sha256(leaves[0].state, b"%d" % step, x) for x in (b"state", b"batch"))
+            leaves.append(Leaf(step, state, batch, permit, 1 / step, step * run.declaration.step_flop))
+
+    def head_of(self, run: RunRecord, status: str, /, *, steps: int | None = None, **changes: Any) -> Head:
+        leaves = self.leaves[run.id]
+        steps = len(leaves) - 1 if steps is None else steps
+        fields: dict[str, Any] = {
+            "run": run.id,
+            "steps": steps,
+            "root": tree_root([leaf_hash(x.encode()) for x in leaves[: steps + 1]]).hex(),
+            "state": leaves[steps].state.hex(),
+            "flop": str(steps * run.declaration.step_flop),
+            "status": status,
+        }
+        return Head(**{**fields, **changes})
+
+    def head(self, run: RunRecord, status: str, /, **changes: Any) -> Outcome:
+        return self.log(run.owner, "head", self.head_of(run, status, **changes))
+
+    def opened(self, lab: str, **changes: Any) -> RunRecord:
+        """A run that is declared and has logged where it starts."""
+        run = self.declare(lab, **changes)
+        assert self.head(run, "opened").reason is None
+        return run
+
+    def finished(self, lab: str, steps: int = 12, status: str = "stopped", **changes: Any) -> RunRecord:
+        """A run trained under a permit for `steps` steps in all, then stamped, so that it can be audited."""
+        run = self.opened(lab, **changes)
+        while (done := len(self.leaves[run.id]) - 1) < steps:
+            permit = self.permit(run)
+            self.train(run, min(steps, done + self.treaty.permit_allowance // STEP_FLOP), permit)
+            last = len(self.leaves[run.id]) - 1 == steps
+            assert self.head(run, status if last else "running").reason is None
+        self.stamp()
+        return run
+
+    # permits
+
+    def request(self, run: RunRecord, /, **changes: Any) -> Permit:
+        """What a lab asks for: all that the treaty allows."""
+        steps = run.last.steps if run.last else 0
+        limit = min(steps * run.declaration.step_flop + self.treaty.permit_allowance, run.declaration.total_flop)
+        fields: dict[str, Any] = {
+            "treaty": self.treaty.digest,
+            "run": run.id,
+            "epoch": self.fold.brake.epoch,
+            "size": self.fold.size,
+            "root": self.fold.roots[-1].hex(),
+            "issued": self.now,
+            "expires": self.now + self.treaty.permit_lifetime,
+            "flop_limit": str(limit),
+            "nonce": f"{len(self.entries):032x}",
+        }
+        return Permit(**{**fields, **changes})
+
+    def grant(self, permit: Permit, *, view_time: int | None = None, now: int | None = None) -> None:
+        """What a permit signer checks, on this world's log."""
+        now = self.now if now is None else now
+        check_request(permit, self.fold, view_time=self.now if view_time is None else view_time, now=now)
+
+    def sealed(self, permit: Permit, *signers: str) -> bytes:
+        """The permit under the signatures of `signers`, checked or not."""
+        data = canonical(permit)
+        message = pae(KIND, data)
+        keys = [key(s, "signer") for s in signers or LABS]
+        return seal(KIND, data, [(k.public.id, k.sign(message)) for k in keys])
+
+    def permit(self, run: RunRecord, /, **changes: Any) -> bytes:
+        """Ask for a permit, have it checked and signed, keep it; returns its digest, which leaves name."""
+        permit = self.request(run, **changes)
+        self.grant(permit)
+        data = self.sealed(permit)
+        self.permits[run.id].append(data)
+        return bytes.fromhex(open_envelope(data).digest)
+
+    # audits
+
+    def ticket(self, inspector: str, logged: LoggedHead) -> bytes:
+        beacon = self.fold.beacon_for(logged.index)
+        assert beacon is not None
+        return key(inspector).sign(ticket_message(logged.leaf, beacon.root))
+
+    def openings(self, run: RunRecord, **changes: Any) -> Openings:
+        shown = Openings(tuple(self.leaves[run.id]), tuple(self.permits[run.id]), RECIPE, DATASET)
+        return replace(shown, **changes)
+
+    def replay(self, run: RunRecord, part: tuple[int, int], **changes: Any) -> SegmentReplay:
+        """An honest inspector's replay of an honest segment in the declared environment."""
+        start, end = part
+        leaves = self.leaves[run.id]
+        honest = SegmentReplay(
+            start, end, leaves[start].state, tuple(leaves[start + 1 : end + 1]), run.declaration.environment, 0.0, 1.0
+        )
+        return replace(honest, **changes)
+
+    def judged(
+        self, run: RunRecord, *, inspector: str = "delta", environment: str | None = None, **changes: Any
+    ) -> tuple[Finding, ...]:
+        """The findings of one inspector on the run's last head. `replays` overrides the honest ones by segment."""
+        logged = run.heads[-1]
+        required = self.fold.required_sample(run, logged, inspector, self.ticket(inspector, logged))
+        replays = {part: self.replay(run, part) for part in required} | changes.pop("replays", {})
+        openings = self.openings(run, **changes)
+        where = run.declaration.environment if environment is None else environment
+        return judge(self.fold, run, logged, openings, required, replays, environment=where)
+
+    def audit_of(self, inspector: str, run: RunRecord, /, *findings: Finding, **changes: Any) -> Audit:
+        logged = next(h for h in run.heads if h.index == changes.get("head", run.heads[-1].index))
+        beacon = self.fold.beacon_for(logged.index)
+        assert beacon is not None
+        ticket = self.ticket(inspector, logged)
+        fields: dict[str, Any] = {
+            "run": run.id,
+            "head": logged.index,
+            "beacon": beacon.index,
+            "ticket": b64encode(ticket),
+            "segments": self.fold.required_sample(run, logged, inspector, ticket),
+            "environment": ENVIRONMENT,
+            "flop": "0",
+            "findings": findings,
+            "verdict": verdict_of(changes.get("findings", findings)),
+        }
+        return Audit(**{**fields, **changes})
+
+    def audit(self, inspector: str, run: RunRecord, /, *findings: Finding, **changes: Any) -> Outcome:
+        return self.log(inspector, "audit", self.audit_of(inspector, run, *findings, **changes))
+
+    # proofs
+
+    def bundle(self, *runs: RunRecord, **changes: Any) -> Bundle:
+        opened = {r.id: b"".join(x.encode() for x in self.leaves[r.id][: r.heads[-1].head.steps + 1]) for r in runs}
+        fields: dict[str, Any] = {
+            "treaty": self.treaty.text,
+            "checkpoint": self.checkpoint(),
+            "entries": tuple(self.entries),
+            "transcripts": opened,
+        }
+        return Bundle(**{**fields, **changes})
+
+    def check(self) -> None:
+        """Everything that must hold of any log: folding it again gives this state, and the state is sound."""
+        again = replay_log(self.treaty, self.entries)
+        mine, other = vars(self.fold), vars(again)
+        assert mine.keys() == other.keys()
+        for name, value in mine.items():
+            assert other[name] == value, f"{name} differs when the log is folded again"
+        assert self.fold.roots[-1] == tree_root([leaf_hash(e) for e in self.entries])
+        assert len(self.fold.outcomes) == self.fold.size == len(self.entries)
+        check_history(self.fold)
+        activation = self.fold.bound()
+        parties = frozenset(self.treaty.parties)
+        conditions = {p: self.fold.pledges[p][1].gate(parties) for p in (*activation.active, *activation.deleted)}
+        check_activation(conditions, activation)
+
+
+def check_history(fold: Fold) -> None:
+    """The brake moved only by its table, time only forwards, and the epoch by one with every trip."""
+    states = [START_STATE, *(s for _, s in fold.history)]
+    assert states[-1] == fold.brake
+    for old, new in pairwise(states):
+        events = [e for (phase, e), to in TRANSITIONS.items() if (phase, to) == (old.phase, new.phase)]
+        assert len(events) == 1, f"no event leads from {old.phase} to {new.phase}"
+        assert new.epoch == old.epoch + (events[0] is Event.TRIP)
+        assert new.since >= old.since
+
+
+def plain(body: object) -> dict[str, Any]:
+    """A body as JSON values, as it stands in a statement."""
+    built = msgspec.to_builtins(body)
+    assert isinstance(built, dict)
+    return built
