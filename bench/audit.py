@@ -28,8 +28,7 @@ from statistics import median
 from typing import NamedTuple
 
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
-ROOT = Path(__file__).parents[1]
-sys.path += [str(ROOT / "examples"), str(ROOT / "tests")]
+sys.path.extend(str(Path(__file__).parents[1] / folder) for folder in ("examples", "tests"))
 
 import torch
 from cheat import smuggle
@@ -46,6 +45,7 @@ from brakeline.training.recorder import LEAVES, Recorder
 from brakeline.training.session import PERMITS, RECIPE
 from world import World, key
 
+ROOT = Path(__file__).parents[1]
 LAB, INSPECTORS = "alpha", ("beta", "delta")
 SHARE, SEGMENT = 0.6, 4
 CHEAT_STEPS, HONEST_STEPS = 440, 120

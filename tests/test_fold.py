@@ -250,9 +250,7 @@ def test_a_statement_held_back_does_not_undo_a_newer_one() -> None:
         "vote": world.statement("alpha", "vote", BODIES["vote"]),
         "reading": world.statement("alpha", "reading", BODIES["reading"]),
         "withdrawal": world.statement("alpha", "withdrawal", {"reason": ""}),
-        "pledge": world.statement(
-            "alpha", "pledge", {"condition": "quorum none\n"}, expires=world.now + 2 * DAY, seq=5
-        ),
+        "pledge": world.statement("alpha", "pledge", {"condition": "quorum none\n"}, expires=world.now + 2 * DAY),
     }
     world.vote("trip", "alpha")
     world.read("speedup", 9.0, "alpha")

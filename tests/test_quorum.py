@@ -140,7 +140,7 @@ def test_group_lines_of_one_name_and_of_nobody() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"\n", b"quorum vega\n", b"quorum orion", b"witness vega x\nquorum orion\n", b"log x\nquorum orion\n"],
+    [b"", b"\n", b"quorum vega\n", b"quorum orion", b"quorum orion!", b"witness vega x\nquorum orion\n", b"log x\nquorum orion\n"],
 )
 def test_group_lines_hold_nothing_else(text: bytes) -> None:
     with pytest.raises(Malformed):

@@ -75,8 +75,8 @@ def parse_bundle(data: bytes) -> Bundle:
     Raises:
         Malformed: not a bundle, or cut short. Refused(TAMPERED): the digest at its end does not match.
     """
-    if not data.startswith(MAGIC):
-        raise Malformed("not a brakeline bundle (v1)")
+    if not data.startswith(MAGIC) or len(data) < len(MAGIC) + 32:
+        raise Malformed("not a brakeline bundle (v1), or cut short")
     if len(data) > _LIMIT:
         raise Malformed("bundle larger than 2 GiB")
     body, digest = data[:-32], data[-32:]

@@ -472,8 +472,11 @@ class Fold:
 
     def covered_runs(self) -> Iterator[RunRecord]:
         """Runs the brake stops: covered by the treaty and owned by a party in force."""
-        active = self.bound().active
-        return (r for r in self.runs.values() if r.covered and (r.bound or r.owner in active))
+        return (r for r in self.runs.values() if self.concerned(r))
+
+    def concerned(self, run: RunRecord) -> bool:
+        """Whether the brake and its permits concern this run. Treaty 2.2, 3.1: nobody is asked to stop alone."""
+        return run.covered and (run.bound or run.owner in self.bound().active)
 
     def unmet(self) -> tuple[str, ...]:
         """Lift conditions that do not hold, in words. Treaty 8.2."""

@@ -100,7 +100,7 @@ class Lab(Desk):
                     name = record.declaration.name
                     raise Refused(Reason.BARRED, f"{name} is barred: {record.barred} (Treaty 5.6)")
                 brake = self.fold.brake
-                if brake.phase is Phase.CLEAR or not (record.covered and record.bound):
+                if brake.phase is Phase.CLEAR or not self.fold.concerned(record):
                     return record
                 text = f"waiting: the brake is {brake.phase} ({brake.cause})"
             except Unavailable as e:

@@ -165,9 +165,10 @@ class LiveGate:
     def _look(self) -> None:
         """Shut the gate when the brake is on at the newest cosigned checkpoint. Treaty 4.5, 4.6."""
         with self._follower.lock:
-            brake = self._follower.fold.brake
+            fold = self._follower.fold
+            brake, concerned = fold.brake, fold.concerned(fold.run(self._run))
         with self._changed:
-            self._braked = brake.phase is not Phase.CLEAR
+            self._braked = concerned and brake.phase is not Phase.CLEAR
             if self._braked and self._state.epoch < brake.epoch:
                 self.halted_at = time.time()
                 self._set(halt(self._state, epoch=brake.epoch, reason=f"brake {brake.phase}: {brake.cause}"))
@@ -194,12 +195,11 @@ class LiveGate:
             fold, cosigned = self._follower.fold, self._follower.cosigned
             if cosigned is None:
                 return
-            brake = fold.brake
-            run = fold.run(self._run)
-            if brake.phase is not Phase.CLEAR:
-                return
-            if not run.covered or not run.bound:  # Treaty 2.2, 3.1: nobody is asked to stop alone
+            brake, run = fold.brake, fold.run(self._run)
+            if not fold.concerned(run):  # Treaty 2.2
                 self._set(stand_open(self._state, until=self._clock() + self._treaty.permit_lifetime * 10**9))
+                return
+            if brake.phase is not Phase.CLEAR:
                 return
             done = run.last.steps * self._step_flop if run.last else 0
             limit = min(done + self._treaty.permit_allowance, run.declaration.total_flop)

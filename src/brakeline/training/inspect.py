@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from brakeline.core.encoding import Wire, b64encode, canonical, parse, unhex32
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused, Unavailable
@@ -32,8 +32,8 @@ class _Kept(Wire, frozen=True):
     start_state: str
     leaves: tuple[str, ...]
     environment: str
-    update_error: float | None
-    rho: float | None
+    update_error: str | None  # as `float.hex` writes it: JSON has no infinity, which weights that never moved give
+    rho: str | None
 
 
 def inspect(
@@ -98,18 +98,23 @@ def _open(
     run: RunRecord, logged: LoggedHead, evidence: Path
 ) -> tuple[Openings, Recipe | None, Code | None, Finding | None]:
     """What the lab shows. Code is run only when its digest is the one declared."""
+    nothing = Openings((), (), _NO_DIGEST, _NO_DIGEST)
     try:
         recipe = deposited(evidence / RECIPE)
+        shown = recipe.digest
         leaves = read_leaves(evidence)[: logged.head.steps + 1]
-        if recipe.digest != run.declaration.recipe:
-            return Openings(leaves, (), recipe.digest, run.declaration.dataset), None, None, None
-        code = recipe.load()
-        dataset = code.dataset_root(recipe.full_config(bytes(32)))
-        return Openings(leaves, evidence_permits(evidence), recipe.digest, dataset), recipe, code, None
-    except (Unavailable, Malformed, Misuse) as e:
+        if shown != run.declaration.recipe:
+            return Openings(leaves, (), shown, run.declaration.dataset), None, None, None
+        permits, code = evidence_permits(evidence), recipe.load()
+    except (BrakelineError, OSError, TypeError, ValueError, SystemExit) as e:
         # What was asked for and not shown counts against the one who was asked.
-        finding = Finding(fault=Fault.OPENING_MISSING, severity="violation", segment=(0, 0), detail=str(e)[:300])
-        return Openings((), (), _NO_DIGEST, _NO_DIGEST), None, None, finding
+        return nothing, None, None, _finding(Fault.OPENING_MISSING, (0, 0), str(e))
+    try:
+        dataset = str(code.dataset_root(recipe.full_config(bytes(32))))
+    except (Exception, SystemExit) as e:
+        detail = f"dataset_root() failed: {type(e).__name__}"
+        return nothing, None, None, _finding(Fault.NOT_REPLAYED, (0, 0), detail)
+    return Openings(leaves, permits, shown, dataset), recipe, code, None
 
 
 def _replay(
@@ -121,13 +126,22 @@ def _replay(
     try:
         result = replay(code.train, config, evidence, *part)
     except Unavailable as e:
-        return Finding(fault=Fault.OPENING_MISSING, severity="violation", segment=part, detail=str(e)[:300])
+        return _finding(Fault.OPENING_MISSING, part, str(e))
     except (Malformed, Refused) as e:
-        return Finding(fault=Fault.OPENING_MISMATCH, severity="violation", segment=part, detail=str(e)[:300])
-    except BrakelineError as e:
-        return Finding(fault=Fault.NOT_REPLAYED, severity="gap", segment=part, detail=str(e)[:300])
+        return _finding(Fault.OPENING_MISMATCH, part, str(e))
+    except Misuse as e:
+        return _finding(Fault.NOT_REPLAYED, part, str(e))
+    except (Exception, SystemExit) as e:  # the lab's code must not end the audit of it
+        return _finding(Fault.NOT_REPLAYED, part, f"train() failed in replay: {type(e).__name__}")
     write_atomic(kept, canonical(_keep(result)))
     return result
+
+
+def _finding(fault: Fault, part: Part, detail: str) -> Finding:
+    severity: Literal["violation", "gap"] = "gap" if fault is Fault.NOT_REPLAYED else "violation"
+    # The lab's code chooses the words of its errors; a lone surrogate among them could not be signed.
+    text = detail[:300].encode("utf-8", "backslashreplace").decode()
+    return Finding(fault=fault, severity=severity, segment=part, detail=text)
 
 
 def _keep(r: SegmentReplay) -> _Kept:
@@ -137,14 +151,15 @@ def _keep(r: SegmentReplay) -> _Kept:
         start_state=r.start_state.hex(),
         leaves=tuple(leaf.encode().hex() for leaf in r.leaves),
         environment=r.environment,
-        update_error=r.update_error,
-        rho=r.rho,
+        update_error=None if r.update_error is None else r.update_error.hex(),
+        rho=None if r.rho is None else r.rho.hex(),
     )
 
 
 def _restore(k: _Kept) -> SegmentReplay:
     leaves = tuple(decode_leaf(bytes.fromhex(x)) for x in k.leaves)
-    return SegmentReplay(k.start, k.end, unhex32(k.start_state), leaves, k.environment, k.update_error, k.rho)
+    error, rho = (None if text is None else float.fromhex(text) for text in (k.update_error, k.rho))
+    return SegmentReplay(k.start, k.end, unhex32(k.start_state), leaves, k.environment, error, rho)
 
 
 def transcript_bytes(leaves: Sequence[Leaf]) -> bytes:

@@ -20,6 +20,7 @@ from brakeline.core.bundle import Proven, verify_bundle
 from brakeline.core.errors import BrakelineError, Unavailable
 from brakeline.core.fold import Fold, RunRecord
 from brakeline.core.sampling import miss
+from brakeline.core.tile import ENTRIES, Tile
 from brakeline.core.transcript import segments
 from brakeline.core.treaty import parse_treaty
 from brakeline.core.units import show_flop
@@ -181,7 +182,7 @@ class Story:
         self._run("vote", "trip", "--reason", "I see it too", "--home", "alpha", show="vote trip   [alpha]")
         self._until(lambda: all(self.stage.stops(lab) for lab in LABS), "a run did not stop")
         self._until(lambda: observer.phase is Phase.PAUSED, "the stops are not in the log")
-        quorum = observer.seen[Phase.TRIPPED]
+        quorum = self._quorum_time(observer)
         stops = tuple(self._stop_time(observer, lab, quorum) for lab in LABS)
         table = Table("run", "stopped at step", "after the quorum", "steps after it", "FLOP after it")
         for s in stops:
@@ -194,6 +195,14 @@ class Story:
             )
         self.console.print(table)
         return quorum, stops
+
+    def _quorum_time(self, observer: Observer) -> float:
+        """When the deciding vote was published: by the log's own file of it, or by the observer; the earlier."""
+        index = next(i for i, state in observer.fold.history if state.phase is Phase.TRIPPED)
+        number, place = divmod(index, 256)
+        tiles = (self.stage.home("delta") / "log" / Tile(ENTRIES, number, w).path for w in range(place + 1, 257))
+        written = [path.stat().st_mtime for path in tiles if path.exists()]
+        return min([*written, observer.seen[Phase.TRIPPED]])
 
     def _stop_time(self, observer: Observer, lab: str, quorum: float) -> StopTime:
         stop = self.stage.stops(lab)[-1]
