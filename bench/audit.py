@@ -48,11 +48,11 @@ from world import World, key
 ROOT = Path(__file__).parents[1]
 LAB, INSPECTORS = "alpha", ("beta", "delta")
 SHARE, SEGMENT = 0.6, 4
-CHEAT_STEPS, HONEST_STEPS = 440, 120
+CHEAT_STEPS, HONEST_STEPS = 440, 96
 CONFIG = {"layers": 1, "width": 16, "heads": 2, "context": 16, "batch": 2, "corpus_bytes": 200_000}
 TREATY = {
     "scope_covered_above": '"1 MFLOP"',
-    "permit_allowance": '"120 MFLOP"',  # about 80 steps; a head comes every 32
+    "permit_allowance": '"110 MFLOP"',  # about 74 steps; a head comes every 32
     "lift_conditions": '["stopped"]',
     "audit_segment_steps": str(SEGMENT),
     "audit_head_every": "8",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from brakeline.core.encoding import canonical
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailable
 from brakeline.core.merkle import inclusion_proof, leaf_hash, reader
 from brakeline.core.proof import Proof
@@ -15,6 +16,7 @@ from brakeline.node.client import BUNDLE, Follower, LogClient, add_verified
 from brakeline.node.home import Home, load_key, new_key, save_key
 from brakeline.node.outbox import Outbox
 from brakeline.node.permits import LiveGate, boottime
+from brakeline.node.signer import Signer
 from world import DAY, PARTIES, World, key
 
 
@@ -261,6 +263,75 @@ def test_bundles_cover_every_range(monkeypatch: pytest.MonkeyPatch) -> None:
     for start, end in ((0, 1), (0, 256), (255, 257), (300, 700), (512, 512)):
         assert client.entries(start, end) == [b"%d" % i for i in range(start, end)]
     assert (2, 188) in asked
+
+
+# ---- the permit signer ----
+
+
+def signer(world: World, tmp_path: Path) -> Signer:
+    (tmp_path / "signer").mkdir(exist_ok=True)
+    follower = Follower(WorldLog(world), world.treaty)
+    follower.update()
+    return Signer(follower, key("alpha", "signer"), lambda: world.now, tmp_path / "signer" / "votes.jsonl")
+
+
+def hidden_vote(world: World, party: str, epoch: int = 0, motion: str = "trip") -> bytes:
+    return world.statement(party, "vote", {"motion": motion, "epoch": epoch, "reason": "x"})
+
+
+def test_a_log_that_hides_votes_cannot_hold_a_trip_back(tmp_path: Path) -> None:
+    """Treaty 4.7. Two votes that the log never shows stop the signing of permits; one does not."""
+    world = World()
+    world.bind()
+    run = world.opened("alpha")
+    mine = signer(world, tmp_path)
+    request = canonical(world.request(run))
+    assert open_envelope(mine.sign(request)).kind == "permit"
+    mine.hold(hidden_vote(world, "beta"))
+    mine.sign(request)
+    mine.hold(hidden_vote(world, "gamma"))
+    with pytest.raises(Refused) as e:
+        mine.sign(request)
+    assert e.value.reason is Reason.PAUSED
+    with pytest.raises(Refused, match="shown to me"):  # also after a restart
+        signer(world, tmp_path).sign(request)
+    world.now += 2 * DAY  # votes expire, hidden or not
+    world.stamp()
+    again = signer(world, tmp_path)
+    again.sign(canonical(world.request(run)))
+
+
+def test_a_hidden_vote_adds_to_those_in_the_log_and_counts_once(tmp_path: Path) -> None:
+    world = World()
+    world.bind()
+    run = world.opened("alpha")
+    (data,) = (hidden_vote(world, "beta"),)
+    world.append(data)
+    mine = signer(world, tmp_path)
+    mine.hold(data)  # the log has it already: nothing to hold
+    request = canonical(world.request(run))
+    mine.sign(request)
+    mine.hold(hidden_vote(world, "gamma"))
+    with pytest.raises(Refused, match="beta, gamma"):
+        mine.sign(request)
+
+
+def test_signers_hold_nothing_but_genuine_votes_to_trip(tmp_path: Path) -> None:
+    world = World()
+    world.bind()
+    mine = signer(world, tmp_path)
+    trip = {"motion": "trip", "epoch": 0, "reason": ""}
+    for data, reason in (
+        (hidden_vote(world, "alpha", motion="lift"), Reason.FOREIGN),
+        (world.statement("alpha", "assent", {"text": world.treaty.digest}), Reason.FOREIGN),
+        (world.statement("alpha", "vote", trip, by=key("beta")), Reason.FORGED),
+        (world.statement("alpha", "vote", trip, treaty="0" * 64), Reason.FOREIGN),
+    ):
+        with pytest.raises(Refused) as e:
+            mine.hold(data)
+        assert e.value.reason is reason
+    with pytest.raises(Malformed):
+        mine.hold(b"{}")
 
 
 # ---- the live gate ----

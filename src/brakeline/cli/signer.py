@@ -30,6 +30,7 @@ def command(home: Path, host: str | None, port: int | None) -> None:
     serve(
         follower,
         party.key("signer"),
+        home / "signer" / "votes.jsonl",
         host=host,
         port=port,
         on_trouble=lambda e: click.echo(f"waiting: {e}", err=True),

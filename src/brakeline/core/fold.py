@@ -135,6 +135,7 @@ class Fold:
         self.forks: list[bytes] = []
         self._seen: dict[tuple[str, int], bytes] = {}
         self._newest: dict[tuple[str, str], int] = {}
+        self._lapse = 0  # when every permit of before the last trip has lapsed, POSIX s
         self._open_findings: list[tuple[int, str]] = []  # index, cause
         self._answered = -1  # readings and findings up to this index do not trip the brake again
 
@@ -282,6 +283,10 @@ class Fold:
             raise Refused(Reason.REPLAYED, f"{s.issuer} has logged a newer {subject} than number {s.seq}")
         self._newest[(s.issuer, subject)] = s.seq
 
+    def seen(self, issuer: str, seq: int) -> bool:
+        """Whether the log holds a statement of that number."""
+        return (issuer, seq) in self._seen
+
     @property
     def equivocators(self) -> frozenset[str]:
         return frozenset(e.issuer for e in self.equivocations)
@@ -362,6 +367,10 @@ class Fold:
             # A run never un-commits: what was logged once stays its past (attacks A-05, A-06).
             if h.steps < last.steps or (h.steps == last.steps and (h.root, h.state) != (last.root, last.state)):
                 raise Refused(Reason.EQUIVOCATION, f"head at step {h.steps} contradicts the one at step {last.steps}")
+        # Treaty 4.5: what has stopped stays stopped, so that nobody holds up a lift by starting again and again.
+        late = h.status == "opened" or (h.status == "running" and self.brake.phase is not Phase.TRIPPED)
+        if late and self.brake.phase is not Phase.CLEAR and self.concerned(run):
+            raise Refused(Reason.PAUSED, f"no run goes on while the brake is {self.brake.phase} (Treaty 4.5)")
         run.heads.append(LoggedHead(index, leaf, self.clock, self.brake.epoch, h))
 
     # ---- audits ----
@@ -482,7 +491,9 @@ class Fold:
         """Lift conditions that do not hold, in words. Treaty 8.2."""
         found: list[str] = []
         if "stopped" in self.treaty.lift_conditions:
-            found += [f"{r.declaration.name} has not stopped" for r in self.covered_runs() if not r.stopped]
+            # Who never logs a stop must not block a lift: once its last permit has lapsed, it counts as stopped.
+            running = (r for r in self.covered_runs() if not r.stopped and self.clock < self._lapse)
+            found += [f"{r.declaration.name} has not stopped" for r in running]
         if "audited" in self.treaty.lift_conditions:
             unaudited = [r.declaration.name for r in self.covered_runs() if not self.audited(r)]
             found += [f"{name} is not audited at its last head" for name in unaudited]
@@ -525,9 +536,7 @@ class Fold:
                 if cause := self._trip_cause():
                     return Event.TRIP, cause
             case Phase.TRIPPED:
-                # Treaty 4.5: a signer may have granted a last permit on a view that was not yet stale.
-                lapsed = self.brake.since + self.treaty.stale_after + self.treaty.permit_lifetime
-                if self.clock >= lapsed or all(r.stopped for r in self.covered_runs()):
+                if self.clock >= self._lapse or all(r.stopped for r in self.covered_runs()):
                     return Event.STOPPED, ""
             case Phase.PAUSED:
                 if len(self.voters("lift")) >= self.treaty.lift and not self.unmet():  # Treaty 8.1, 8.2
@@ -547,6 +556,9 @@ class Fold:
             self.history.append((index, self.brake))
             if event[0] in (Event.LIFT, Event.RELEASED):
                 self._answered = index
+            if event[0] is Event.TRIP:
+                # Treaty 4.5: a signer may have granted a last permit on a view that was not yet stale.
+                self._lapse = self.clock + self.treaty.stale_after + self.treaty.permit_lifetime
             if event[0] in (Event.TRIP, Event.RELEASED):
                 # A trip answers the votes for it, a release all that was said before it: none counts twice.
                 self.votes = {"trip": {}, "lift": {}}

@@ -75,6 +75,8 @@ def rules(t: Treaty) -> dict[str, str]:
         "4.5": "When tripped, every covered run stops at its next optimizer step with a checkpoint. The brake counts "
         "as paused when all have logged the stop, or when every permit must have lapsed.",
         "4.6": "The brake dominates: while it is on, no permit is given and none counts.",
+        "4.7": "A permit signer heeds a vote to trip as soon as it holds it, whether or not the log shows it: who "
+        "keeps the log cannot hold a trip back.",
         "5.1": "No covered run takes an optimizer step without a permit in force.",
         "5.2": f"A permit needs the signatures of {t.permit} of {signers} permit signers, each on its own view of the "
         "log.",

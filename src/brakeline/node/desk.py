@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import httpx
+
 from brakeline.core.brake import Phase
 from brakeline.core.errors import BrakelineError, Reason, Refused, Unavailable
 from brakeline.core.fold import Fold, RunRecord
@@ -40,6 +42,19 @@ class Desk:
     def log(self, kind: str, body: object) -> Sent:
         """Sign a statement and bring it to the log."""
         return self.outbox.send(self.add, kind, body)
+
+    def show_signers(self, envelope: bytes) -> int:
+        """Show a vote to trip to every permit signer, so that nobody who keeps the log can hide it. Treaty 4.7.
+
+        Returns how many hold it now.
+        """
+        held = 0
+        for party in self.treaty.with_role("permit-signer"):
+            try:
+                held += httpx.post(f"{party.signer_url.rstrip('/')}/vote", content=envelope, timeout=3.0).is_success
+            except httpx.HTTPError as e:
+                self.say(f"{party.name}'s permit signer is out of reach: {e}")
+        return held
 
     def catch_up(self) -> None:
         """Send what is pending, then read what is new."""

@@ -184,7 +184,7 @@ class Story:
         self._until(lambda: observer.phase is Phase.PAUSED, "the stops are not in the log")
         quorum = self._quorum_time(observer)
         stops = tuple(self._stop_time(observer, lab, quorum) for lab in LABS)
-        table = Table("run", "stopped at step", "after the quorum", "steps after it", "FLOP after it")
+        table = Table("run", "at step", "after the quorum", "steps after", "FLOP after")
         for s in stops:
             table.add_row(
                 f"{s.lab}/{s.run}",
@@ -225,11 +225,11 @@ class Story:
         commands = [self._audit(inspector, lab) for inspector, lab in pairs]
         texts = self._wait("auditing", lambda: self.stage.call_all(commands, ok=(0, 1)))
         for (inspector, _), text in zip(pairs, texts, strict=True):
-            self.console.print(f"  {inspector}: {text.splitlines()[0]}")
-        self.console.print("  a finding is upheld when a second inspector finds the same on the same segment:")
+            self.console.print(f"  {inspector}: {text.splitlines()[0]}", soft_wrap=True)
+        self.console.print("  a violation is upheld when a second inspector replays the segment and finds it too:")
         commands = [(*self._audit(inspector, "gamma"), "--confirm") for inspector in ("beta", "delta")]
         for text in self._wait("confirming", lambda: self._in_turn(commands)):
-            self.console.print(f"  {text.splitlines()[0]}")
+            self.console.print(f"  {text.splitlines()[0]}", soft_wrap=True)
         self._until(lambda: bool((r := observer.run("gamma")) and r.barred), "the cheat was not caught")
         self._audit_table(observer)
 
@@ -243,7 +243,7 @@ class Story:
 
     def _audit_table(self, observer: Observer) -> None:
         treaty = observer.fold.treaty
-        table = Table("run", "segments", "replayed", "of its compute", "verdict", "such a cheat is caught with")
+        table = Table("run", "segments", "replayed", "compute", "verdict", "60 % cheat caught")
         spent = trained = 0
         for lab in LABS:
             run = observer.run(lab)
@@ -255,7 +255,7 @@ class Story:
             spent, trained = spent + flop, trained + int(run.last.flop)
             chance = 1 - float(miss(count, int(count * 0.6), len(covered)))
             share = f"{flop / int(run.last.flop):.1%}"
-            verdict = f"barred: {run.barred}" if run.barred else "pass"
+            verdict = "barred" if run.barred else "pass"
             table.add_row(f"{lab}/{RUNS[lab]}", str(count), str(len(covered)), share, verdict, f"p = {chance:.6f}")
         self.console.print(table)
         self.console.print(f"  all audits together cost {spent / trained:.1%} of the training compute")
@@ -299,7 +299,7 @@ class Story:
         data[len(data) // 2] ^= 1
         (folder / "flipped.bundle").write_bytes(data)
         answer = _failure(self.stage, "verify", "flipped.bundle")
-        self.console.print(f"  one flipped bit: [italic]{answer}[/]")
+        self.console.print(f"  one flipped bit: [italic]{answer}[/]", soft_wrap=True)
         (folder / "flipped.bundle").unlink()
         proven = verify_bundle((folder / "demo.bundle").read_bytes())
         write_report(folder / "report.html", proven, ReportTimes(stops[0], stops[1], equal))
