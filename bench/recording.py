@@ -1,6 +1,6 @@
 """What recording costs: the same training loop without, with, and with checkpoints, block by block in turn.
 
-    OMP_NUM_THREADS=1 python bench/recording.py [--rounds N] [--steps N]
+    OMP_NUM_THREADS=1 python bench/recording.py [--rounds N] [--steps N] [--model NAME]
 
 Prints, for each model, the median over rounds of (time of a recorded block / time of the plain block beside it), in
 wall-clock and in CPU time (a second thread hashes, so the first flatters on an idle machine), and bytes per step.
@@ -23,7 +23,8 @@ from brakeline.core.transcript import LEAF_BYTES
 from brakeline.training.digest import seed_generators
 from brakeline.training.recorder import Recorder, checkpoint_path, checkpoint_steps
 
-MODELS = {"default": {}, "wide": {"width": 132}}
+# The cost of a step's record grows with the parameters (12 bytes each to hash, with AdamW) and not with the batch.
+MODELS = {"default": {}, "wide": {"width": 132}, "batch": {"batch": 32}}
 SEGMENT = 30
 
 
@@ -70,16 +71,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--steps", type=int, default=SEGMENT, help="steps a block")
+    parser.add_argument("--model", choices=MODELS, action="append", help="one of the models; all without it")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for name, config in MODELS.items():
+    for name in options.model or MODELS:
+        config = MODELS[name]
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(config, Path(folder))
             bench.block("plain", 5)
             times = [{way: bench.block(way, options.steps) for way in bench.recorders} for _ in range(options.rounds)]
             step = median(t["plain"][0] for t in times) / options.steps
             parameters = sum(p.numel() for p in bench.model.parameters())
-            print(f"{name}: {parameters:,} parameters, {step * 1e3:.1f} ms a step without recording")
+            tokens = bench.config["batch"] * bench.config["context"]
+            print(
+                f"{name}: {parameters:,} parameters, {tokens:,} tokens and {step * 1e3:.1f} ms a step without recording"
+            )
             for way in ("leaves", "checkpoints"):
                 wall, cpu = (median(t[way][i] / t["plain"][i] for t in times) - 1 for i in (0, 1))
                 print(f"  with {way:12} wall {wall:+7.2%}   CPU {cpu:+7.2%}")

@@ -4,6 +4,7 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from brakeline.core.encoding import canonical
@@ -11,6 +12,7 @@ from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailabl
 from brakeline.core.merkle import inclusion_proof, leaf_hash, reader
 from brakeline.core.proof import Proof
 from brakeline.core.statement import open_envelope
+from brakeline.core.tile import encode_bundle
 from brakeline.node import permits
 from brakeline.node.client import BUNDLE, Follower, LogClient, add_verified
 from brakeline.node.home import Home, load_key, new_key, save_key
@@ -263,6 +265,20 @@ def test_bundles_cover_every_range(monkeypatch: pytest.MonkeyPatch) -> None:
     for start, end in ((0, 1), (0, 256), (255, 257), (300, 700), (512, 512)):
         assert client.entries(start, end) == [b"%d" % i for i in range(start, end)]
     assert (2, 188) in asked
+
+
+def test_a_partial_tile_that_is_gone_is_read_from_the_full_one() -> None:
+    full = [b"%d" % i for i in range(BUNDLE)]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        there = request.url.path == "/tile/entries/000"
+        return httpx.Response(200, content=encode_bundle(full)) if there else httpx.Response(404)
+
+    client = LogClient("http://127.0.0.1:9")
+    client._http = httpx.Client(base_url="http://127.0.0.1:9", transport=httpx.MockTransport(answer))
+    assert client.entries(3, 10) == full[3:10]
+    with pytest.raises(Malformed):
+        client.entries(256, 300)
 
 
 # ---- the permit signer ----
