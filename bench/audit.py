@@ -6,8 +6,8 @@ Every run has a world of its own: a log in memory with real statements, stamps a
 recorder and the inspectors are the real ones, the model is small. Exit status 1 when a target is missed.
 
 Cheats: examples/cheat.py feeds secret text on 60 % of the segments. Two inspectors audit the last head; then each
-confirms one segment that only the other accused. Caught means adjudicated, and so barred. The demo's cheat is on the
-first segment, which is always replayed; so the table also counts what the seeded draw alone would have caught.
+confirms one segment that only the other accused. Caught means adjudicated, and so barred. The cheat is on the first
+and the last segment, which are always replayed; so `drawn` says whether the seeded draw alone would have caught it.
 
 Honest: runs straight through, runs whose recorder dies without a word and goes on (every other one with a torn last
 leaf), runs stopped by the brake and reopened in the next epoch, audited at the stop and at the end, and runs that an

@@ -10,6 +10,7 @@ that a busy machine slows both: an empty method call, or the Ed25519 verificatio
 import argparse
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -93,9 +94,9 @@ def following(world: World) -> Follower:
 
 
 @contextmanager
-def serving(world: World, party: str) -> Iterator[str]:
+def serving(world: World, party: str, folder: Path) -> Iterator[str]:
     """A permit signer on loopback; yields its address."""
-    signer = Signer(following(world), key(party, "signer"), lambda: world.now)
+    signer = Signer(following(world), key(party, "signer"), lambda: world.now, folder / f"{party}-votes")
     server = uvicorn.Server(uvicorn.Config(app(signer), log_level="error", access_log=False))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
@@ -114,7 +115,8 @@ def bench_live(world: World, run: RunRecord, calls: int) -> bytes:
     """Time `may_step` while the gate holds a permit; returns the permit."""
     permits: list[bytes] = []
     with ExitStack() as stack:
-        urls = {party: stack.enter_context(serving(world, party)) for party in LABS}
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-gate-")))
+        urls = {party: stack.enter_context(serving(world, party, folder)) for party in LABS}
         parties = {n: replace(p, signer_url=urls.get(n, "")) for n, p in world.treaty.parties.items()}
         follower = following(world)
         follower.treaty = replace(world.treaty, parties=parties)

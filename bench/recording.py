@@ -83,9 +83,7 @@ def main() -> None:
             step = median(t["plain"][0] for t in times) / options.steps
             parameters = sum(p.numel() for p in bench.model.parameters())
             tokens = bench.config["batch"] * bench.config["context"]
-            print(
-                f"{name}: {parameters:,} parameters, {tokens:,} tokens and {step * 1e3:.1f} ms a step without recording"
-            )
+            print(f"{name}: {parameters:,} parameters, {tokens:,} tokens a step, {step * 1e3:.1f} ms without recording")
             for way in ("leaves", "checkpoints"):
                 wall, cpu = (median(t[way][i] / t["plain"][i] for t in times) - 1 for i in (0, 1))
                 print(f"  with {way:12} wall {wall:+7.2%}   CPU {cpu:+7.2%}")

@@ -841,9 +841,11 @@ def test_a_trip_ends_when_every_permit_must_have_lapsed() -> None:
     lapse = world.treaty.stale_after + world.treaty.permit_lifetime
     world.stamp(lapse - 1)
     assert world.phase is Phase.TRIPPED
+    assert world.fold.unmet() == ("run has not stopped",)
     world.stamp(1)
     assert world.phase is Phase.PAUSED
-    assert world.fold.unmet() == ("run has not stopped",)
+    # Who never logs a stop cannot block the lift.
+    assert world.fold.unmet() == ()
     world.check()
 
 
@@ -968,21 +970,59 @@ def test_each_condition_holds_the_brake() -> None:
 
 def test_a_condition_that_fails_again_withholds_the_lift() -> None:
     # Treaty 8.3
-    world = bound(lift_delay='"60 s"')
-    run = world.finished("alpha")
+    world = bound(lift_delay='"60 s"', audit_p_catch='"10 %"')
+    run = world.finished("alpha", steps=30)
     world.trip()
     for inspector in ("beta", "gamma"):
         world.audit(inspector, run)
     lift(world)
     assert world.phase is Phase.LIFTING
-    world.head(run, "opened")
+    replayed = {part for _, _, a in run.audits for part in a.segments}
+    unseen = next((i, i + 3) for i in range(0, 30, 3) if (i, i + 3) not in replayed)
+    world.audit("delta", run, violation(segment=unseen))
     assert (world.phase, world.fold.brake.epoch) == (Phase.PAUSED, 1)
-    world.head(run, "stopped")
+    assert world.fold.unmet() == ("run is not audited at its last head",)
     for inspector in ("beta", "gamma"):
         assert world.phase is Phase.PAUSED
-        world.stamp()
-        world.audit(inspector, run)
+        world.audit(inspector, run, verdict="partial", segments=(unseen,))
     assert world.phase is Phase.LIFTING
+    world.stamp(60)
+    assert world.phase is Phase.CLEAR
+    world.check()
+
+
+def test_what_has_stopped_stays_stopped_while_the_brake_is_on() -> None:
+    # Treaty 4.5: else one lab could hold up every lift by opening its run again.
+    world = bound(lift_delay='"60 s"')
+    run, other = world.finished("alpha"), world.opened("beta")
+    world.trip()
+    assert world.phase is Phase.TRIPPED
+    assert world.head(run, "opened").reason is Reason.PAUSED
+    world.train(other, 2)
+    assert world.head(other, "running").reason is None  # the news takes time
+    assert world.head(other, "opened").reason is Reason.PAUSED
+    assert world.head(other, "stopped").reason is None
+    world.stamp()
+    for inspector, its in (("beta", run), ("gamma", run), ("alpha", other), ("gamma", other)):
+        world.audit(inspector, its)
+    for phase in (Phase.PAUSED, Phase.LIFTING):
+        assert world.phase is phase
+        assert world.head(run, "opened").reason is Reason.PAUSED
+        lift(world)
+    world.stamp(60)
+    assert world.phase is Phase.CLEAR
+    assert world.head(run, "opened").reason is None
+    world.check()
+
+
+def test_the_brake_does_not_concern_a_run_that_is_not_covered() -> None:
+    world = bound()
+    small = world.opened("alpha", steps=10)
+    world.trip()
+    assert world.phase is Phase.PAUSED
+    world.train(small, 5)
+    assert world.head(small, "running").reason is None
+    assert world.head(small, "opened").reason is None
     world.check()
 
 

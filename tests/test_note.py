@@ -34,7 +34,7 @@ LINES = st.builds(SignatureLine, NAMES, st.binary(min_size=4, max_size=4), st.bi
 NOTES = st.builds(Note, TEXTS, st.lists(LINES, min_size=1, max_size=4).map(tuple))
 
 
-@load("note", 54)
+@load("note", 56)
 def test_note_vectors(v: Vector) -> None:
     data = v.bytes("note")
     keys = [parse_vkey(text) for text in v.input["keys"]]
@@ -46,7 +46,7 @@ def test_note_vectors(v: Vector) -> None:
         assert note.text.decode() == v.output["text"]
 
 
-@load("vkey", 24)
+@load("vkey", 25)
 def test_vkey_vectors(v: Vector) -> None:
     with v.expected():
         key = parse_vkey(v.input["vkey"])
@@ -127,8 +127,11 @@ def test_sizes_are_capped() -> None:
     assert len(parse_note(Note(b"\n", lines).encode()).lines) == MAX_LINES
     with pytest.raises(Malformed):
         Note(b"\n", lines).with_lines(line)
+    longest = Note(b"\n", (line,)).encode()
+    longest = b"x" * (MAX_BYTES - len(longest)) + longest
+    assert parse_note(longest).encode() == longest
     with pytest.raises(Malformed):
-        parse_note(b"x" * MAX_BYTES + Note(b"\n", (line,)).encode())
+        parse_note(b"x" + longest)
 
 
 @pytest.mark.parametrize("text", [b"", b"no newline", b"tab\t\n", b"\xff\n", b"\x00\n", b"\r\n"])

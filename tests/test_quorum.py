@@ -140,7 +140,15 @@ def test_group_lines_of_one_name_and_of_nobody() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"\n", b"quorum vega\n", b"quorum orion", b"quorum orion!", b"witness vega x\nquorum orion\n", b"log x\nquorum orion\n"],
+    [
+        b"",
+        b"\n",
+        b"quorum vega\n",
+        b"quorum orion",
+        b"quorum orion!",
+        b"witness vega x\nquorum orion\n",
+        b"log x\nquorum orion\n",
+    ],
 )
 def test_group_lines_hold_nothing_else(text: bytes) -> None:
     with pytest.raises(Malformed):
@@ -355,6 +363,19 @@ def test_the_log_must_sign() -> None:
     foreign = sign_note(Checkpoint("other.example", 1, bytes(32)).text, "log.example", LOG)
     with refused(Reason.FOREIGN):
         verify_cosigned(foreign.encode(), POLICY)
+
+
+def test_nobody_signs_for_the_log() -> None:
+    # Neither another log of the policy nor a witness that bears the log's name.
+    other = VerifierKey("other.example", ED25519, PrivateKey(b"o" * 32).public)
+    double = VerifierKey("log.example", COSIGNATURE, PrivateKey(b"d" * 32).public)
+    policy = Policy((*POLICY.logs, (other, None)), {**POLICY.witnesses, "double": (double, None)}, POLICY.quorum)
+    lines = signed(*((name, 1) for name in NAMES)).lines[1:]
+    by_other = sign_note(TEXT, "other.example", PrivateKey(b"o" * 32)).lines[0]
+    by_double = cosign(TEXT, "log.example", PrivateKey(b"d" * 32), 1)
+    for line in (by_other, by_double):
+        with refused(Reason.MISSING):
+            verify_cosigned(Note(TEXT, (line, *lines)).encode(), policy)
 
 
 def test_a_note_that_is_no_checkpoint_is_malformed() -> None:

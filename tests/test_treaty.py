@@ -13,6 +13,7 @@ from brakeline.core.legal import ARTICLES, PEOPLE, render, rules
 from brakeline.core.note import COSIGNATURE, ED25519, VerifierKey
 from brakeline.core.quorum import Gate
 from brakeline.core.treaty import draft_roles, missing_keys, parse_treaty
+from vector import Vector, load
 from world import DAY, EXAMPLE, PARTIES, STEP_FLOP, World, edited, enrolled, key, log_key, treaty, treaty_text
 
 TEXT = treaty_text()
@@ -43,6 +44,18 @@ def check(text: str, line: int, *words: str) -> None:
 
 
 # --- what is read
+
+
+@load("treaty", 18)
+def test_treaty_vectors(v: Vector) -> None:
+    with v.expected():
+        t = parse_treaty(v.bytes("text"))
+        assert v.output == {
+            "digest": t.digest,
+            "parties": list(t.parties),
+            "permit_allowance": str(t.permit_allowance),
+            "lift_delay": t.lift_delay,
+        }
 
 
 def test_the_example_parses_once_the_parties_have_entered_their_keys() -> None:

@@ -134,9 +134,10 @@ def verify_bundle(data: bytes, *, treaty_digest: str | None = None) -> Proven:
     if len(cosigned.note.lines) != 1 + len(cosigned.witnesses):
         # C2SP signed-note ignores unknown lines; here an ignored line would be a byte that may change unnoticed.
         raise Refused(Reason.TAMPERED, "the checkpoint carries a signature line that the treaty does not know")
-    fold = replay_log(treaty, list(bundle.entries))  # 3, 4
-    if (fold.size, fold.roots[-1]) != (cosigned.checkpoint.size, cosigned.checkpoint.root):
+    tree = Frontier(0, ()).extend(leaf_hash(entry) for entry in bundle.entries)  # 3
+    if (tree.size, tree.root()) != (cosigned.checkpoint.size, cosigned.checkpoint.root):
         raise Refused(Reason.TAMPERED, "the entries are not those the checkpoint commits to")
+    fold = replay_log(treaty, list(bundle.entries))  # 4
     if fold.forks:
         raise Refused(Reason.EQUIVOCATION, "the log showed two histories; the bundle holds the proof")
     return Proven(treaty, cosigned, fold, {run: _transcript(fold, run, x) for run, x in bundle.transcripts.items()})
