@@ -135,6 +135,7 @@ class Fold:
         self.forks: list[bytes] = []
         self._seen: dict[tuple[str, int], bytes] = {}
         self._newest: dict[tuple[str, str], int] = {}
+        self._activation: tuple[tuple[tuple[str, int], ...], Activation] = ((), activate({}))
         self._lapse = 0  # when every permit of before the last trip has lapsed, POSIX s
         self._open_findings: list[tuple[int, str]] = []  # index, cause
         self._answered = -1  # readings and findings up to this index do not trip the brake again
@@ -296,16 +297,17 @@ class Fold:
     def bound(self) -> Activation:
         """The parties in force at the log's own time. Treaty 2.1-2.5."""
         now = self.clock
-        if now < self.treaty.effective:  # Treaty 2.3
-            return Activation(frozenset(), {}, ())
-        parties = frozenset(self.treaty.parties)
-        return activate(
-            {
-                issuer: pledge.gate(parties)
-                for issuer, (s, pledge) in self.pledges.items()
-                if issuer in self.assents and now < s.expires and now < self.withdrawals.get(issuer, now + 1)
-            }
+        standing = tuple(
+            (issuer, s.seq)
+            for issuer, (s, _) in self.pledges.items()
+            if issuer in self.assents and now < s.expires and now < self.withdrawals.get(issuer, now + 1)
+            if now >= self.treaty.effective  # Treaty 2.3
         )
+        if self._activation[0] != standing:  # asked at every entry, and rarely another answer
+            parties = frozenset(self.treaty.parties)
+            conditions = {issuer: self.pledges[issuer][1].gate(parties) for issuer, _ in standing}
+            self._activation = standing, activate(conditions)
+        return self._activation[1]
 
     # ---- runs ----
 
@@ -316,6 +318,8 @@ class Fold:
         unknown = [p for p in d.parents if p not in self.runs]
         if unknown:
             raise Refused(Reason.UNDECLARED, f"parent {unknown[0][:16]}… is not a declared run (Treaty 3.4)")
+        if d.segment_steps != self.treaty.segment_steps:  # the treaty fixes what an inspector replays (attack A-16)
+            raise Refused(Reason.PROHIBITED, f"segments have {self.treaty.segment_steps} steps (Treaty 7.2)")
         # Treaty 3.4: compute follows the weights, so splitting a run hides nothing.
         lineage = d.total_flop + sum(self.runs[p].declaration.total_flop for p in self._ancestors(d.parents))
         exempt = d.purpose in self.treaty.exempt  # Treaty 3.2

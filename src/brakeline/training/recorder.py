@@ -133,8 +133,11 @@ class Recorder:
         return self._step
 
     def step(self, *, loss: torch.Tensor | float, batch: Tree) -> None:
-        """Record the step just made. Tensors of the model and the optimizer must not be written to before the
-        optimizer's next step; call `settle()` first where something else has to."""
+        """Record the step just made; `loss` is what this step computed, since a replay must find it again.
+
+        Tensors of the model and the optimizer must not be written to before the
+        optimizer's next step; call `settle()` first where something else has to.
+        """
         self.settle()
         if self._file < 0:
             raise Misuse("open() the recorder before its first step, and not after stop()")

@@ -24,7 +24,7 @@ from brakeline.core.tile import ENTRIES, Tile
 from brakeline.core.transcript import segments
 from brakeline.core.treaty import parse_treaty
 from brakeline.core.units import show_flop
-from brakeline.node.client import Follower, LogClient
+from brakeline.node.client import BUNDLE, Follower, LogClient
 
 _STEPS: Final = 1500
 _KILL_AT: Final = 120
@@ -199,10 +199,7 @@ class Story:
     def _quorum_time(self, observer: Observer) -> float:
         """When the deciding vote was published: by the log's own file of it, or by the observer; the earlier."""
         index = next(i for i, state in observer.fold.history if state.phase is Phase.TRIPPED)
-        number, place = divmod(index, 256)
-        tiles = (self.stage.home("delta") / "log" / Tile(ENTRIES, number, w).path for w in range(place + 1, 257))
-        written = [path.stat().st_mtime for path in tiles if path.exists()]
-        return min([*written, observer.seen[Phase.TRIPPED]])
+        return min(published_at(self.stage, index) or time.time(), observer.seen[Phase.TRIPPED])
 
     def _stop_time(self, observer: Observer, lab: str, quorum: float) -> StopTime:
         stop = self.stage.stops(lab)[-1]
@@ -350,6 +347,13 @@ class Story:
             if time.monotonic() > deadline:
                 raise Unavailable(f"{failure} within {_PATIENCE:.0f} s", hint=f"see the logs in {self.stage.folder}")
             time.sleep(0.1)
+
+
+def published_at(stage: Stage, index: int) -> float | None:
+    """When the log wrote the first file that holds entry `index`; None when it has folded that file into a full one."""
+    number, place = divmod(index, BUNDLE)
+    tiles = (stage.home("delta") / "log" / Tile(ENTRIES, number, w).path for w in range(place + 1, BUNDLE))
+    return min((path.stat().st_mtime for path in tiles if path.exists()), default=None)
 
 
 def _shadow(stage: Stage, seed: bytes) -> tuple[str, ...]:
