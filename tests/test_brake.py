@@ -312,7 +312,7 @@ def test_one_party_never_trips_the_brake(who: str, votes: list[str]) -> None:
     # Treaty 1.3, 4.1: with f = 1, whatever one party says, in any order and as often as it likes.
     world = World()
     world.bind()
-    run = world.finished("alpha" if who != "alpha" else "beta")
+    run = world.finished("alpha" if who != "alpha" else "beta", steps=3)
     for what in votes:
         if what == "vote":
             world.vote("trip", who)

@@ -73,6 +73,9 @@ def test_each_way_not_to_count() -> None:
     with refused(Reason.DUPLICATE):
         world.fold.authenticate(good)
     assert world.append(good).reason is Reason.DUPLICATE
+    assert (world.fold.outcomes[-1].kind, world.fold.outcomes[-1].issuer) == ("vote", "alpha")
+    assert world.fold.seen("alpha", 2)
+    assert not world.fold.seen("alpha", 3)
     # Another party's key, and one key under two names.
     assert world.append(world.statement("alpha", "vote", vote, by=key("beta"), seq=57)).reason is Reason.FORGED
     for name in ("beta", "gamma"):
@@ -561,7 +564,16 @@ def test_heads_never_contradict_each_other() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"steps": 31}, {"steps": -1}, {"flop": "1"}, {"flop": "06"}, {"root": "x"}, {"state": ""}, {"status": "paused"}],
+    [
+        {"steps": 31, "flop": str(31 * STEP_FLOP)},
+        {"steps": 31},
+        {"steps": -1},
+        {"flop": "1"},
+        {"flop": "06"},
+        {"root": "x"},
+        {"state": ""},
+        {"status": "paused"},
+    ],
 )
 def test_a_head_that_is_none(changes: dict[str, object]) -> None:
     world = bound()
@@ -664,6 +676,7 @@ def test_an_audit_that_does_not_count() -> None:
         ("beta", {"verdict": "pass", "findings": (violation(),)}, Reason.FORGED),
         ("beta", {"findings": (violation(segment=(1, 2)),), "verdict": "fail"}, Reason.FORGED),
         ("beta", {"findings": (violation(segment=(0, 4)),), "verdict": "fail"}, Reason.FORGED),
+        ("beta", {"findings": (violation(segment=(1, 4)),), "verdict": "fail"}, Reason.FORGED),
         ("beta", {"findings": (violation(segment=(-3, 0)),), "verdict": "fail"}, Reason.FORGED),
         ("beta", {"findings": (violation(Fault.STEP_ORDER, (5, 13)),), "verdict": "fail"}, Reason.FORGED),
     ]
@@ -1072,6 +1085,18 @@ def test_a_finding_upheld_during_the_pause_does_not_trip_at_the_lift() -> None:
     assert (world.phase, bool(run.barred)) == (Phase.PAUSED, True)
     lift(world)
     assert (world.phase, world.fold.brake.epoch) == (Phase.LIFTING, 1)
+    world.check()
+
+
+def test_a_finding_trips_once() -> None:
+    world, run = audited_world()
+    for inspector in ("beta", "gamma"):
+        world.audit(inspector, run, violation())
+    lift(world)
+    world.stamp(2)
+    assert world.phase is Phase.CLEAR
+    world.audit("delta", run, violation())
+    assert (world.phase, world.fold.brake.epoch) == (Phase.CLEAR, 1)
     world.check()
 
 

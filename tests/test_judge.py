@@ -321,6 +321,17 @@ def test_any_leaf_that_was_not_committed(step: int, field: str) -> None:
 TRAINED = trained()
 
 
+def test_a_head_that_names_another_state() -> None:
+    # The root is right, the state is not: the last leaf decides.
+    world = World()
+    world.bind()
+    run = world.opened("alpha")
+    world.train(run, 3, world.permit(run))
+    assert world.head(run, "stopped", state=OTHER).reason is None
+    world.stamp()
+    assert faults(world.judged(run)) == violation(Fault.TRANSCRIPT_MISMATCH, 0, 0)
+
+
 def test_another_recipe_or_data_set() -> None:
     # Attacks
     world, run = trained()

@@ -213,6 +213,58 @@ def test_a_grown_fork_is_caught_too(tmp_path: Path) -> None:
     assert e.value.reason is Reason.EQUIVOCATION
 
 
+def test_threads_share_a_follower() -> None:
+    """Nothing is folded twice, and a slower answer is no rollback."""
+    world = grown()
+    follower = Follower(WorldLog(world), world.treaty)
+    follower.update()
+    troubles: list[BaseException] = []
+    stop = threading.Event()
+
+    def follow() -> None:
+        while not stop.is_set():
+            try:
+                follower.update()
+            except BaseException as e:
+                troubles.append(e)
+
+    threads = [threading.Thread(target=follow) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for _ in range(30):
+        world.stamp()
+    stop.set()
+    for t in threads:
+        t.join()
+    follower.update()
+    assert troubles == []
+    assert list(follower.entries) == world.entries
+    assert follower.fold.roots == world.fold.roots
+
+
+def test_a_slow_answer_is_no_rollback_and_must_still_fit() -> None:
+    world = grown()
+    log = WorldLog(world)
+    follower = Follower(log, world.treaty)
+    old = world.checkpoint()
+    real = log.checkpoint
+
+    def slow(*, after: int = -1, wait: int = 0) -> bytes:
+        log.checkpoint = real  # type: ignore[method-assign]
+        world.stamp()
+        follower.update()
+        return note
+
+    note, follower = old, Follower(log, world.treaty)
+    log.checkpoint = slow  # type: ignore[method-assign]
+    assert not follower.update()
+    note, follower = world.checkpoint(3, root=bytes(32)), Follower(log, world.treaty)
+    log.checkpoint = slow  # type: ignore[method-assign]
+    with pytest.raises(Refused) as e:
+        follower.update()
+    assert e.value.reason is Reason.EQUIVOCATION
+
+
 def test_a_log_rolled_back_is_refused_also_after_a_restart(tmp_path: Path) -> None:
     world = grown()
     log = WorldLog(world)

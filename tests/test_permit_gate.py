@@ -95,6 +95,12 @@ def test_a_signer_without_a_fresh_view_signs_nothing() -> None:
     permit = world.request(run)
     with refused(Reason.STALE):
         world.grant(permit, now=world.now + world.treaty.stale_after + 1)
+    world.grant(changed(permit, issued=world.now + 30, expires=world.now + 40))
+    late = changed(permit, issued=world.now + 31, expires=world.now + 41)
+    with refused(Reason.NOT_YET_VALID):  # issued at no time that the signer's view has reached
+        world.grant(late, now=world.now + world.treaty.stale_after)
+    with refused(Reason.NOT_YET_VALID):  # nor its clock
+        world.grant(late, view_time=world.now + 5)
 
 
 def test_a_log_that_records_no_time_gets_no_permits() -> None:

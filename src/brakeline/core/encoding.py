@@ -28,12 +28,24 @@ def canonical(value: object) -> bytes:
     """RFC 8785 canonical JSON of `value`.
 
     Raises:
-        Malformed: an integer beyond 2**53, a NaN, a lone surrogate, or a type JSON does not have.
+        Malformed: an integer beyond 2**53, also as a float; a NaN, a lone surrogate, or a type JSON does not have.
     """
     try:
-        return rfc8785.dumps(msgspec.to_builtins(value, str_keys=False))
+        plain = msgspec.to_builtins(value, str_keys=False)
+        _check_plain(plain)
+        return rfc8785.dumps(plain)
     except (rfc8785.CanonicalizationError, TypeError, ValueError, RecursionError) as e:
         raise Malformed(f"cannot be written as canonical JSON: {e}") from e
+
+
+def _check_plain(value: object) -> None:
+    """What is written must be read back: no sets (no order), no whole floats that would be read as large integers."""
+    if isinstance(value, set | frozenset):
+        raise TypeError("a set has no order")
+    if isinstance(value, float) and 2**53 <= abs(value) < 1e21 and value.is_integer():
+        raise ValueError("whole number beyond 2**53")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        _check_plain(item)
 
 
 def parse_json(data: bytes) -> Any:

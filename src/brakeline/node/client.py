@@ -99,6 +99,7 @@ class Follower:
         self.fold = Fold(treaty)
         self.cosigned: Cosigned | None = None
         self.lock = threading.Condition()
+        self._updating = threading.Lock()  # waiting for a checkpoint is done outside it
         self._memory = memory
         self._floor: Cosigned | None = None
         self._entries: list[bytes] = []
@@ -121,31 +122,43 @@ class Follower:
             Unavailable: the log is out of reach. Malformed, Refused: what it shows does not hold; nothing of it has
                 been taken.
         """
-        after = self.fold.size if self.cosigned else -1
-        note = self.client.checkpoint(after=after, wait=wait)
+        started = self.fold.size
+        note = self.client.checkpoint(after=started if self.cosigned else -1, wait=wait)
         new = verify_cosigned(note, self.treaty.policy)
-        size = self.fold.size
-        if new.checkpoint.size < max(size, self._floor.checkpoint.size if self._floor else 0):
+        if new.checkpoint.size < max(started, self._floor.checkpoint.size if self._floor else 0):
             raise Refused(Reason.ROLLBACK, f"the log shows {new.checkpoint.size} entries; it had more before")
-        entries = self.client.entries(size, new.checkpoint.size) if new.checkpoint.size > size else []
-        if len(entries) != new.checkpoint.size - size:
-            raise Malformed("the log sent another number of entries than it published")
-        frontier = self.fold.frontier.extend(leaf_hash(e) for e in entries)
-        if frontier.root() != new.checkpoint.root:
-            self._fork(note)
-        with self.lock:
-            for entry in entries:
-                self.fold.apply(entry)
-            self._entries += entries
-            if self._floor and self.fold.roots[self._floor.checkpoint.size] != self._floor.checkpoint.root:
-                self._fork(note)
-            self._floor = None
-            if self.cosigned is None or new.time >= self.cosigned.time:
-                self.cosigned = new
-            self.lock.notify_all()
-        if self._memory is not None and entries:
-            write_atomic(self._memory / "checkpoint", note)
+        with self._updating:
+            entries = self._check(note, new)
+            with self.lock:
+                for entry in entries:
+                    self.fold.apply(entry)
+                self._entries += entries
+                if self.cosigned is None or new.time >= self.cosigned.time:
+                    self.cosigned = new
+                self._floor = None
+                self.lock.notify_all()
+            if self._memory is not None and entries:
+                write_atomic(self._memory / "checkpoint", note)
         return bool(entries)
+
+    def _check(self, note: bytes, new: Cosigned) -> list[bytes]:
+        """The entries that lead to `new`, after proving that they do, and that all seen before leads there too."""
+        size, end = self.fold.size, new.checkpoint.size
+        if end < size:  # another thread was faster; the answer must still fit
+            if self.fold.roots[end] != new.checkpoint.root:
+                self._fork(note)
+            return []
+        entries = self.client.entries(size, end) if end > size else []
+        if len(entries) != end - size:
+            raise Malformed("the log sent another number of entries than it published")
+        leaves = [leaf_hash(e) for e in entries]
+        if self.fold.frontier.extend(leaves).root() != new.checkpoint.root:
+            self._fork(note)
+        if self._floor is not None:
+            before = self._floor.checkpoint
+            if self.fold.frontier.extend(leaves[: before.size - size]).root() != before.root:
+                self._fork(note)
+        return entries
 
     def _fork(self, note: bytes) -> None:
         """Keep both checkpoints: together they prove to anybody that the log and a quorum signed two histories."""
