@@ -20,7 +20,7 @@ from brakeline.core.fold import Fold, RunRecord
 from brakeline.core.treaty import parse_treaty
 from brakeline.node.client import Follower, LogClient
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("circle")]
+pytestmark = pytest.mark.real
 
 LIFETIME, STALE = 4, 5  # s
 TINY = "[config]\nlayers = 1\nwidth = 16\nheads = 2\ncontext = 16\nbatch = 2\ncorpus_bytes = 200000\n"

@@ -326,6 +326,7 @@ def test_a_run_is_seeded_by_the_first_stamp_after_its_declaration() -> None:
 def test_a_party_assents_and_pledges_and_is_bound() -> None:
     # Treaty 2.1, 2.2
     world = World()
+    world.log("gamma", "pledge", Pledge(condition="quorum none\n"))
     world.log("alpha", "pledge", Pledge(condition="quorum beta\n"))
     assert world.fold.bound().active == frozenset()
     world.log("alpha", "assent", Assent(text=world.treaty.digest))
@@ -677,6 +678,8 @@ def test_an_audit_that_does_not_count() -> None:
         ("beta", {"findings": (violation(segment=(1, 2)),), "verdict": "fail"}, Reason.FORGED),
         ("beta", {"findings": (violation(segment=(0, 4)),), "verdict": "fail"}, Reason.FORGED),
         ("beta", {"findings": (violation(segment=(1, 4)),), "verdict": "fail"}, Reason.FORGED),
+        ("beta", {"findings": (violation(segment=(9, 11)),), "verdict": "fail"}, Reason.FORGED),
+        ("beta", {"findings": (violation(segment=(12, 12)),), "verdict": "fail"}, Reason.FORGED),
         ("beta", {"findings": (violation(segment=(-3, 0)),), "verdict": "fail"}, Reason.FORGED),
         ("beta", {"findings": (violation(Fault.STEP_ORDER, (5, 13)),), "verdict": "fail"}, Reason.FORGED),
     ]
@@ -849,7 +852,7 @@ def test_a_trip_waits_for_the_runs_to_stop() -> None:
 def test_a_trip_ends_when_every_permit_must_have_lapsed() -> None:
     # Treaty 4.5: the permit of a signer on a view not yet stale, at its longest.
     world = bound()
-    world.opened("alpha")
+    run = world.opened("alpha")
     world.trip()
     lapse = world.treaty.stale_after + world.treaty.permit_lifetime
     world.stamp(lapse - 1)
@@ -857,8 +860,11 @@ def test_a_trip_ends_when_every_permit_must_have_lapsed() -> None:
     assert world.fold.unmet() == ("run has not stopped",)
     world.stamp(1)
     assert world.phase is Phase.PAUSED
-    # Who never logs a stop cannot block the lift.
+    # Who never logs a stop cannot block the lift, may still do so, and may not go on.
     assert world.fold.unmet() == ()
+    world.train(run, 1)
+    assert world.head(run, "running").reason is Reason.PAUSED
+    assert world.head(run, "stopped").reason is None
     world.check()
 
 

@@ -42,6 +42,7 @@ def test_an_honest_request_is_granted() -> None:
     assert permit.expires - permit.issued == world.treaty.permit_lifetime
     world.grant(permit)
     world.grant(permit, now=world.now + world.treaty.stale_after)
+    world.grant(changed(permit, flop_limit="1"))
     for earlier in range(world.fold.size + 1):
         world.grant(changed(permit, size=earlier, root=world.fold.roots[earlier].hex()))
 

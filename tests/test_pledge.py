@@ -107,6 +107,8 @@ def test_each_kind_of_wrong_certificate() -> None:
         replace(right, deleted=("e", "c")),  # when e is left out, c is still there
         replace(right, deleted=("c", "e", "e")),
         replace(right, deleted=("c",)),
+        replace(right, deleted=("c", "x")),
+        replace(right, active=frozenset("ax")),
         replace(right, satisfied={"b": frozenset()}),  # nothing is said for a
         replace(right, satisfied={**right.satisfied, "a": frozenset("a")}),  # itself
         replace(right, satisfied={**right.satisfied, "a": frozenset("bc")}),  # c is not bound

@@ -289,7 +289,7 @@ def test_the_host_programs_own_children_are_left_alone(start: Callable[[list[str
 
 
 def test_adopted_orphans_do_not_pile_up_as_zombies(start: Callable[[list[str]], Supervised]) -> None:
-    job = start(["sh", "-c", "for i in 1 2 3 4 5; do (sleep 0.3 &); done; exec sleep 60"])
+    job = start(["sh", "-c", "for i in 1 2 3 4 5; do (sleep 1.5 &); done; exec sleep 60"])
     adopted: set[int] = set()
 
     def buried() -> bool:
@@ -298,7 +298,7 @@ def test_adopted_orphans_do_not_pile_up_as_zombies(start: Callable[[list[str]], 
         adopted.update(children)
         return len(adopted) >= 5 and not children
 
-    soon(buried)
+    soon(buried, 15)
 
 
 def test_a_reused_pid_is_not_signalled() -> None:

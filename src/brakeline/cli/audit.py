@@ -32,7 +32,7 @@ def command(run: str, evidence: Path, confirm: bool, threads: int | None, home: 
 
     The sample follows from the head, a checkpoint cosigned after it, and this inspector's signature: nobody could
     know it when the run committed. Interrupted, the same command goes on. Exit status 1 means violations were found.
-    The lab's code is executed: use a machine that may do no harm.
+    The lab's code runs in a sandbox that hides HOME and the evidence; a warning says where it is not complete.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -47,6 +47,7 @@ def command(run: str, evidence: Path, confirm: bool, threads: int | None, home: 
     accused = tuple(sorted({key[1] for key in desk.fold.disputed(record)})) if confirm else ()
     if confirm and not accused:
         raise Misuse(f"no finding on {run} waits for a second inspector")
+    warnings: list[str] = []
     started = time.monotonic()
     with Progress(transient=True) as progress:
         task = progress.add_task(f"replaying {record.declaration.name}", total=None)
@@ -58,12 +59,16 @@ def command(run: str, evidence: Path, confirm: bool, threads: int | None, home: 
             desk.me.name,
             desk.home.key("statement"),
             memory=desk.home.path / "audits" / record.id[:16] / str(logged.index),
+            hidden=(desk.home.path,),
             accused=accused,
+            say=warnings.append,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     sent = desk.log("audit", audit)
     desk.catch_up()
     report(desk.fold, record, logged, audit, sent.index, time.monotonic() - started)
+    for warning in warnings:
+        click.echo(f"  warning: {warning}")
     return EXIT_VERDICT if any(f.severity == "violation" for f in audit.findings) else 0
 
 

@@ -1,8 +1,14 @@
-"""An inspector at work: draw the sample, open the evidence, replay, judge, and log what was found."""
+"""An inspector at work: draw the sample, open the evidence, have it replayed, judge, and log what was found.
 
+This process holds the key, the judge and the answers, so none of the lab's code runs in it: a `cell` runs that.
+What counts against the lab is decided here, from what the lab shows; what fails in the cell is a gap.
+"""
+
+import errno
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from brakeline.core.encoding import Wire, b64encode, canonical, parse, unhex32
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused, Unavailable
@@ -12,16 +18,22 @@ from brakeline.core.judge import Openings, judge
 from brakeline.core.keys import PrivateKey
 from brakeline.core.sampling import ticket_message
 from brakeline.core.transcript import Leaf, SegmentReplay, decode_leaf
-from brakeline.node.disk import write_atomic
+from brakeline.node.disk import disk_errors, write_atomic
+from brakeline.training.cell import Cell, Facts, Failed
+from brakeline.training.digest import Snapshot
 from brakeline.training.environment import digest, profile
-from brakeline.training.recipe import Code, Recipe, deposited
-from brakeline.training.recorder import read_leaves
-from brakeline.training.replay import replay
-from brakeline.training.session import RECIPE, evidence_permits
+from brakeline.training.recipe import MANIFEST, Recipe, deposited
+from brakeline.training.recorder import LEAVES, checkpoint_path, checkpoint_steps, read_leaves
+from brakeline.training.replay import conclude, open_recorded
+from brakeline.training.session import PERMITS, RECIPE, evidence_permits
 
 Part = tuple[int, int]
 Progress = Callable[[int, int], None]  # segments done, segments in all
-_NO_DIGEST: Final = "0" * 64
+# Failures of the inspector's own machine. Any other one of a disk is what the lab made of a file it shows.
+_OWN: Final = {
+    *(errno.EACCES, errno.EPERM, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE),
+    *(errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT),
+}
 
 
 class _Kept(Wire, frozen=True):
@@ -36,6 +48,31 @@ class _Kept(Wire, frozen=True):
     rho: str | None
 
 
+class _Shown(NamedTuple):
+    """What the lab shows of a run. `recipe` is None where it is not the one declared."""
+
+    leaves: tuple[Leaf, ...]
+    permits: tuple[bytes, ...]
+    digest: str
+    recipe: Recipe | None
+
+
+class _Replayed(NamedTuple):
+    """What came of the cell: its environment, what the recipe says of itself, and the segments or why there are none.
+
+    `facts` is None where the recipe could not be loaded.
+    """
+
+    environment: str
+    facts: Facts | None
+    replays: dict[Part, SegmentReplay | Finding]
+    problem: Finding | None
+
+
+def warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
+
+
 def inspect(
     fold: Fold,
     run: RunRecord,
@@ -45,18 +82,21 @@ def inspect(
     key: PrivateKey,
     *,
     memory: Path,
+    hidden: Sequence[Path] = (),
     accused: Sequence[Part] = (),
     progress: Progress = lambda done, total: None,
+    say: Callable[[str], None] = warn,
 ) -> Audit:
     """Examine `run` up to the head `logged`, on the evidence its lab shows; returns the body of an audit statement.
 
     With `accused`, only those segments are replayed, to confirm or reject another inspector's finding. `memory` keeps
-    finished replays.
+    finished replays. The lab's code sees neither it, nor the evidence, nor the folders in `hidden`; `say` is told
+    where the sandbox that should see to that is not complete.
 
     Raises:
         Refused(MISSING): no checkpoint has been cosigned after the head yet, so there is no sample to draw.
         Misuse: the inspector audits its own run. Unavailable: there is no evidence folder at all: the inspector looks
-            in the wrong place, which is no fault of the lab's.
+            in the wrong place, which is no fault of the lab's; or the inspector's disk or memory fails.
     """
     if run.owner == inspector:
         raise Misuse("a lab does not inspect itself (Treaty 7.7)")
@@ -67,74 +107,144 @@ def inspect(
         raise Refused(Reason.MISSING, "no checkpoint has been cosigned after this head: wait for the next stamp")
     ticket = key.sign(ticket_message(logged.leaf, beacon.root))
     required = tuple(accused) or fold.required_sample(run, logged, inspector, ticket)
-    environment = digest(profile())
-    openings, recipe, code, problem = _open(run, logged, evidence)
-    replays: dict[Part, SegmentReplay | Finding] = {}
-    if code is not None and recipe is not None and run.seed is not None:
-        config = recipe.full_config(run.seed)
-        for done, part in enumerate(required):
-            progress(done, len(required))
-            replays[part] = _replay(code, config, evidence, part, memory, environment)
-        progress(len(required), len(required))
-    if problem is None:
-        findings = judge(fold, run, logged, openings, required, replays, environment=environment)
+    shown = _open(run, logged, evidence)
+    done = _Replayed(digest(profile()), None, {}, shown if isinstance(shown, Finding) else None)
+    if isinstance(shown, _Shown) and shown.recipe is not None:
+        with disk_errors():
+            memory.mkdir(parents=True, exist_ok=True)  # what is not there cannot be hidden
+        with Cell(shown.recipe, shown.digest, (evidence, memory, *hidden)) as cell:
+            if cell.exposed:
+                say(f"the lab's code could see or change what it should not: {cell.exposed}")
+            done = _replayed(cell, run, shown, evidence, sorted(required), memory, progress)
+    if isinstance(shown, Finding) or done.problem is not None:
+        findings: tuple[Finding, ...] = tuple(f for f in (done.problem,) if f is not None)
     else:
-        findings = (problem,)
-    replayed = tuple(sorted(p for p, r in replays.items() if isinstance(r, SegmentReplay)))
+        dataset = done.facts.dataset if done.facts else run.declaration.dataset
+        openings = Openings(shown.leaves, shown.permits, shown.digest, dataset)
+        judged = judge(fold, run, logged, openings, required, done.replays, environment=done.environment)
+        findings = (*_declared(run, shown, done.facts), *judged)
+    replayed = tuple(sorted(p for p, r in done.replays.items() if isinstance(r, SegmentReplay)))
     return Audit(
         run=run.id,
         head=logged.index,
         beacon=beacon.index,
         ticket=b64encode(ticket),
         segments=replayed,
-        environment=environment,
+        environment=done.environment,
         flop=str(sum(end - start for start, end in replayed) * run.declaration.step_flop),
         findings=findings,
         verdict="partial" if accused else verdict(findings),
     )
 
 
-def _open(
-    run: RunRecord, logged: LoggedHead, evidence: Path
-) -> tuple[Openings, Recipe | None, Code | None, Finding | None]:
-    """What the lab shows. Code is run only when its digest is the one declared."""
-    nothing = Openings((), (), _NO_DIGEST, _NO_DIGEST)
+def _open(run: RunRecord, logged: LoggedHead, evidence: Path) -> _Shown | Finding:
+    """Read what the lab shows. What was asked for and not shown counts against the one who was asked.
+
+    Raises:
+        Unavailable: the inspector cannot read what is there.
+    """
     try:
+        for name in (LEAVES, PERMITS, f"{RECIPE}/{MANIFEST}"):
+            _check_plain(evidence / name)
         recipe = deposited(evidence / RECIPE)
+        _check_plain(recipe.source)
         shown = recipe.digest
         leaves = read_leaves(evidence)[: logged.head.steps + 1]
-        if shown != run.declaration.recipe:
-            return Openings(leaves, (), shown, run.declaration.dataset), None, None, None
-        permits, code = evidence_permits(evidence), recipe.load()
-    except (BrakelineError, OSError, TypeError, ValueError, SystemExit) as e:
-        # What was asked for and not shown counts against the one who was asked.
-        return nothing, None, None, _finding(Fault.OPENING_MISSING, (0, 0), str(e))
+        permits = evidence_permits(evidence)
+    except (BrakelineError, OSError, TypeError, ValueError) as e:
+        _check_fault(e)
+        return _finding(Fault.OPENING_MISSING, (0, 0), str(e))
+    return _Shown(leaves, permits, shown, recipe if shown == run.declaration.recipe else None)
+
+
+def _replayed(
+    cell: Cell, run: RunRecord, shown: _Shown, evidence: Path, parts: Sequence[Part], memory: Path, progress: Progress
+) -> _Replayed:
+    """Replay `parts`, ascending: the checkpoint at a segment's start gives away the end of none that is to come."""
     try:
-        dataset = str(code.dataset_root(recipe.full_config(bytes(32))))
-    except (Exception, SystemExit) as e:
-        detail = f"dataset_root() failed: {type(e).__name__}"
-        return nothing, None, None, _finding(Fault.NOT_REPLAYED, (0, 0), detail)
-    return Openings(leaves, permits, shown, dataset), recipe, code, None
+        facts = cell.facts()
+    except Failed as e:
+        return _Replayed(cell.environment, None, {}, _finding(Fault.NOT_REPLAYED, (0, 0), str(e)))
+    replays: dict[Part, SegmentReplay | Finding] = {}
+    for done, part in enumerate(parts if run.seed is not None else ()):
+        progress(done, len(parts))
+        replays[part] = _replay(cell, run, shown.leaves, evidence, part, memory)
+    progress(len(parts), len(parts))
+    return _Replayed(cell.environment, facts, replays, None)
 
 
 def _replay(
-    code: Code, config: dict[str, Any], evidence: Path, part: Part, memory: Path, environment: str
+    cell: Cell, run: RunRecord, leaves: Sequence[Leaf], evidence: Path, part: Part, memory: Path
 ) -> SegmentReplay | Finding:
-    kept = memory / f"replay-{part[0]:08d}-{part[1]:08d}-{environment[:16]}.json"
-    if kept.exists():
-        return _restore(parse(kept.read_bytes(), _Kept))
+    kept = memory / f"replay-{part[0]:08d}-{part[1]:08d}-{cell.environment[:16]}.json"
+    with disk_errors():
+        if kept.exists():
+            return _restore(parse(kept.read_bytes(), _Kept))
+    start, end = part
+    recorded = leaves[start : end + 1]
+    if not start < end or len(recorded) != end - start + 1:
+        return _finding(Fault.NOT_REPLAYED, part, "these steps are not recorded")
     try:
-        result = replay(code.train, config, evidence, *part)
+        before = _checkpoint(evidence, recorded[0])
+        after = _checkpoint(evidence, recorded[-1]) if end in checkpoint_steps(evidence) else None
     except Unavailable as e:
         return _finding(Fault.OPENING_MISSING, part, str(e))
     except (Malformed, Refused) as e:
         return _finding(Fault.OPENING_MISMATCH, part, str(e))
-    except Misuse as e:
+    except MemoryError:
+        return _finding(Fault.NOT_REPLAYED, part, "the inspector's memory does not hold the checkpoints")
+    assert run.seed is not None
+    try:
+        again = cell.run(run.seed, start, end - start, before)
+        if start:
+            again = again._replace(start_state=recorded[0].state)  # of what was handed over
+        result = conclude(recorded, before, after, again, cell.environment)
+    except (Failed, Malformed) as e:
         return _finding(Fault.NOT_REPLAYED, part, str(e))
-    except (Exception, SystemExit) as e:  # the lab's code must not end the audit of it
-        return _finding(Fault.NOT_REPLAYED, part, f"train() failed in replay: {type(e).__name__}")
     write_atomic(kept, canonical(_keep(result)))
     return result
+
+
+def _checkpoint(evidence: Path, leaf: Leaf) -> Snapshot:
+    """As `open_recorded`. Raises MemoryError too."""
+    try:
+        _check_plain(checkpoint_path(evidence, leaf.step))
+        return open_recorded(evidence, leaf)
+    except (BrakelineError, OSError) as e:
+        _check_fault(e)
+        if "allocate memory" in str(e.__cause__):  # torch reports it as RuntimeError
+            raise MemoryError from e
+        if isinstance(e, OSError):
+            raise Unavailable(f"there is no checkpoint of step {leaf.step}: {e.strerror}") from e
+        raise
+
+
+def _check_plain(path: Path) -> None:
+    """A pipe would be read for ever, and a device too. Raises FileNotFoundError."""
+    if path.exists() and not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "not a plain file", str(path))
+
+
+def _check_fault(e: BaseException) -> None:
+    """Raises Unavailable where `e` goes back to the inspector's own machine."""
+    cause: BaseException | None = e
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _OWN:
+            raise Unavailable(f"cannot read the evidence: {cause}", hint="check the disk and the permissions") from e
+        cause = cause.__cause__
+
+
+def _declared(run: RunRecord, shown: _Shown, facts: Facts | None) -> list[Finding]:
+    """Treaty 5.4 counts compute by what was declared: it must be what the recipe says."""
+    found = []
+    for what, said, declared in (
+        ("steps", str(shown.recipe.steps) if shown.recipe else None, str(run.declaration.steps)),
+        ("FLOP a step", facts.flop_per_step if facts else None, str(run.declaration.step_flop)),
+    ):
+        if said is not None and said != declared:
+            detail = f"the recipe says {said} {what}, declared were {declared}"
+            found.append(_finding(Fault.RECIPE_MISMATCH, (0, 0), detail))
+    return found
 
 
 def _finding(fault: Fault, part: Part, detail: str) -> Finding:

@@ -4,18 +4,21 @@ The gate says no at the segment's end, and the recorder keeps its leaves in memo
 difference. The first segment starts from what `train` builds out of its configuration, not from the checkpoint it
 is shown: weights that were trained before, or picked, do not survive that (attacks A-07, A-08).
 
-`train` is the prover's code: run it in a process that may do no harm.
+`rerun` makes the steps and needs nothing that was recorded but the opened state; `conclude` sets them beside the
+record. An inspector keeps the two in different processes (`cell`), for `train` is the prover's code.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused
+from brakeline.core.gate import NO_PERMIT
 from brakeline.core.transcript import Leaf, SegmentReplay
-from brakeline.training.digest import Snapshot, Stateful, Tree, capture, digest_batch, restore
+from brakeline.training.digest import Snapshot, Stateful, Tree, capture, digest_batch, restore, snapshot
 from brakeline.training.environment import digest, profile
 from brakeline.training.gatehook import Gate
 from brakeline.training.recorder import Recording, checkpoint_steps, load_checkpoint, read_leaves
@@ -24,103 +27,157 @@ Config = dict[str, Any]
 Train = Callable[[Config, Gate, Recording], None]
 
 
-class _Segment:
-    """Gate and recorder of one replay. `recorded` are the leaves of its steps, for what no replay can recompute."""
+class Rerun(NamedTuple):
+    """Steps made again. The leaves carry no permit and no compute, which no replay recomputes; `end` is the state
+    after the last step, where all steps were made."""
 
-    def __init__(self, opened: Snapshot, start: int, recorded: Sequence[Leaf]) -> None:
+    start_state: bytes
+    leaves: tuple[Leaf, ...]
+    end: Snapshot | None
+
+
+class _Segment:
+    """Gate and recorder of one replay."""
+
+    def __init__(self, opened: Snapshot | None, start: int, steps: int) -> None:
         self._opened = opened
         self._start = start
-        self._recorded = recorded
+        self._steps = steps
+        self._objects: dict[str, Stateful] = {}
         self.start_state = b""
-        self.objects: dict[str, Stateful] = {}
         self.leaves: list[Leaf] = []
+        self.end: Snapshot | None = None
 
     def may_step(self) -> bool:
-        return len(self.leaves) < len(self._recorded)
+        return len(self.leaves) < self._steps
 
     def open(self, **objects: Stateful) -> int:
-        if self.objects:
+        if self._objects:
             raise Misuse("train() opened its recorder twice")
-        if self._start == 0:
+        if self._opened is None:
             self.start_state = capture(objects).digest()
         else:
             self.start_state = self._opened.digest()
             restore(objects, self._opened.tree)
-        self.objects = dict(objects)
+        self._objects = dict(objects)
         return self._start
 
     def step(self, *, loss: torch.Tensor | float, batch: Tree) -> None:
-        if not self.objects or not self.may_step():
+        if not self._objects or not self.may_step():
             raise Misuse("train() stepped before it opened its recorder, or without asking its gate")
-        recorded = self._recorded[len(self.leaves)]
-        step = self._start + len(self.leaves) + 1
-        state = capture(self.objects).digest()
+        state = capture(self._objects)
         value = float(loss.detach()) if isinstance(loss, torch.Tensor) else loss
-        self.leaves.append(Leaf(step, state, digest_batch(batch), recorded.permit, value, recorded.flop))
+        step = self._start + len(self.leaves) + 1
+        self.leaves.append(Leaf(step, state.digest(), digest_batch(batch), NO_PERMIT, value, 0))
+        if not self.may_step():
+            self.end = snapshot(state.copy(), lambda *_: True)
 
     def stop(self, status: Literal["stopped", "ended"]) -> None:
         pass
 
 
-def replay(train: Train, config: Config, evidence_dir: Path | str, start: int, end: int) -> SegmentReplay:
-    """Run the steps `start + 1 .. end` again, from the checkpoint at `start` in `evidence_dir`.
-
-    The judge decides what follows from the result; too few leaves mean that `train` stopped by itself.
+def rerun(train: Train, config: Config, opened: Snapshot | None, start: int, steps: int) -> Rerun:
+    """Make `steps` steps from `start`, where `opened` is the state, or from what `train` builds where it is None.
 
     Raises:
-        Misuse: no such segment in the leaves, or `train` breaks its contract. Unavailable: the checkpoint at `start`
-            is not there. Malformed: it is none, or does not fit what `train` builds. Refused(TAMPERED): the
-            checkpoint at `end` is not the state recorded for it.
+        Misuse: `train` breaks its contract. Malformed: `opened` does not fit what `train` builds.
     """
-    evidence = Path(evidence_dir)
-    recorded = read_leaves(evidence)[start + 1 : end + 1]
-    if not 0 <= start < end or len(recorded) != end - start:
-        raise Misuse(f"steps {start}..{end} are not recorded in {evidence}")
-    environment = digest(profile())
-    before = load_checkpoint(evidence, start)
-    segment = _Segment(before, start, recorded)
+    segment = _Segment(opened, start, steps)
     try:
         train(config, segment, segment)
     except BrakelineError:
         raise
     except Exception as e:
         raise Misuse(f"train() failed in replay: {type(e).__name__}: {e}") from e
-    if not segment.objects:
+    if not segment.start_state:
         raise Misuse("train() never opened its recorder")
+    return Rerun(segment.start_state, tuple(segment.leaves), segment.end)
+
+
+def open_recorded(evidence: Path, leaf: Leaf) -> Snapshot:
+    """The checkpoint of `leaf`'s step.
+
+    Raises:
+        Unavailable: it is not there. Malformed: it is none. Refused(TAMPERED): it is not the recorded state.
+    """
+    # At a segment's end a cheat hands in the weights an honest run would have given, and the update looks right.
+    opened = load_checkpoint(evidence, leaf.step)
+    if opened.digest() != leaf.state:
+        raise Refused(Reason.TAMPERED, f"the checkpoint shown for step {leaf.step} is not the recorded state")
+    return opened
+
+
+def conclude(
+    recorded: Sequence[Leaf], before: Snapshot, after: Snapshot | None, again: Rerun, environment: str
+) -> SegmentReplay:
+    """What the judge gets: `again` beside the `recorded` leaves, those of the segment's start and of its steps.
+
+    `before` and `after` are the checkpoints at its start and, if there is one, at its end. Raises as `compare_update`.
+    """
+    steps = zip(again.leaves, recorded[1:], strict=False)  # fewer where `train` stopped by itself
+    leaves = tuple(replace(leaf, permit=said.permit, flop=said.flop) for leaf, said in steps)
     error = rho = None
-    if len(segment.leaves) == len(recorded) and end in checkpoint_steps(evidence):
-        after = load_checkpoint(evidence, end)
-        # Without this a cheat hands in the weights an honest run would have given, and the update looks right.
-        if after.digest() != recorded[-1].state:
-            raise Refused(Reason.TAMPERED, f"the checkpoint shown for step {end} is not the recorded state")
-        error, rho = compare_update(segment.objects, before.tree, after.tree)
-    leaves = tuple(segment.leaves)
-    return SegmentReplay(start, end, segment.start_state, leaves, environment, error, rho)
+    if again.end is not None and after is not None:
+        error, rho = compare_update(again.end.tree, before.tree, after.tree)
+    return SegmentReplay(recorded[0].step, recorded[-1].step, again.start_state, leaves, environment, error, rho)
+
+
+def replay(train: Train, config: Config, evidence_dir: Path | str, start: int, end: int) -> SegmentReplay:
+    """Run the steps `start + 1 .. end` again, from the checkpoint at `start` in `evidence_dir`, in this process.
+
+    The judge decides what follows from the result; too few leaves mean that `train` stopped by itself.
+
+    Raises:
+        Misuse: no such segment in the leaves, or `train` breaks its contract. Unavailable: the checkpoint at `start`
+            is not there. Malformed: it is none, or does not fit what `train` builds. Refused(TAMPERED): a checkpoint
+            is not the recorded state.
+    """
+    evidence = Path(evidence_dir)
+    recorded = read_leaves(evidence)[max(start, 0) : end + 1]
+    if not 0 <= start < end or len(recorded) != end - start + 1:
+        raise Misuse(f"steps {start}..{end} are not recorded in {evidence}")
+    environment = digest(profile())
+    before = open_recorded(evidence, recorded[0])
+    again = rerun(train, config, before if start else None, start, end - start)
+    after = open_recorded(evidence, recorded[-1]) if end in checkpoint_steps(evidence) else None
+    return conclude(recorded, before, after, again, environment)
 
 
 def compare_update(
-    objects: Mapping[str, Stateful], before: Mapping[str, Tree], after: Mapping[str, Tree]
-) -> tuple[float, float]:
-    """Relative error and explained movement of the parameters in `objects` against those recorded.
+    here: Mapping[str, Tree], before: Mapping[str, Tree], after: Mapping[str, Tree]
+) -> tuple[float, float] | tuple[None, None]:
+    """Relative error and explained movement of the weights in the state `here` against those recorded in `after`.
 
-    With dW the movement since the checkpoint `before`: |dW_here - dW_after| / |dW_after| and
-    <dW_after, dW_here> / |dW_after|², in float64. A recorded movement of zero gives (0, 1) if nothing moved here
-    either, else (inf, 0).
+    With dW the movement since `before`: |dW_here - dW_after| / |dW_after| and <dW_after, dW_here> / |dW_after|², in
+    float64, over the floating-point tensors that the modules keep. A recorded movement of zero gives (0, 1) if
+    nothing moved here either, else (inf, 0). Where no module keeps any there is nothing to compare.
+
+    Raises:
+        Malformed: `here` holds other weights than the checkpoints.
     """
     distance = dot = observed = 0.0
-    for name, it in objects.items():
-        if not isinstance(it, torch.nn.Module):
-            continue
-        for key, parameter in it.named_parameters():
-            try:
-                origin = before[name]["state"][key].double()
-                here = parameter.detach().cpu().double() - origin
-                there = after[name]["state"][key].double() - origin
-            except (AttributeError, KeyError, RuntimeError, TypeError) as e:
-                raise Malformed(f"the checkpoints do not hold the parameter {name}/{key}") from e
-            distance += float((here - there).square().sum())
-            dot += float((here * there).sum())
-            observed += float(there.square().sum())
+    weights = list(_weights(here))
+    for name, key, weight in weights:
+        try:
+            origin = before[name]["state"][key].double()
+            moved_here = weight.double() - origin
+            moved_there = after[name]["state"][key].double() - origin
+        except (AttributeError, KeyError, RuntimeError, TypeError) as e:
+            raise Malformed(f"the checkpoints do not hold the parameter {name}/{key}") from e
+        distance += float((moved_here - moved_there).square().sum())
+        dot += float((moved_here * moved_there).sum())
+        observed += float(moved_there.square().sum())
+    if not weights:
+        return None, None
     if observed == 0.0:
         return (0.0, 1.0) if distance == 0.0 else (float("inf"), 0.0)
     return (distance / observed) ** 0.5, dot / observed
+
+
+def _weights(tree: Mapping[str, Tree]) -> Iterator[tuple[str, str | int, torch.Tensor]]:
+    """By component and key. A module's state is the one with a part that lives only in memory (`digest.capture`)."""
+    for name, state in tree.items():
+        if isinstance(state, dict) and state.keys() == {"state", "transient"} and isinstance(state["state"], dict):
+            for key, value in state["state"].items():
+                if isinstance(value, torch.Tensor) and value.is_floating_point():
+                    yield name, key, value

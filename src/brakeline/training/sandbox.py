@@ -1,0 +1,141 @@
+"""A sandbox for code nobody trusts: run a command that reads little, writes nothing and reaches nobody.
+
+    python -P -m brakeline.training.sandbox SCRATCH HIDDEN... -- COMMAND...
+
+COMMAND runs in Linux namespaces of its own (user, mount, PID, network, IPC): every file system is read-only but for
+an empty SCRATCH in memory, the HIDDEN folders and /run are empty, there is no network but a loopback of its own, no
+process outside can be seen, signalled or traced, and no capability is left to undo any of it. COMMAND gets one more
+argument: why part of this failed, or "" when nothing did. Without it COMMAND runs all the same: the caller decides.
+
+SIGTERM to this process kills COMMAND; with the namespaces, all its descendants die with it.
+
+What this cannot do: hide what lies outside HIDDEN and is readable for the user, or a file's contents under a second
+name; guard Unix sockets outside /run; limit memory or processors; withstand a hole in the kernel.
+"""
+
+import ctypes
+import fcntl
+import os
+import re
+import signal
+import socket
+import stat
+import struct
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+# <linux/sched.h>: user, mount, PID, network, IPC. <linux/mount.h>, <linux/prctl.h>, <linux/capability.h>
+_NAMESPACES: Final = 0x10000000 | 0x00020000 | 0x20000000 | 0x40000000 | 0x08000000
+_RDONLY, _NOSUID, _NODEV, _BIND, _REC, _PRIVATE = 0x1, 0x2, 0x4, 0x1000, 0x4000, 0x40000
+_SYS_MOUNT_SETATTR: Final = 442  # the same number on every architecture since Linux 5.12
+_AT_FDCWD, _AT_RECURSIVE, _ATTR_RDONLY = -100, 0x8000, 0x1
+_PDEATHSIG, _NO_NEW_PRIVS, _CAPABILITY_VERSION = 1, 38, 0x20080522
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
+_DEVICES: Final = re.compile(r"null|zero|full|u?random|tty|nvidia.*|dri|kfd|dxg")  # no disk, whoever the user is
+
+
+def main(arguments: Sequence[str]) -> int:
+    scratch, *rest = arguments
+    cut = rest.index("--")
+    hidden, command = rest[:cut], rest[cut + 1 :]
+    libc = ctypes.CDLL(None, use_errno=True)
+    missing = ""
+    try:
+        _enclose(libc, Path(scratch), [Path(path) for path in hidden])
+    except (OSError, AttributeError) as e:  # AttributeError: not Linux
+        missing = str(e) or type(e).__name__
+    inner = 0
+
+    def kill(number: int, frame: FrameType | None) -> None:
+        if not inner:
+            os._exit(1)
+        os.kill(inner, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, kill)
+    inner = os.fork()  # the first process of the PID namespace, whose end ends all others in it
+    if inner == 0:
+        try:
+            try:
+                if not missing:
+                    _renounce(libc)
+            except OSError as e:
+                missing = str(e)
+            os.execv(command[0], [*command, missing])
+        finally:
+            os._exit(127)
+    _, status = os.waitpid(inner, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _enclose(libc: ctypes.CDLL, scratch: Path, hidden: Sequence[Path]) -> None:
+    uid, gid = os.geteuid(), os.getegid()
+    _do("unshare", libc.unshare(_NAMESPACES))
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+    _mount(libc, None, Path("/"), None, _REC | _PRIVATE)
+    _hide(libc, Path("/dev"), [path for path in Path("/dev").iterdir() if _DEVICES.fullmatch(path.name)])
+    (Path("/dev") / "shm").mkdir()
+    (Path("/dev") / "fd").symlink_to("/proc/self/fd")
+    python = [Path(path).resolve() for path in (sys.prefix, sys.base_prefix, *sys.path)]
+    for folder in _outermost([*hidden, Path("/run")]):
+        _hide(libc, folder, [path for path in python if path.is_dir()])
+    _do("mount_setattr", libc.syscall(_SYS_MOUNT_SETATTR, _AT_FDCWD, b"/", _AT_RECURSIVE, *_readonly()))
+    for folder in (scratch, Path("/dev/shm")):
+        _mount(libc, "tmpfs", folder, "tmpfs", _NOSUID | _NODEV)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        fcntl.ioctl(s, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
+
+
+def _outermost(folders: Sequence[Path]) -> list[Path]:
+    """Each folder that exists, once, without those inside another."""
+    found = {folder.resolve() for folder in folders if folder.is_dir()}
+    return [folder for folder in sorted(found) if not found & set(folder.parents)]
+
+
+def _hide(libc: ctypes.CDLL, folder: Path, shown: Sequence[Path]) -> None:
+    """Cover `folder` with an empty one, through which only those of `shown` are seen that lie inside."""
+    files = {path: os.open(path, os.O_PATH) for path in sorted(set(shown)) if folder in path.parents}
+    _mount(libc, "tmpfs", folder, "tmpfs", _NOSUID)
+    for path, file in files.items():
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            path.touch()
+        _mount(libc, f"/proc/self/fd/{file}", path, None, _BIND | _REC)
+        os.close(file)
+
+
+def _renounce(libc: ctypes.CDLL) -> None:
+    """In the first process of the namespaces: see no other's processes, and give up every capability for good."""
+    with suppress(OSError):  # a container that masks parts of /proc forbids it: then names are seen, and no more
+        _mount(libc, "proc", Path("/proc"), "proc", _RDONLY)
+    _do("prctl", libc.prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
+    _do("prctl", libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0))
+    _do("capset", libc.capset(struct.pack("II", _CAPABILITY_VERSION, 0), bytes(24)))
+
+
+def _readonly() -> tuple[bytes, ctypes.c_size_t]:
+    attributes = struct.pack("QQQQ", _ATTR_RDONLY, 0, 0, 0)  # struct mount_attr: set, clear, propagation, userns
+    return attributes, ctypes.c_size_t(len(attributes))
+
+
+def _mount(libc: ctypes.CDLL, source: str | None, target: Path, kind: str | None, flags: int) -> None:
+    encoded = [None if text is None else os.fsencode(text) for text in (source, str(target), kind)]
+    mode = b"mode=0755" if kind == "tmpfs" else None
+    _do(f"mount {target}", libc.mount(*encoded, ctypes.c_ulong(flags), mode))
+
+
+def _do(what: str, result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
