@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
 sys.path.extend(str(Path(__file__).parents[1] / folder) for folder in ("examples", "tests"))
@@ -38,10 +38,13 @@ from brakeline.core.brake import Phase
 from brakeline.core.finding import Audit
 from brakeline.core.gate import GateState, admit, decide, halt
 from brakeline.core.transcript import Head
+from brakeline.training.cell import Cell, Facts, Failed, describe
+from brakeline.training.digest import Snapshot
 from brakeline.training.environment import digest, profile
 from brakeline.training.inspect import inspect
 from brakeline.training.recipe import Recipe
 from brakeline.training.recorder import LEAVES, Recorder
+from brakeline.training.replay import Rerun, rerun
 from brakeline.training.session import PERMITS, RECIPE
 from world import World, key
 
@@ -80,6 +83,32 @@ class Stopwatch:
     def __exit__(self, *_: object) -> None:
         self.cpu += time.process_time()
         self.wall += time.perf_counter()
+
+
+class Bare(Cell):
+    """A cell without walls, in this process: the recipes here are our own, and a process takes seconds to start."""
+
+    def __enter__(self) -> Self:
+        self.environment, self.exposed = digest(profile()), ""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def facts(self) -> Facts:
+        self.code, config = self.recipe.load(), self.recipe.full_config(bytes(32))
+        try:
+            flop = str(self.code.flop_per_step(config))
+            return Facts(dataset=self.code.dataset_root(config), flop_per_step=flop, error="")
+        except (Exception, SystemExit) as e:
+            raise Failed(describe("the recipe cannot be loaded", e)) from e
+
+    def run(self, seed: bytes, start: int, steps: int, before: Snapshot) -> Rerun:
+        try:
+            config = self.recipe.full_config(seed)
+            return rerun(self.code.train, config, before if start else None, start, steps)
+        except (Exception, SystemExit) as e:
+            raise Failed(describe("train() failed in replay", e)) from e
 
 
 class Run:
@@ -187,7 +216,7 @@ class Run:
 
     # inspectors
 
-    def audit(self, inspector: str, accused: tuple[Part, ...] = ()) -> Audit:
+    def audit(self, inspector: str, accused: tuple[Part, ...] = (), cell: type[Cell] = Bare, **more: Any) -> Audit:
         fold, logged = self.world.fold, self.record.heads[-1]
         with self.auditing:
             body = inspect(
@@ -199,6 +228,8 @@ class Run:
                 key(inspector),
                 memory=self.folder / f"{inspector}-{logged.index}",
                 accused=accused,
+                cell=cell,
+                **more,
             )
         outcome = self.world.log(inspector, "audit", body)
         assert outcome.reason is None, outcome.text

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from brakeline.core.errors import BrakelineError
 from brakeline.node.desk import Lab
 from brakeline.node.home import Home
 from brakeline.training.recipe import read_recipe
@@ -65,4 +66,7 @@ if __name__ == "__main__":
     code = session.code
     module = sys.modules[code.train.__module__]
     session.code = code._replace(train=smuggle(module, float(sys.argv[3]), lab.treaty.segment_steps))
-    session.train()
+    try:
+        session.train()
+    except BrakelineError as e:
+        sys.exit(f"error: {e}")

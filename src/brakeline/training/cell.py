@@ -89,7 +89,7 @@ class Cell:
     """
 
     def __init__(self, recipe: Recipe, digest: str, hidden: Sequence[Path]) -> None:
-        self._recipe = recipe
+        self.recipe = recipe
         self._digest = digest
         self._hidden = hidden
         self._stack = ExitStack()
@@ -116,15 +116,14 @@ class Cell:
         self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
         scratch = folder / "tmp"
         scratch.mkdir()
-        self._recipe.deposit(folder)
+        self.recipe.deposit(folder)
         if deposited(folder).digest != self._digest:
             raise Unavailable("the recipe shown changes while it is read")
-        self._before, self._after = (
-            self._stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)  # noqa: SIM115
-        )
-        files = (self._before.fileno(), self._after.fileno())
+        files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
+        self._before, self._after = (self._stack.enter_context(file) for file in files)
+        numbers = [file.fileno() for file in files]
         sandbox = ("brakeline.training.sandbox", scratch, *self._hidden, "--")
-        cell = ("brakeline.training.cell", torch.get_num_threads(), *files)
+        cell = ("brakeline.training.cell", torch.get_num_threads(), *numbers)
         python = (sys.executable, "-P", "-m")
         self._process = subprocess.Popen(
             [str(word) for word in (*python, *sandbox, *python, *cell)],
@@ -135,7 +134,7 @@ class Cell:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            pass_fds=files,
+            pass_fds=numbers,
         )
         self._stack.callback(self._kill)
         self._listener = threading.Thread(target=self._listen, daemon=True, name="brakeline-cell")
@@ -187,7 +186,7 @@ class Cell:
         try:
             self._process.stdin.write(line + b"\n")
         except OSError as e:
-            raise self._failed(self._last_words()) from e
+            raise self._failed(self._lastdescribe()) from e
 
     def _receive(self, kind: type[T], most: int) -> T:
         assert self._process.stdout is not None
@@ -199,7 +198,7 @@ class Cell:
             data = os.read(self._process.stdout.fileno(), 1 << 16) if ready else b""
             self._unread += data
             if not data:
-                raise self._failed(self._last_words())
+                raise self._failed(self._lastdescribe())
             if len(self._unread) > most:
                 raise self._failed("the answer is too long")
         line, _, self._unread = self._unread.partition(b"\n")
@@ -233,7 +232,7 @@ class Cell:
             time.sleep(0.01)
         return status
 
-    def _last_words(self) -> str:
+    def _lastdescribe(self) -> str:
         status = self._wait()
         self._listener.join(0.5)
         if self._printed_in_all > _PRINTED_MOST:
@@ -290,7 +289,7 @@ def main(threads: str, before: str, after: str, exposed: str) -> None:
         dataset, flop = str(code.dataset_root(config)), str(int(code.flop_per_step(config)))
         say(Facts(dataset=_clean(dataset), flop_per_step=flop, error=""))
     except BaseException as e:  # sys.exit() too
-        say(Facts(dataset="", flop_per_step="", error=_words("the recipe cannot be loaded", e)))
+        say(Facts(dataset="", flop_per_step="", error=describe("the recipe cannot be loaded", e)))
         return
     files = os.fdopen(int(before), "rb"), os.fdopen(int(after), "wb")
     for line in requests:
@@ -306,15 +305,16 @@ def _answer(recipe: Recipe, code: Code, task: Task, before: IO[bytes], after: IO
         leaves = tuple(leaf.encode().hex() for leaf in done.leaves)
         return Answer(start_state=done.start_state.hex(), leaves=leaves, error="")
     except BaseException as e:
-        return Answer(start_state="", leaves=(), error=_words("train() failed in replay", e))
+        return Answer(start_state="", leaves=(), error=describe("train() failed in replay", e))
 
 
-def _words(what: str, e: BaseException) -> str:
+def describe(what: str, e: BaseException) -> str:
+    """`what` failed with `e`, whose words are the lab's, and may be none."""
     try:
-        text = str(e)
+        text = f": {e}"
     except BaseException:
         text = ""
-    return _clean(f"{what}: {type(e).__name__}: {text}" if text else f"{what}: {type(e).__name__}")
+    return _clean(f"{what}: {type(e).__name__}{text}")
 
 
 def _clean(text: str) -> str:

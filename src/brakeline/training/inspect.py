@@ -86,12 +86,13 @@ def inspect(
     accused: Sequence[Part] = (),
     progress: Progress = lambda done, total: None,
     say: Callable[[str], None] = warn,
+    cell: type[Cell] = Cell,
 ) -> Audit:
     """Examine `run` up to the head `logged`, on the evidence its lab shows; returns the body of an audit statement.
 
     With `accused`, only those segments are replayed, to confirm or reject another inspector's finding. `memory` keeps
     finished replays. The lab's code sees neither it, nor the evidence, nor the folders in `hidden`; `say` is told
-    where the sandbox that should see to that is not complete.
+    where the sandbox that should see to that is not complete. Another `cell` may do for code that is trusted.
 
     Raises:
         Refused(MISSING): no checkpoint has been cosigned after the head yet, so there is no sample to draw.
@@ -112,10 +113,10 @@ def inspect(
     if isinstance(shown, _Shown) and shown.recipe is not None:
         with disk_errors():
             memory.mkdir(parents=True, exist_ok=True)  # what is not there cannot be hidden
-        with Cell(shown.recipe, shown.digest, (evidence, memory, *hidden)) as cell:
-            if cell.exposed:
-                say(f"the lab's code could see or change what it should not: {cell.exposed}")
-            done = _replayed(cell, run, shown, evidence, sorted(required), memory, progress)
+        with cell(shown.recipe, shown.digest, (evidence, memory, *hidden)) as lab:
+            if lab.exposed:
+                say(f"the lab's code could see or change what it should not: {lab.exposed}")
+            done = _replayed(lab, run, shown, evidence, sorted(required), memory, progress)
     if isinstance(shown, Finding) or done.problem is not None:
         findings: tuple[Finding, ...] = tuple(f for f in (done.problem,) if f is not None)
     else:
