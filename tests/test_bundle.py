@@ -144,13 +144,37 @@ def test_blocks_in_another_order() -> None:
     ):
         with pytest.raises(BrakelineError):
             verify_bundle(wrong.encode(), treaty_digest=digest())
-    unsorted = replace(bundle, transcripts={"b": b"", "a": b""}).encode()
-    swapped = unsorted.replace(b"\0\0\0\x01a", b"\0\0\0\x01?").replace(b"\0\0\0\x01b", b"\0\0\0\x01a")
-    with pytest.raises(Malformed):
-        parse_bundle(mended(swapped.replace(b"\0\0\0\x01?", b"\0\0\0\x01b")))
-    with pytest.raises(Malformed):
-        parse_bundle(mended(unsorted.replace(b"\0\0\0\x01b", b"\0\0\0\x01a")))  # one run twice
     assert world.entries
+
+
+def blocks(*parts: bytes) -> bytes:
+    return len(parts).to_bytes(4, "big") + b"".join(len(p).to_bytes(4, "big") + p for p in parts)
+
+
+def framed(*parts: bytes, magic: bytes = MAGIC) -> bytes:
+    return mended(magic + blocks(*parts) + bytes(32))
+
+
+def test_a_frame_has_one_form() -> None:
+    top = (b"treaty", b"checkpoint", blocks(b"entry"), blocks(b"a", b"1", b"b", b"2"))
+    assert parse_bundle(framed(*top)) == Bundle(b"treaty", b"checkpoint", (b"entry",), {"a": b"1", "b": b"2"})
+    head = top[:3]
+    for what, wrong in {
+        "not a brakeline bundle": framed(*top, magic=b"brakeline/bundle/v2\n"),
+        "3 blocks instead of 4": framed(*head),
+        "5 blocks instead of 4": framed(*top, b""),
+        "unsorted or repeated": framed(*head, blocks(b"b", b"2", b"a", b"1")),
+        "repeated": framed(*head, blocks(b"a", b"1", b"a", b"2")),
+        "unsorted": framed(*head, blocks(b"a", b"1", b"b")),
+        "not canonical": framed(*head, blocks(b"\xff", b"1")),
+        "cut short": framed(*head, b"\0\0\0"),
+        "block cut short": framed(*head, b"\0\0\0\x01\0\0\0\x02a"),
+        "after the last block": framed(*head, blocks() + b"x"),
+    }.items():
+        with pytest.raises(Malformed, match=what):
+            parse_bundle(wrong)
+    with pytest.raises(Malformed, match="cut short"):
+        parse_bundle(MAGIC + bytes(31))
 
 
 def test_entries_are_those_the_witnesses_saw() -> None:

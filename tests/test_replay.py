@@ -25,7 +25,7 @@ from brakeline.core.errors import Malformed, Misuse, Refused, Unavailable
 from brakeline.core.transcript import segments
 from brakeline.training.environment import VARIABLES, digest, profile
 from brakeline.training.recorder import Recorder, checkpoint_path, load_checkpoint, read_leaves
-from brakeline.training.replay import replay
+from brakeline.training.replay import compare_update, replay, rerun
 
 CONFIG = {"seed": "5e" * 32, "steps": 25, "layers": 1, "width": 16, "context": 32, "batch": 4, "corpus_bytes": 100_000}
 SEGMENT = 10
@@ -177,10 +177,10 @@ def test_a_doctored_checkpoint_is_not_the_recorded_state(evidence, component):
     }
     doctored[component]()
     torch.save({"format": "brakeline/checkpoint/v1", "step": 10, "state": tree}, checkpoint_path(evidence, 10))
-    got = replay(example.train, CONFIG, evidence, 10, 20)
-    assert got.start_state != read_leaves(evidence)[10].state
-    with pytest.raises(Refused, match="step 10"):  # nor may it stand at a segment's end, to make the update look right
-        replay(example.train, CONFIG, evidence, 0, 10)
+    # Nor may it stand at a segment's end, to make the update look right.
+    for part in ((10, 20), (0, 10)):
+        with pytest.raises(Refused, match="step 10"):
+            replay(example.train, CONFIG, evidence, *part)
 
 
 def test_a_checkpoint_of_another_step_is_refused(evidence):
@@ -201,10 +201,23 @@ def test_a_checkpoint_of_another_step_is_refused(evidence):
         {"rng": (loop := [], loop.append(loop))[0]},
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_malformed(evidence, state):
+def test_a_checkpoint_that_holds_no_state_is_refused(evidence, state):
     torch.save({"format": "brakeline/checkpoint/v1", "step": 10, "state": state}, checkpoint_path(evidence, 10))
-    with pytest.raises(Malformed):
+    with pytest.raises((Malformed, Refused)):
         replay(example.train, CONFIG, evidence, 10, 20)
+
+
+def test_a_state_that_does_not_fit_what_train_builds_is_malformed(honest):
+    before = load_checkpoint(honest, 10)
+    with pytest.raises(Malformed, match="does not fit"):
+        rerun(example.train, {**CONFIG, "width": 8}, before, 10, 10)
+
+
+def test_a_state_without_weights_has_no_update_to_compare(honest):
+    tree = load_checkpoint(honest, 10).tree
+    bare = {name: tree[name] for name in ("data", "rng")}
+    assert compare_update(bare, tree, tree) == (None, None)
+    assert compare_update(tree, tree, tree) == (0.0, 1.0)
 
 
 def test_a_loop_that_breaks_its_contract_is_told_so(honest):

@@ -368,6 +368,20 @@ def test_seven_parties_with_two_faults() -> None:
                 check(changed, setting(changed, name), "Treaty")
 
 
+def test_a_policy_has_at_most_128_witnesses() -> None:
+    # What only the policy of the log refuses is refused at once, not when the first checkpoint comes.
+    extra = "".join(f'[party.w{i}]\nroles = ["witness"]\n' for i in range(125))
+    text = enrolled(EXAMPLE.read_text() + extra)
+    for path, value in {"quorum.witnesses": 66, "quorum.lift": 66}.items():
+        text = edited(text, path, str(value))
+    assert "at most 128 witness" in refusal(text)
+
+
+def test_values_at_their_limits() -> None:
+    for path, value in {"audit.f_cheat": '"100 %"', "audit.segment_steps": "1", "audit.head_every": "1"}.items():
+        assert parse_treaty(edited(TEXT, path, value).encode())
+
+
 # --- nothing else comes out
 
 

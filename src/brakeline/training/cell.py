@@ -193,6 +193,8 @@ class Cell:
         while b"\n" not in self._unread:
             # Not until the end of the stream alone: a process left behind may hold it open.
             ready, _, _ = select.select([self._process.stdout], [], [], 0.2)
+            if self._printed_in_all > _PRINTED_MOST:
+                raise self._failed("the process printed without end")
             if not ready and self._exit_status() is None:
                 continue
             data = os.read(self._process.stdout.fileno(), 1 << 16) if ready else b""
@@ -212,13 +214,12 @@ class Cell:
         return Failed(text)
 
     def _listen(self) -> None:
-        """Keep the end of what the cell prints, and end the cell when it prints without end."""
+        """Keep the end of what the cell prints; one that prints without end is not listened to for ever."""
         assert self._process.stderr is not None
         while data := os.read(self._process.stderr.fileno(), 1 << 16):
             self._printed = (self._printed + data)[-4 * _WORDS :]
             self._printed_in_all += len(data)
             if self._printed_in_all > _PRINTED_MOST:
-                os.kill(self._process.pid, signal.SIGTERM)
                 return
 
     def _exit_status(self) -> int | None:
@@ -235,8 +236,6 @@ class Cell:
     def _lastdescribe(self) -> str:
         status = self._wait()
         self._listener.join(0.5)
-        if self._printed_in_all > _PRINTED_MOST:
-            return "the process printed without end"
         words = self._printed.decode("utf-8", "replace").strip()[-_WORDS:]
         ended = "closed its answers" if status is None else f"ended with status {status}"
         return f"the process {ended}: {words}" if words else f"the process {ended}"
