@@ -316,7 +316,7 @@ def test_a_run_is_seeded_by_the_first_stamp_after_its_declaration() -> None:
     world.stamp()
     first = world.fold.stamps[-1]
     world.stamp()
-    assert run.seed == run_seed(run.id, first.root)
+    assert run.seed == run_seed(run.id, first.beacon)
     world.check()
 
 
@@ -624,7 +624,7 @@ def test_a_sample_follows_from_head_beacon_and_ticket() -> None:
         assert parts[-1] == (9, 12)
         samples.add(parts)
         with refused(Reason.FORGED):
-            world.fold.required_sample(run, logged, inspector, ticket[:-1] + b"\0")
+            world.fold.required_sample(run, logged, inspector, ticket[:-1] + bytes([ticket[-1] ^ 1]))
         for bad in (b"", bytes(64), world.ticket("alpha", logged)):
             with refused(Reason.FORGED):
                 world.fold.required_sample(run, logged, inspector, bad)

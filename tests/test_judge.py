@@ -195,6 +195,37 @@ def test_the_end_is_always_looked_at() -> None:
     assert faults(findings) == violation(Fault.REPLAY_MISMATCH, 9, 11)
 
 
+def test_a_run_that_does_not_commit_at_the_treatys_cadence() -> None:
+    """Treaty 7.2: five segments of three steps; sixteen steps without a head are too many."""
+    for steps, expected in ((15, []), (16, [("violation", Fault.HEAD_MISSING, (0, 0))])):
+        world = World(permit_allowance='"40 GFLOP"')
+        world.bind()
+        run = world.opened("alpha")
+        world.train(run, steps, world.permit(run))
+        world.head(run, "stopped")
+        world.stamp()
+        assert faults(world.judged(run)) == expected
+
+
+def test_steps_before_the_duty_need_no_permit() -> None:
+    """Treaty 2.2: a run declared before its owner was bound; what it commits to after its first head since then needs
+    a permit."""
+    world = World(permit_allowance='"40 GFLOP"')
+    run = world.opened("alpha")
+    assert not run.bound
+    world.train(run, 6)
+    world.head(run, "running")
+    world.bind()
+    world.train(run, 9)
+    world.head(run, "running")
+    world.stamp()
+    assert faults(world.judged(run)) == []
+    world.train(run, 12)
+    world.head(run, "stopped")
+    world.stamp()
+    assert faults(world.judged(run)) == [("violation", Fault.NO_PERMIT, (9, 12))]
+
+
 def test_two_runs_glued_together() -> None:
     # Attack A-05: one run up to a stop, another from there on. The seam is always in the sample, whose replay opens
     # the first run's checkpoint and cannot arrive at the second's steps.
@@ -204,7 +235,7 @@ def test_two_runs_glued_together() -> None:
     permit = world.permit(run)
     world.train(run, 13, permit)
     world.head(run, "stopped")
-    world.train(other, 30, permit)
+    world.train(other, 27, permit)
     world.leaves[run.id] += world.leaves[other.id][14:]
     world.head(run, "opened", steps=13)
     world.head(run, "ended")

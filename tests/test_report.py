@@ -134,7 +134,7 @@ class Log:
         logged = run.heads[-1]
         beacon = self.fold.beacon_for(logged.index)
         assert beacon is not None
-        ticket = key(inspector).sign(ticket_message(logged.leaf, beacon.root))
+        ticket = key(inspector).sign(ticket_message(logged.leaf, beacon.beacon))
         required = self.fold.required_sample(run, logged, inspector, ticket)
         segments = tuple(sorted({*required, *bad}))
         findings = tuple(

@@ -331,7 +331,7 @@ class World:
     def ticket(self, inspector: str, logged: LoggedHead) -> bytes:
         beacon = self.fold.beacon_for(logged.index)
         assert beacon is not None
-        return key(inspector).sign(ticket_message(logged.leaf, beacon.root))
+        return key(inspector).sign(ticket_message(logged.leaf, beacon.beacon))
 
     def openings(self, run: RunRecord, **changes: Any) -> Openings:
         shown = Openings(tuple(self.leaves[run.id]), tuple(self.permits[run.id]), RECIPE, DATASET)

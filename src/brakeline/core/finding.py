@@ -10,6 +10,7 @@ class Fault(StrEnum):
     """What is wrong with a run."""
 
     TRANSCRIPT_MISMATCH = "transcript-mismatch"  # the opened steps are not those the logged heads commit to
+    HEAD_MISSING = "head-missing"  # the run went on for longer than the treaty's cadence without committing
     STEP_ORDER = "step-order"  # step numbers or compute do not count up by one
     INITIAL_STATE = "initial-state"  # the run did not start from the seed it was given
     OPENING_MISSING = "opening-missing"  # a checkpoint the sample asked for was not shown

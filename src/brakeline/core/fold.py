@@ -13,7 +13,7 @@ from typing import Final
 
 from brakeline.core import brake as b
 from brakeline.core.brake import BrakeState, Event, Phase, Vote
-from brakeline.core.encoding import Wire, b64decode, decimal, unhex32
+from brakeline.core.encoding import Wire, b64decode, decimal, sha256, unhex32
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused
 from brakeline.core.finding import REPLAYED, Audit, Finding
 from brakeline.core.finding import verdict as verdict_of
@@ -43,12 +43,17 @@ MAX_SKEW: Final = 30  # s that an issuer's clock may run ahead of the witnesses'
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """The log held `size` entries under `root` at `time` (POSIX s), says a witness quorum; it is entry `index`."""
+    """The log held `size` entries under `root` at `time` (POSIX s), says a witness quorum; it is entry `index`.
+
+    `beacon` is the SHA-256 of its bytes: nobody knows it before the witnesses have cosigned, and trying for another one
+    costs whoever keeps the log their cosignatures anew.
+    """
 
     index: int
     size: int
     root: bytes
     time: int
+    beacon: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class LoggedHead:
     leaf: bytes
     time: int
     epoch: int
+    concerned: bool  # whether the brake and its permits concerned the run when it was logged
     head: Head
 
 
@@ -181,10 +187,11 @@ class Fold:
             self.forks.append(data)
             raise Refused(Reason.EQUIVOCATION, f"the log showed another history at size {size}")
         self.clock = max(self.clock, cosigned.time)  # Treaty 6.2
-        self.stamps.append(Stamp(index, size, root, cosigned.time))
+        stamp = Stamp(index, size, root, cosigned.time, sha256(data))
+        self.stamps.append(stamp)
         for run in self.runs.values():
             if run.seed is None and size > run.index:
-                run.seed = run_seed(run.id, root)
+                run.seed = run_seed(run.id, stamp.beacon)
 
     def authenticate(self, data: bytes) -> Statement:
         """What a log server checks before it takes a statement: the same rules as the fold's, without effect.
@@ -375,7 +382,7 @@ class Fold:
         late = h.status == "opened" or (h.status == "running" and self.brake.phase is not Phase.TRIPPED)
         if late and self.brake.phase is not Phase.CLEAR and self.concerned(run):
             raise Refused(Reason.PAUSED, f"no run goes on while the brake is {self.brake.phase} (Treaty 4.5)")
-        run.heads.append(LoggedHead(index, leaf, self.clock, self.brake.epoch, h))
+        run.heads.append(LoggedHead(index, leaf, self.clock, self.brake.epoch, self.concerned(run), h))
 
     # ---- audits ----
 
@@ -394,12 +401,12 @@ class Fold:
         beacon = self.beacon_for(logged.index)
         if beacon is None:
             raise Refused(Reason.MISSING, "no checkpoint has been cosigned after this head: wait for the next stamp")
-        if not self.treaty.parties[inspector].key.verify(ticket, ticket_message(logged.leaf, beacon.root)):
+        if not self.treaty.parties[inspector].key.verify(ticket, ticket_message(logged.leaf, beacon.beacon)):
             raise Refused(Reason.FORGED, "the sample's ticket is not signed by the inspector")
         # By arithmetic: a list of all segments of a run that claims 2**53 steps would fill the memory.
         steps, size = logged.head.steps, self.treaty.segment_steps
         seams = frozenset(i for j in run.junctions if j <= steps for i in ((j - 1) // size, j // size))
-        seed = audit_seed(logged.leaf, beacon.root, inspector, ticket)
+        seed = audit_seed(logged.leaf, beacon.beacon, inspector, ticket)
         drawn = sample(seed, -(-steps // size), seams, self.treaty.p_catch, self.treaty.f_cheat)
         return tuple((i * size, min((i + 1) * size, steps)) for i in drawn)
 

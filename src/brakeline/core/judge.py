@@ -49,7 +49,7 @@ def judge(
     `required` are the step ranges that the treaty makes this inspector replay; `replays` maps each to what came of
     it: a replay, or the finding why there is none. Returns () for a clean run.
     """
-    findings = [*_recipe(run, openings), *_chain(run, logged, openings.leaves)]
+    findings = [*_recipe(run, openings), *_chain(fold, run, logged, openings.leaves)]
     if findings:
         return tuple(findings)  # what follows would compare against steps nobody committed to
     findings += _permits(fold, run, logged, openings)
@@ -77,12 +77,16 @@ def _recipe(run: RunRecord, openings: Openings) -> list[Finding]:
     return found
 
 
-def _chain(run: RunRecord, logged: LoggedHead, leaves: Sequence[Leaf]) -> list[Finding]:
+def _chain(fold: Fold, run: RunRecord, logged: LoggedHead, leaves: Sequence[Leaf]) -> list[Finding]:
     """Treaty 7.2: the leaves are those that every logged head committed to, in order, each step once."""
     if len(leaves) != logged.head.steps + 1:
         detail = f"{len(leaves)} leaves shown, the head covers {logged.head.steps + 1}"
         return [_violation(Fault.TRANSCRIPT_MISMATCH, (0, 0), detail)]
     flop = run.declaration.step_flop
+    steps = [h.head.steps for h in run.heads if h.index <= logged.index]
+    for before, after in pairwise(steps):
+        if after - before > fold.treaty.head_every * fold.treaty.segment_steps:
+            return [_violation(Fault.HEAD_MISSING, (0, 0), f"no head was logged between steps {before} and {after}")]
     heads = {h.head.steps: h.head for h in run.heads if h.index <= logged.index}
     frontier = Frontier(0, ())
     for step, leaf in enumerate(leaves):
@@ -111,17 +115,20 @@ def _permits(fold: Fold, run: RunRecord, logged: LoggedHead, openings: Openings)
     # After a stop no signer signs before the log shows the run open again, so no permit then is of an older epoch.
     heads = [h for h in run.heads if h.index <= logged.index]
     floors = {h.head.steps + 1: h.epoch for s, h in pairwise(heads) if s.head.status == "stopped"}
-    for first, last, fault, detail in _runs_of(openings.leaves[1:], permits, floors, must=run.bound and run.covered):
+    # Steps up to the first head logged under the duty are excused: until then nobody had to ask.
+    due = next((h.head.steps for h in heads if h.concerned), logged.head.steps)
+    for first, last, fault, detail in _runs_of(openings.leaves[1:], permits, floors, due):
         found.append(_violation(fault, (first - 1, last), detail))
     return found
 
 
 def _runs_of(
-    leaves: Sequence[Leaf], permits: Mapping[bytes, Permit], floors: Mapping[int, int], *, must: bool
+    leaves: Sequence[Leaf], permits: Mapping[bytes, Permit], floors: Mapping[int, int], due: int
 ) -> list[tuple[int, int, Fault, str]]:
     """Maximal stretches of steps with the same fault: (first step, last step, fault, detail).
 
-    `floors` maps the first step after a stop to the epoch in which the run opened again.
+    `floors` maps the first step after a stop to the epoch in which the run opened again. Steps beyond `due` need a
+    permit.
     """
     stretches: list[tuple[int, int, Fault, str]] = []
     epoch = 0
@@ -132,7 +139,7 @@ def _runs_of(
         if permit is None:
             if leaf.permit != NO_PERMIT:
                 fault = (Fault.NO_PERMIT, "the permit named was not shown or is not valid")
-            elif must:
+            elif leaf.step > due:
                 fault = (Fault.NO_PERMIT, "trained without a permit")
         elif permit.epoch < epoch:
             fault = (Fault.NO_PERMIT, "the permit belongs to an epoch that had ended (Treaty 5.5)")

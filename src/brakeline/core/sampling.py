@@ -19,7 +19,7 @@ def ticket_message(head: bytes, beacon: bytes) -> bytes:
 def audit_seed(head: bytes, beacon: bytes, inspector: str, ticket: bytes) -> bytes:
     """Seed of one inspector's sample: H(head ‖ beacon ‖ inspector ‖ ticket), 32 bytes. Treaty 7.3.
 
-    `head` is the RFC 6962 leaf hash of the logged head statement, `beacon` the root of the first checkpoint cosigned
+    `head` is the RFC 6962 leaf hash of the logged head statement, `beacon` that of the first stamp
     after it, `ticket` the inspector's signature over both. The trainer commits before the beacon exists. A log operator
     who grinds roots for a friendly lab still cannot foresee the ticket, and each inspector draws its own sample, so
     bribing one shows nothing of another's.

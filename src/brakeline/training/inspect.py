@@ -106,7 +106,7 @@ def inspect(
     beacon = fold.beacon_for(logged.index)
     if beacon is None:
         raise Refused(Reason.MISSING, "no checkpoint has been cosigned after this head: wait for the next stamp")
-    ticket = key.sign(ticket_message(logged.leaf, beacon.root))
+    ticket = key.sign(ticket_message(logged.leaf, beacon.beacon))
     required = tuple(accused) or fold.required_sample(run, logged, inspector, ticket)
     shown = _open(run, logged, evidence)
     done = _Replayed(digest(profile()), None, {}, shown if isinstance(shown, Finding) else None)

@@ -56,6 +56,8 @@ def main(arguments: Sequence[str]) -> int:
         os.kill(inner, signal.SIGKILL)
 
     signal.signal(signal.SIGTERM, kill)
+    with suppress(AttributeError):
+        libc.prctl(_PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # whoever started this is gone
     inner = os.fork()  # the first process of the PID namespace, whose end ends all others in it
     if inner == 0:
         try:
@@ -65,6 +67,8 @@ def main(arguments: Sequence[str]) -> int:
             except OSError as e:
                 missing = str(e)
             os.execv(command[0], [*command, missing])
+        except OSError as e:
+            print(f"{command[0]}: {e.strerror}", file=sys.stderr, flush=True)
         finally:
             os._exit(127)
     _, status = os.waitpid(inner, 0)

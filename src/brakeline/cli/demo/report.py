@@ -38,6 +38,7 @@ LISTED: Final = 200  # lines of the chronicle, and of refused entries
 
 FAULTS: Final[Mapping[Fault, str]] = {
     Fault.TRANSCRIPT_MISMATCH: "the steps shown are not the steps that were logged",
+    Fault.HEAD_MISSING: "the run went on too long without committing to its steps",
     Fault.STEP_ORDER: "the recorded steps do not follow one another",
     Fault.INITIAL_STATE: "the run did not start where the log said it must",
     Fault.OPENING_MISSING: "a checkpoint that was asked for was not shown",
