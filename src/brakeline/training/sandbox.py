@@ -86,7 +86,8 @@ def _enclose(libc: ctypes.CDLL, scratch: Path, hidden: Sequence[Path]) -> None:
     _hide(libc, Path("/dev"), [path for path in Path("/dev").iterdir() if _DEVICES.fullmatch(path.name)])
     (Path("/dev") / "shm").mkdir()
     (Path("/dev") / "fd").symlink_to("/proc/self/fd")
-    needed = [Path(path).resolve() for path in (scratch.parent, sys.prefix, sys.base_prefix, *sys.path)]
+    python = (sys.prefix, sys.base_prefix, *sys.path)
+    needed = [Path(path).resolve() for path in (str(scratch.parent), *python)]
     for folder in _outermost([*hidden, Path("/run")]):
         _hide(libc, folder, [path for path in needed if path.is_dir()])
     _do("mount_setattr", libc.syscall(_SYS_MOUNT_SETATTR, _AT_FDCWD, b"/", _AT_RECURSIVE, *_readonly()))
