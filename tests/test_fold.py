@@ -987,6 +987,34 @@ def test_each_condition_holds_the_brake() -> None:
     world.check()
 
 
+def test_a_run_that_cannot_be_settled_holds_up_nobody_and_gets_no_permit() -> None:
+    # Treaty 5.7: its lab shows nothing that proves or disproves; the others go on, it waits.
+    world = bound(lift_delay='"0 s"', audit_p_catch='"10 %"')
+    run, other = world.finished("alpha", steps=12), world.finished("beta", steps=12)
+    world.trip()
+    for inspector in ("gamma", "delta"):
+        world.audit(inspector, other)
+        assert world.fold.unmet() != ()
+        gap = Finding(fault=Fault.NOT_REPLAYED, severity="gap", segment=(0, 0), detail="test")
+        world.audit(inspector, run, gap, verdict="inconclusive")
+    assert world.fold.unmet() == ()
+    lift(world)
+    assert world.phase is Phase.CLEAR
+    assert (run.held, other.held) == (True, False)
+    for r, reason in ((other, None), (run, Reason.MISSING)):
+        assert world.head(r, "opened").reason is None
+        if reason is None:
+            world.permit(r)
+        else:
+            with refused(reason):
+                world.permit(r)
+    world.stamp()
+    for inspector in ("gamma", "delta"):
+        world.audit(inspector, run)
+    world.permit(run)
+    world.check()
+
+
 def test_a_condition_that_fails_again_withholds_the_lift() -> None:
     # Treaty 8.3
     world = bound(lift_delay='"60 s"', audit_p_catch='"10 %"')

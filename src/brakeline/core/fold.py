@@ -92,6 +92,7 @@ class RunRecord:
     heads: list[LoggedHead] = field(default_factory=list)
     audits: list[tuple[int, str, Audit]] = field(default_factory=list)
     barred: str = ""
+    held: bool = False
 
     @property
     def last(self) -> Head | None:
@@ -488,6 +489,14 @@ class Fold:
         passed = {i for _, i, a in run.audits if a.head == run.heads[-1].index and a.verdict == "pass"}
         return len(passed) >= self.treaty.inspectors and not self.disputed(run)
 
+    def _tried(self, run: RunRecord) -> bool:
+        """Whether as many inspectors as could pass the run have examined its last head, and no allegation is open.
+
+        Treaty 5.7: a lab whose run cannot be settled must not hold up everybody's lift; its run is held back instead.
+        """
+        tried = {i for _, i, a in run.audits if a.head == run.heads[-1].index and a.verdict != "partial"}
+        return len(tried) >= self.treaty.inspectors and not self.disputed(run)
+
     # ---- brake ----
 
     def covered_runs(self) -> Iterator[RunRecord]:
@@ -506,8 +515,8 @@ class Fold:
             running = (r for r in self.covered_runs() if not r.stopped and self.clock < self._lapse)
             found += [f"{r.declaration.name} has not stopped" for r in running]
         if "audited" in self.treaty.lift_conditions:
-            unaudited = [r.declaration.name for r in self.covered_runs() if not self.audited(r)]
-            found += [f"{name} is not audited at its last head" for name in unaudited]
+            open_ = [r.declaration.name for r in self.covered_runs() if not self.audited(r) and not self._tried(r)]
+            found += [f"{name} is not audited at its last head" for name in open_]
         if "readings" in self.treaty.lift_conditions:
             found += [f"gauge {t.gauge} still reads {t.at_least} or more" for t in self._crossed()]
         return tuple(found)
@@ -576,6 +585,8 @@ class Fold:
                 self._open_findings = []
                 if event[0] is Event.RELEASED:
                     self.readings = {}
+                    for run in self.covered_runs():
+                        run.held = "audited" in self.treaty.lift_conditions and not self.audited(run)
 
 
 def replay_log(treaty: Treaty, entries: list[bytes]) -> Fold:

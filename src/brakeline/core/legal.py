@@ -46,7 +46,8 @@ def rules(t: Treaty) -> dict[str, str]:
     signers, witnesses = len(t.with_role("permit-signer")), len(t.with_role("witness"))
     conditions = {
         "stopped": "every covered run has logged that it stopped",
-        "audited": f"every covered run is settled: passed by {t.inspectors} inspectors up to its last head, or barred",
+        "audited": f"every covered run is settled, passed by {t.inspectors} inspectors up to its last head or barred, "
+        "or was examined by as many without an open allegation",
         "readings": "no gauge stands at or above its threshold",
     }
     gauges = "; ".join(f"{x.gauge} ({x.gauge_class}) at {x.at_least:g} {x.unit}" for x in t.triggers) or "none"
@@ -84,6 +85,7 @@ def rules(t: Treaty) -> dict[str, str]:
         "5.4": f"A permit allows at most {show_flop(t.permit_allowance)} beyond the run's last logged head.",
         "5.5": "A trip begins a new epoch; a permit of an earlier epoch is void.",
         "5.6": "A run with an adjudicated finding gets no permit.",
+        "5.7": "A run that inspectors examined and could not settle before a lift gets no permit until it is settled.",
         "6.1": f"A statement counts when it is in the log under a checkpoint cosigned by {t.witnesses} of {witnesses} "
         "witnesses.",
         "6.2": "Time is the median of the witnesses' timestamps, as the log itself records it.",

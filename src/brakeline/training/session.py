@@ -49,6 +49,7 @@ class Session:
     def __init__(self, lab: Lab, recipe: Recipe) -> None:
         self._lab = lab
         self._recipe = recipe
+        self._environment = digest(profile())  # before the recipe's code may change it, as the inspector's is taken
         self.code = recipe.load()
         self.evidence = lab.home.path / "runs" / recipe.name
 
@@ -73,7 +74,7 @@ class Session:
             rung="re-executable",
             recipe=self._recipe.digest,
             dataset=self.code.dataset_root(config),
-            environment=digest(profile()),
+            environment=self._environment,
             steps=self._recipe.steps,
             segment_steps=self._lab.treaty.segment_steps,
             flop_per_step=str(self.code.flop_per_step(config)),
