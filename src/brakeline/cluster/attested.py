@@ -68,8 +68,7 @@ class _Attended:
         over = threading.Event()
         self._commit("opened")
         with LiveGate(self._lab.follower, self._run.id, steps=lambda: self.steps) as gate:
-            self._lab.say("waiting for a permit")
-            gate.wait_open()
+            gate.wait_open(self._lab.say)
             committer = threading.Thread(target=self._commit_regularly, args=(over,), daemon=True)
             self._started, self._running = time.monotonic(), True
             committer.start()

@@ -25,6 +25,7 @@ from brakeline.node.client import Follower
 from brakeline.node.http import raise_for
 
 _RETRY: Final = 0.25  # s
+_PATIENCE: Final = 2.0  # s of waiting before somebody is told why
 
 
 def boottime() -> int:
@@ -74,7 +75,7 @@ def ask_signers(payload: Permit, urls: dict[str, str], enough: int, client: http
 
 
 class LiveGate:
-    """The gate of one run. `bound` parties need permits; for a party the treaty does not bind it stands open."""
+    """The gate of one run. A run that the treaty concerns needs permits; for any other the gate stands open."""
 
     def __init__(
         self,
@@ -128,10 +129,15 @@ class LiveGate:
     def epoch(self) -> int:
         return self._state.epoch
 
-    def wait_open(self, timeout: float | None = None) -> bool:
-        """Block until a step may be taken; False when the brake is on, `timeout` (s) has passed, or all is over."""
+    def wait_open(self, say: Callable[[str], None]) -> bool:
+        """Block until a step may be taken, saying what is waited for; False when the brake is on or the run barred."""
+        said = ""
         with self._changed:
-            self._changed.wait_for(lambda: bool(self.decision) or self._braked or self._stop.is_set(), timeout)
+            while not (self.decision or self._braked or self._stop.is_set()):
+                self._changed.wait(_PATIENCE)
+                if self.trouble and self.trouble != said:
+                    said = self.trouble
+                    say(f"waiting for a permit: {said}")
         return bool(self.decision)
 
     # The threads' side
@@ -166,12 +172,14 @@ class LiveGate:
         """Shut the gate when the brake is on at the newest cosigned checkpoint. Treaty 4.5, 4.6."""
         with self._follower.lock:
             fold = self._follower.fold
-            brake, concerned = fold.brake, fold.concerned(fold.run(self._run))
+            brake, run = fold.brake, fold.run(self._run)
+            on = fold.concerned(run) and brake.phase is not Phase.CLEAR
         with self._changed:
-            self._braked = concerned and brake.phase is not Phase.CLEAR
-            if self._braked and self._state.epoch < brake.epoch:
+            self._braked = on or bool(run.barred)
+            if on and self._state.epoch < brake.epoch:
                 self.halted_at = time.time()
                 self._set(halt(self._state, epoch=brake.epoch, reason=f"brake {brake.phase}: {brake.cause}"))
+            self._changed.notify_all()
 
     def _renew(self) -> None:
         half = self._treaty.permit_lifetime * 500_000_000

@@ -1,7 +1,9 @@
 """A session: one run of one lab, from its declaration to its last head, through every stop in between."""
 
+import os
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -25,8 +27,9 @@ STOPS: Final = "stops.jsonl"  # when and why, by the local clock; for reports, n
 class _PatientGate:
     """The gate that `train` sees. The first step after opening waits for a permit; later ones never wait."""
 
-    def __init__(self, gate: LiveGate) -> None:
+    def __init__(self, gate: LiveGate, say: Callable[[str], None]) -> None:
         self._gate = gate
+        self._say = say
         self._fresh = True
         self.refused_at = 0.0  # wall clock, and those of the last steps allowed: for reports only
         self.steps_at: deque[float] = deque(maxlen=64)
@@ -34,7 +37,7 @@ class _PatientGate:
     def may_step(self) -> bool:
         if self._fresh:
             self._fresh = False
-            self._gate.wait_open()
+            self._gate.wait_open(self._say)
         allowed = self._gate.may_step()
         if allowed:
             self.steps_at.append(time.time())
@@ -83,8 +86,13 @@ class Session:
         )
 
     def _keep_permit(self, data: bytes) -> None:
-        with (self.evidence / PERMITS).open("ab") as f:
-            f.write(data + b"\n")
+        # An honest run without its permits would look like a cheat: a torn last line must not spoil the next.
+        with (self.evidence / PERMITS).open("a+b") as f:
+            end = f.seek(0, os.SEEK_END)
+            f.seek(max(0, end - 1))
+            f.write((b"" if f.read() in (b"", b"\n") else b"\n") + data + b"\n")
+            f.flush()
+            os.fsync(f.fileno())
 
     def _once(self, run: RunRecord) -> None:
         assert run.seed is not None
@@ -99,7 +107,7 @@ class Session:
             permit=lambda: gate.permit,
         )
         with gate:
-            patient = _PatientGate(gate)
+            patient = _PatientGate(gate, self._lab.say)
             try:
                 self.code.train(self._recipe.full_config(run.seed), RankGate(patient), recorder)
             finally:
