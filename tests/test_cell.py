@@ -94,6 +94,7 @@ def thief(start, recorder, model):
         "leaves": lambda: read_leaves(evidence),
         "checkpoint": lambda: load_checkpoint(evidence, start + 4),
         "key": lambda: (Path(home) / "statement.key").read_bytes(),
+        "passphrase": lambda: os.environ["BRAKELINE_PASSPHRASE"],
         "environ": lambda: (parent / "environ").read_bytes(),
         "memory": lambda: (parent / "mem").open("r+b"),
         "root": lambda: list((parent / "root").iterdir()),
@@ -215,6 +216,7 @@ def test_a_thief_finds_nothing_to_answer_from(tmp_path, monkeypatch):
     home, written = tmp_path / "home", tmp_path / "written"
     home.mkdir()
     (home / "statement.key").write_text("secret")
+    monkeypatch.setenv("BRAKELINE_PASSPHRASE", "open sesame")
     monkeypatch.setenv(MODE, f"thief:{run.evidence}|{home}|{written}|{os.getpid()}")
     audit, said = examine(run, (0, 4), (4, 8), hidden=[home])
     report, *rest = audit.findings

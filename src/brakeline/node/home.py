@@ -15,6 +15,7 @@ from brakeline.core.treaty import Party, Treaty, parse_treaty
 from brakeline.node.disk import write_private
 
 Purpose = Literal["statement", "log", "witness", "signer"]
+PASSPHRASE: Final = "BRAKELINE_PASSPHRASE"  # the environment variable that opens encrypted keys
 PURPOSES: Final[tuple[Purpose, ...]] = ("statement", "log", "witness", "signer")
 
 
@@ -57,9 +58,9 @@ def new_key() -> PrivateKey:
 
 
 def _from_environment() -> bytes:
-    value = os.environ.get("BRAKELINE_PASSPHRASE")
+    value = os.environ.get(PASSPHRASE)
     if not value:
-        raise Misuse("the key is encrypted", hint="set BRAKELINE_PASSPHRASE")
+        raise Misuse("the key is encrypted", hint=f"set {PASSPHRASE}")
     return value.encode()
 
 

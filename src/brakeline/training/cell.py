@@ -31,6 +31,7 @@ import torch
 from brakeline.core.encoding import Wire, canonical, parse, unhex32
 from brakeline.core.errors import Malformed, Unavailable
 from brakeline.core.transcript import decode_leaf
+from brakeline.node.home import PASSPHRASE
 from brakeline.training.digest import Snapshot, Tree, snapshot
 from brakeline.training.environment import digest, profile
 from brakeline.training.recipe import Code, Recipe, deposited
@@ -125,10 +126,12 @@ class Cell:
         sandbox = ("brakeline.training.sandbox", scratch, *self._hidden, "--")
         cell = ("brakeline.training.cell", torch.get_num_threads(), *numbers)
         python = (sys.executable, "-P", "-m")
+        # All else is passed on, since it may decide the bits of a step; what opens the inspector's key is not.
+        environment = {k: v for k, v in os.environ.items() if k != PASSPHRASE} | {"TMPDIR": str(scratch)}
         self._process = subprocess.Popen(
             [str(word) for word in (*python, *sandbox, *python, *cell)],
             cwd=folder,
-            env={**os.environ, "TMPDIR": str(scratch)},
+            env=environment,
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
