@@ -125,10 +125,6 @@ class LiveGate:
         """SHA-256 of the permit in force: what a transcript's leaf names."""
         return self._state.permit
 
-    @property
-    def epoch(self) -> int:
-        return self._state.epoch
-
     def wait_open(self, say: Callable[[str], None]) -> bool:
         """Block until a step may be taken, saying what is waited for; False when the brake is on or the run barred."""
         said = ""

@@ -271,8 +271,3 @@ def _restore(k: _Kept) -> SegmentReplay:
     leaves = tuple(decode_leaf(bytes.fromhex(x)) for x in k.leaves)
     error, rho = (None if text is None else float.fromhex(text) for text in (k.update_error, k.rho))
     return SegmentReplay(k.start, k.end, unhex32(k.start_state), leaves, k.environment, error, rho)
-
-
-def transcript_bytes(leaves: Sequence[Leaf]) -> bytes:
-    """Leaves as a bundle carries them: 128 bytes each, in step order."""
-    return b"".join(leaf.encode() for leaf in leaves)
