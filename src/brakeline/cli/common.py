@@ -1,6 +1,7 @@
 """What every command shares: the home option, the party's connection to the log, and reading files."""
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -26,6 +27,36 @@ home_option: Callable[[F], F] = click.option(
     show_default="the current folder",
     help="The party's folder (or set BRAKELINE_HOME).",
 )
+
+
+class LazyGroup(click.Group):
+    """Commands that live in a module of their own under `package`, as `command`, imported when one of them runs."""
+
+    def __init__(self, package: str, commands: Mapping[str, str], extra: str, **attrs: Any) -> None:
+        super().__init__(**attrs)
+        self._package, self._commands, self._extra = package, commands, extra
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._commands)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._commands:
+            return None
+        try:
+            module = importlib.import_module(f"{self._package}.{cmd_name}")
+        except ModuleNotFoundError as e:
+            if e.name is None or e.name.startswith("brakeline"):
+                raise
+            raise Unavailable(
+                f"`{ctx.command_path} {cmd_name}` needs the package {e.name}",
+                hint=f'pip install "brakeline[{self._extra}]"',
+            ) from e
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):  # without importing any of them
+            formatter.write_dl(list(self._commands.items()))
 
 
 def read_file(path: Path) -> bytes:
