@@ -1,5 +1,7 @@
 """What the log says. Every entry that does not count is kept with its own reason, and nothing in a log raises."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,10 +13,11 @@ from brakeline.core.finding import Fault, Finding
 from brakeline.core.fold import MAX_SKEW, Fold, RunRecord
 from brakeline.core.keys import PrivateKey
 from brakeline.core.pledge import Assent, Pledge
+from brakeline.core.reading import MAX_SUBJECTS
 from brakeline.core.run import run_seed
 from brakeline.core.statement import open_envelope
 from vector import refused
-from world import DAY, LABS, PARTIES, START, STEP_FLOP, World, key
+from world import DAY, LABS, PARTIES, START, STEP_FLOP, World, key, model
 
 DIGEST = "ab" * 32
 
@@ -36,10 +39,11 @@ def test_an_honest_log_takes_everything() -> None:
         assert world.audit(inspector, run).reason is None
     world.vote("trip", "delta")
     world.read("speedup", 1.0, "beta")
+    world.edge("alpha", "m", run=run.id)
     world.withdraw("gamma")
     assert {o.reason for o in world.fold.outcomes} == {None}
     assert {o.kind for o in world.fold.outcomes} == {
-        *("stamp", "assent", "pledge", "withdrawal", "vote", "reading", "declaration", "head", "audit")
+        *("stamp", "assent", "pledge", "withdrawal", "vote", "reading", "declaration", "edge", "head", "audit")
     }
     world.check()
 
@@ -136,7 +140,10 @@ BODIES = {
     "vote": {"motion": "trip", "epoch": 0, "reason": ""},
     "assent": {"text": DIGEST},
     "pledge": {"condition": "quorum none\n"},
-    "reading": {"gauge": "speedup", "value": 1, "lower": 1, "upper": 1, "unit": "ratio", "evidence": ""},
+    "reading": {
+        "gauge": "speedup", "subject": "x", "inputs": DIGEST, "value": 1, "lower": 1, "upper": 1, "unit": "ratio",
+        "alarms": [], "evidence": DIGEST,
+    },
     "head": head_body(),
 }
 
@@ -251,7 +258,7 @@ def test_a_statement_held_back_does_not_undo_a_newer_one() -> None:
     world = bound()
     late = {
         "vote": world.statement("alpha", "vote", BODIES["vote"]),
-        "reading": world.statement("alpha", "reading", BODIES["reading"]),
+        "reading": world.statement("alpha", "reading", {**BODIES["reading"], "subject": "everything"}),
         "withdrawal": world.statement("alpha", "withdrawal", {"reason": ""}),
         "pledge": world.statement("alpha", "pledge", {"condition": "quorum none\n"}, expires=world.now + 2 * DAY),
     }
@@ -262,7 +269,7 @@ def test_a_statement_held_back_does_not_undo_a_newer_one() -> None:
         assert world.append(data).reason is Reason.REPLAYED
     assert world.fold.withdrawals == {}
     assert world.fold.pledges["alpha"][0].expires == world.now + 2 * DAY
-    assert world.fold.readings["alpha"]["speedup"][2].lower == 9.0
+    assert world.fold.readings.standing["speedup", "everything"]["alpha"].reading.lower == 9.0
     world.check()
 
 
@@ -922,14 +929,197 @@ def test_the_newest_reading_counts_until_it_expires() -> None:
         {"upper": 0},
         {"value": "1"},
         {"lower": True},
+        {"subject": ""},
+        {"subject": "a\nb"},
+        {"subject": "x" * 201},
+        {"inputs": "ab"},
+        {"evidence": ""},
+        {"alarms": ["anchors"]},  # only a safety gauge has any
     ],
 )
 def test_a_reading_that_is_none(changes: dict[str, object]) -> None:
     world = bound()
-    body = {"gauge": "speedup", "value": 2, "lower": 1, "upper": 4, "unit": "ratio", "evidence": ""}
+    body = {**BODIES["reading"], "value": 2, "upper": 4}
     assert world.log("alpha", "reading", body).reason is None
     assert world.log("alpha", "reading", {**body, **changes}).reason is Reason.FORGED
     world.check()
+
+
+@pytest.mark.parametrize("alarms", [["b", "a"], ["a", "a"], [""], ["\n"]])
+def test_alarms_are_sorted_distinct_and_printable(alarms: list[str]) -> None:
+    world = bound()
+    body = {**BODIES["reading"], "gauge": "lineage", "unit": "growth"}
+    assert world.log("alpha", "reading", {**body, "alarms": ["a", "b"]}).reason is None
+    assert world.log("alpha", "reading", {**body, "alarms": alarms}).reason is Reason.FORGED
+
+
+OTHER = sha256(b"other inputs").hex()
+
+
+@pytest.mark.parametrize(
+    ("second", "disagree"),
+    [
+        ({"inputs": OTHER}, False),  # another measurement
+        ({"subject": "something else"}, False),
+        ({"from": 7.0}, True),  # as high, and yet not the same
+        ({"from": -1.0, "upper": 0.9}, True),
+        ({"alarms": ("anchors",)}, True),
+    ],
+)
+def test_a_reading_counts_when_a_second_party_found_the_same(second: dict[str, Any], disagree: bool) -> None:
+    # Treaty 4.8
+    world = bound()
+    world.read("lineage", 2.0, "alpha")
+    changes = dict(second)
+    world.read("lineage", changes.pop("from", 2.0), "beta", **changes)
+    assert world.phase is Phase.CLEAR
+    readings = world.fold.readings
+    assert [(d.first[0], d.second[0]) for d in readings.disagreements] == [("alpha", "beta")] * disagree
+    world.read("lineage", 2.0, "gamma", upper=3.5)  # agrees with alpha
+    assert world.phase is Phase.PAUSED
+    world.check()
+
+
+def test_who_disagrees_can_neither_hide_a_reading_nor_raise_it() -> None:
+    # Treaty 4.8: the honest value is about 0.5; the liar's bounds include it, reach the threshold, or lie elsewhere.
+    for lower, upper in ((0.0, 99.0), (0.4, 0.6), (50.0, 99.0), (1.0, 1.5)):
+        world = bound()
+        world.read("lineage", 0.4, "alpha", "beta", value=0.5, upper=1.2)
+        world.read("lineage", lower, "gamma", value=lower, upper=upper)
+        assert world.phase is Phase.CLEAR
+        world.read("lineage", 1.1, "alpha", "beta", value=1.1, upper=1.2)
+        assert world.phase is Phase.PAUSED
+        world.check()
+
+
+def test_an_alarm_suffices_when_two_parties_raise_it() -> None:
+    # Treaty 4.3
+    world = bound()
+    world.read("lineage", 0.0, "alpha", alarms=("ancestry",))
+    assert world.phase is Phase.CLEAR
+    world.read("lineage", 0.0, "beta", alarms=("ancestry",))
+    assert world.fold.brake.cause == "readings: lineage"
+    world.check()
+
+
+def share(world: World, lower: float, upper: float, *parties: str, **changes: Any) -> None:
+    world.read("authorship", lower, *parties, value=lower, upper=upper, **changes)
+
+
+def test_a_gauge_that_doubles_fast_counts_below_its_threshold() -> None:
+    # Treaty 4.9; the example: authorship from 0.3 within 120 days, threshold 0.8
+    for first, wait, second, counts in (
+        ((0.15, 0.2), 30 * DAY, (0.4, 0.5), True),
+        ((0.15, 0.21), 30 * DAY, (0.4, 0.5), False),  # by the earlier upper bound, not yet doubled
+        ((0.05, 0.1), 30 * DAY, (0.29, 0.4), False),  # below the floor
+        ((0.15, 0.2), 121 * DAY, (0.4, 0.5), False),  # too slow
+    ):
+        world = World()
+        world.bind(expires=START + 1000 * DAY)
+        world.read("speedup", 4.0, *TWO, expires=world.now + 1000 * DAY)
+        share(world, *first, *TWO)
+        world.stamp(wait)
+        share(world, *second, "alpha")
+        assert world.phase is Phase.CLEAR  # a claim
+        share(world, *second, "gamma")
+        assert (world.phase is not Phase.CLEAR) is counts, (first, wait, second)
+        world.check()
+
+
+def test_what_one_party_read_earlier_is_no_start_of_growth() -> None:
+    # Treaty 4.9: else one party could make slow growth look fast.
+    world = bound()
+    world.read("speedup", 4.0, *TWO)
+    share(world, 0.0, 0.01, "alpha")
+    world.stamp(DAY // 2)
+    share(world, 0.4, 0.5, *TWO)
+    assert world.phase is Phase.CLEAR
+    world.check()
+
+
+def test_one_party_has_so_many_readings_in_force() -> None:
+    world = bound()
+    for i in range(MAX_SUBJECTS):
+        assert world.read("speedup", 1.0, "alpha", subject=f"s{i}", expires=world.now + 5)[0].reason is None
+    assert world.read("speedup", 1.0, "alpha", subject="more")[0].reason is Reason.ALLOWANCE
+    assert world.read("speedup", 1.0, "alpha", subject="s1", expires=world.now + 5)[0].reason is None
+    assert world.read("lineage", 0.0, "alpha", subject="more")[0].reason is None
+    world.stamp(6)
+    assert world.read("speedup", 1.0, "alpha", subject="more")[0].reason is None
+    world.check()
+
+
+def parent_and_child(**changes: str) -> tuple[World, RunRecord, RunRecord]:
+    world = bound(**changes)
+    parent = world.opened("alpha", name="parent")
+    return world, parent, world.opened("beta", name="child", parents=(parent.id,))
+
+
+def test_a_successor_trains_once_its_parent_has_a_safety_reading() -> None:
+    # Treaty 5.8
+    world, parent, child = parent_and_child()
+
+    def permitted() -> bool:
+        if not world.fold.unread(child):
+            world.grant(world.request(child))
+            return True
+        with refused(Reason.MISSING):
+            world.grant(world.request(child))
+        return False
+
+    world.grant(world.request(parent))  # descends from nothing
+    world.read("lineage", 0.1, *TWO, subject=model("m"))
+    assert not permitted()  # nobody said that this is what the parent made
+    assert world.edge("alpha", "m", run=parent.id).reason is None
+    assert permitted()
+    world.edge("alpha", "n", run=parent.id)
+    assert not permitted()  # it made another model, too
+    world.read("lineage", 0.1, "alpha", subject=model("n"))  # its own word
+    assert not permitted()
+    world.read("lineage", 9.0, "gamma", subject=model("n"), inputs=OTHER)
+    assert not permitted()
+    world.read("lineage", 0.1, "beta", subject=model("n"), expires=world.now + 50)
+    assert permitted()
+    world.stamp(50)
+    assert not permitted()  # the reading has expired
+    world.check()
+
+
+@pytest.mark.parametrize(("lower", "alarms"), [(1.0, ()), (0.0, ("rate",))])
+def test_a_safety_reading_with_an_alarm_or_at_the_threshold_stops_successors(
+    lower: float, alarms: tuple[str, ...]
+) -> None:
+    # Treaty 5.8
+    world, parent, child = parent_and_child()
+    world.edge("alpha", "m", run=parent.id)
+    world.read("lineage", lower, *TWO, subject=model("m"), alarms=alarms)
+    assert world.phase is not Phase.CLEAR
+    assert world.fold.unread(child) == (parent.id,)
+    world.check()
+
+
+def test_an_edge_tells_the_same_story_as_the_declaration() -> None:
+    # Treaty 3.5
+    world, parent, child = parent_and_child()
+    assert world.edge("beta", "m", run=parent.id).reason is Reason.FOREIGN
+    assert world.edge("alpha", "m", run="ab" * 32).reason is Reason.UNDECLARED
+    assert world.edge("alpha", "m", run=parent.id, recipe="x").reason is Reason.FORGED
+    assert world.edge("delta", "m").reason is Reason.WRONG_ROLE
+    assert world.edge("alpha", "m", run=parent.id).reason is None
+    other = world.opened("gamma", name="other")
+    assert world.edge("gamma", "o", run=other.id).reason is None
+    assert world.edge("beta", "c", run=child.id).reason is Reason.TAMPERED
+    assert world.edge("beta", "c", "o", run=child.id).reason is Reason.TAMPERED
+    assert world.edge("beta", "c", "m", "o", run=child.id).reason is Reason.TAMPERED
+    assert world.edge("beta", "c", "m", "made before the treaty", run=child.id).reason is None
+    assert world.fold.models(child.id) == (model("c"),)
+    world.check()
+
+
+def test_a_treaty_may_do_without_the_lineage_gate() -> None:
+    # Treaty 5.8
+    world, _, child = parent_and_child(permit_lineage_gate="false")
+    world.grant(world.request(child))
 
 
 def lift(world: World, *parties: str) -> None:
@@ -972,7 +1162,7 @@ def test_each_condition_holds_the_brake() -> None:
     world.read("lineage", 1.0, "alpha", "beta", expires=world.now + 500)
     assert world.phase is Phase.TRIPPED
     lift(world)
-    still = "gauge lineage still reads 1.0 or more"
+    still = "gauge lineage still reaches its threshold"
     # Of a run that has not stopped, no more than the opening is committed, so nothing waits for an audit.
     assert world.fold.unmet() == ("run has not stopped", still)
     world.head(run, "stopped")

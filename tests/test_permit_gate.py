@@ -193,7 +193,7 @@ def test_a_barred_run_gets_no_permit() -> None:
 
 def test_no_permit_beyond_what_the_treaty_prohibits() -> None:
     # Treaty 3.3, 3.4: over the lineage, above and not at.
-    world = World(scope_prohibited_above='"40 GFLOP"')
+    world = World(scope_prohibited_above='"40 GFLOP"', permit_lineage_gate="false")
     world.bind()
     parent = world.opened("alpha")
     at = world.opened("beta", name="at", steps=10, parents=(parent.id,))

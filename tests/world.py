@@ -26,6 +26,7 @@ from brakeline.core.gate import NO_PERMIT
 from brakeline.core.grant import check_request
 from brakeline.core.judge import Openings, judge
 from brakeline.core.keys import PrivateKey
+from brakeline.core.lineage import FRESH, Data, Edge
 from brakeline.core.merkle import leaf_hash
 from brakeline.core.merkle import root as tree_root
 from brakeline.core.note import COSIGNATURE, ED25519, VerifierKey, sign_note
@@ -44,6 +45,7 @@ PARTIES = (*LABS, "delta")
 START = 1_767_225_600 + 10_000  # POSIX s, a little after the example comes into force
 DAY = 86_400
 STEP_FLOP = 10**9
+READING_FIELDS = frozenset(Reading.__struct_fields__)
 RECIPE, DATASET, ENVIRONMENT = (sha256(x).hex() for x in (b"recipe", b"dataset", b"environment"))
 
 # What the tests count on; the example may be tuned for watching.
@@ -100,6 +102,11 @@ def enrolled(text: str) -> str:
                 lines.append(f'signer_key = "{key(name, "signer").public.text}"')
             name = ""
     return "\n".join(lines)
+
+
+def model(name: str) -> str:
+    """The digest of a model's weights."""
+    return sha256(b"weights", name.encode()).hex()
 
 
 def log_key(name: str) -> VerifierKey:
@@ -212,9 +219,24 @@ class World:
         assert self.phase in (Phase.TRIPPED, Phase.PAUSED)
 
     def read(self, gauge: str, lower: float, *parties: str, **changes: Any) -> tuple[Outcome, ...]:
-        unit = next(t.unit for t in self.treaty.triggers if t.gauge == gauge)
-        body = Reading(gauge=gauge, value=lower + 1, lower=lower, upper=lower + 2, unit=unit, evidence="")
+        """Each party logs one and the same reading, two units wide; a field of it may be given in `changes`."""
+        body = self.reading(gauge, lower, **{k: changes.pop(k) for k in list(changes) if k in READING_FIELDS})
         return tuple(self.log(p, "reading", body, **changes) for p in parties)
+
+    def reading(self, gauge: str, lower: float, **changes: Any) -> Reading:
+        unit = next(t.unit for t in self.treaty.triggers if t.gauge == gauge)
+        fields: dict[str, Any] = {
+            "gauge": gauge,
+            "subject": "everything",
+            "inputs": sha256(gauge.encode()).hex(),
+            "value": lower + 1,
+            "lower": lower,
+            "upper": lower + 2,
+            "unit": unit,
+            "alarms": (),
+            "evidence": sha256(b"evidence").hex(),
+        }
+        return Reading(**{**fields, **changes})
 
     @property
     def phase(self) -> Phase:
@@ -286,6 +308,19 @@ class World:
             assert self.head(run, status if last else "running").reason is None
         self.stamp()
         return run
+
+    def edge(self, lab: str, child: str, *parents: str, run: str = "", **changes: Any) -> Outcome:
+        """Log how the model `child` (a name) came to be of its parents (names): people made its data."""
+        data = Data(digest=DATASET, labelled_by=(lab,), curated_by=(lab,))
+        fields: dict[str, Any] = {
+            "child": model(child),
+            "run": run,
+            "parents": tuple(sorted(map(model, parents))),
+            "data": (data,),
+            "recipe": RECIPE,
+            "initialisation": FRESH,
+        }
+        return self.log(lab, "edge", Edge(**{**fields, **changes}))
 
     # permits
 

@@ -17,10 +17,11 @@ from brakeline.core.encoding import Wire, b64decode, decimal, sha256, unhex32
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused
 from brakeline.core.finding import REPLAYED, Audit, Finding
 from brakeline.core.finding import verdict as verdict_of
+from brakeline.core.lineage import Edge, check_edge
 from brakeline.core.merkle import Frontier, leaf_hash
 from brakeline.core.pledge import Activation, Assent, Pledge, Withdrawal, activate
 from brakeline.core.quorum import verify_cosigned
-from brakeline.core.reading import Reading, check_reading, crossed, trips
+from brakeline.core.reading import Reading, Readings, Standing, check_reading, trips
 from brakeline.core.run import Declaration, check_declaration, run_seed
 from brakeline.core.sampling import audit_seed, sample, ticket_message
 from brakeline.core.statement import Envelope, Statement, open_envelope, verify
@@ -35,6 +36,7 @@ BODIES: Final[Mapping[str, tuple[type[Wire], Role | None]]] = {
     "vote": (Vote, None),
     "reading": (Reading, None),
     "declaration": (Declaration, "lab"),
+    "edge": (Edge, "lab"),
     "head": (Head, "lab"),
     "audit": (Audit, "inspector"),
 }
@@ -136,7 +138,9 @@ class Fold:
         self.brake: BrakeState = b.START
         self.history: list[tuple[int, BrakeState]] = []
         self.votes: dict[str, dict[str, tuple[int, Vote]]] = {"trip": {}, "lift": {}}
-        self.readings: dict[str, dict[str, tuple[int, int, Reading]]] = {}  # party → gauge → expiry, index, reading
+        self.readings = Readings(treaty)
+        self.edges: list[tuple[str, Edge]] = []  # issuer, how a model came to be; in the order they became public
+        self.made_by: dict[str, str] = {}  # model → run
         self.adjudicated: dict[tuple[str, tuple[str, tuple[int, int]]], bool] = {}
         self.equivocations: list[Equivocation] = []
         self.forks: list[bytes] = []
@@ -242,7 +246,7 @@ class Fold:
             self.withdrawals.setdefault(s.issuer, self.clock + self.treaty.withdrawal_notice)
             for votes in self.votes.values():
                 votes.pop(s.issuer, None)
-            self.readings.pop(s.issuer, None)
+            self.readings.drop(s.issuer)
         raise Refused(Reason.EQUIVOCATION, f"{s.issuer} signed two different statements number {s.seq}")
 
     def _effect(self, index: int, leaf: bytes, envelope: Envelope, s: Statement, body: Wire) -> None:
@@ -277,10 +281,12 @@ class Fold:
                 self.votes[body.motion][issuer] = (s.expires, body)
             case Reading():
                 check_reading(body, self.treaty)
-                self._supersede(s, f"reading {body.gauge}")
-                self.readings.setdefault(issuer, {})[body.gauge] = (s.expires, index, body)
+                self._supersede(s, f"reading {body.gauge} {body.subject}")
+                self.readings.add(issuer, Standing(index, self.clock, s.expires, body), active=self.bound().active)
             case Declaration():
                 self._declare(index, envelope.digest, issuer, body)
+            case Edge():
+                self._edge(issuer, body)
             case Head():
                 self._head(index, leaf, issuer, body)
             case Audit():
@@ -338,6 +344,23 @@ class Fold:
         covered = lineage > self.treaty.covered_above and not exempt  # Treaty 3.1: above, not at
         bound = issuer in self.bound().active
         self.runs[digest] = RunRecord(digest, issuer, d, index, lineage, covered, bound)
+
+    def _edge(self, issuer: str, edge: Edge) -> None:
+        check_edge(edge)
+        if edge.run:
+            run = self.run(edge.run)
+            if run.owner != issuer:
+                raise Refused(Reason.FOREIGN, f"the run belongs to {run.owner}")
+            named = {self.made_by[p] for p in edge.parents if p in self.made_by}
+            # Treaty 3.5: a model that is an ancestor in one story and none in the other is the flaw to be found.
+            if named != set(run.declaration.parents):
+                raise Refused(Reason.TAMPERED, "the edge names other parents than the run's declaration (Treaty 3.5)")
+            self.made_by.setdefault(edge.child, edge.run)
+        self.edges.append((issuer, edge))
+
+    def models(self, run: str) -> tuple[str, ...]:
+        """The models that a run made, as its lab logged them: hex SHA-256 of the weights."""
+        return tuple(m for m, r in self.made_by.items() if r == run)
 
     def _ancestors(self, parents: tuple[str, ...]) -> frozenset[str]:
         found: set[str] = set()
@@ -518,19 +541,20 @@ class Fold:
             open_ = [r.declaration.name for r in self.covered_runs() if not self.audited(r) and not self._tried(r)]
             found += [f"{name} is not audited at its last head" for name in open_]
         if "readings" in self.treaty.lift_conditions:
-            found += [f"gauge {t.gauge} still reads {t.at_least} or more" for t in self._crossed()]
+            found += [f"gauge {t.gauge} still reaches its threshold" for t in self.reached()]
         return tuple(found)
 
-    def _crossed(self, after: int = -1) -> tuple[Trigger, ...]:
-        active = self.bound().active
-        return crossed(
-            self.treaty,
-            {
-                party: [r for expires, index, r in readings.values() if self.clock < expires and index > after]
-                for party, readings in self.readings.items()
-                if party in active
-            },
-        )
+    def reached(self, after: int = -1) -> tuple[Trigger, ...]:
+        """Triggers reached by readings of parties in force that the log shows after the entry `after`."""
+        return self.readings.reached(now=self.clock, active=self.bound().active, after=after)
+
+    def unread(self, run: RunRecord) -> tuple[str, ...]:
+        """Parents that made no model, or one without a safety reading that lets a successor train. Treaty 5.8."""
+        now, active = self.clock, self.bound().active
+        parents = run.declaration.parents if self.treaty.lineage_gate else ()
+        made = ((p, self.models(p)) for p in parents)
+        passes = self.readings.passes
+        return tuple(p for p, ms in made if not ms or not all(passes(m, now=now, active=active) for m in ms))
 
     def voters(self, motion: str) -> frozenset[str]:
         """Parties in force whose unexpired vote for `motion` stands in the present epoch."""
@@ -543,7 +567,7 @@ class Fold:
         if len(voters) >= self.treaty.trip:  # Treaty 4.1
             return f"votes of {', '.join(sorted(voters))}"
         # Who votes to lift knows what stands in the log; only what is logged after it trips the brake again.
-        triggers = self._crossed(self._answered)
+        triggers = self.reached(self._answered)
         if trips(triggers):
             return "readings: " + ", ".join(t.gauge for t in triggers)
         if self.treaty.findings_trip:  # Treaty 4.4
@@ -584,7 +608,6 @@ class Fold:
                 self.votes = {"trip": {}, "lift": {}}
                 self._open_findings = []
                 if event[0] is Event.RELEASED:
-                    self.readings = {}
                     for run in self.covered_runs():
                         run.held = "audited" in self.treaty.lift_conditions and not self.audited(run)
 

@@ -42,6 +42,8 @@ def check_request(permit: Permit, fold: Fold, *, view_time: int, now: int) -> No
         raise Refused(Reason.BARRED, f"barred: {run.barred}")
     if run.held and not fold.audited(run):  # Treaty 5.7
         raise Refused(Reason.MISSING, "the run was not settled before the lift: it waits for its audit (Treaty 5.7)")
+    if unread := fold.unread(run):  # Treaty 5.8
+        raise Refused(Reason.MISSING, f"no safety reading lets a successor of {unread[0][:16]}… train (Treaty 5.8)")
     if run.lineage_flop > treaty.prohibited_above:  # Treaty 3.3
         raise Refused(Reason.PROHIBITED, f"{run.lineage_flop} FLOP over its lineage exceed the treaty's limit")
     if run.last is None or run.last.status not in ("opened", "running"):  # Treaty 7.2

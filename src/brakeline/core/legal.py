@@ -51,6 +51,11 @@ def rules(t: Treaty) -> dict[str, str]:
         "readings": "no gauge stands at or above its threshold",
     }
     gauges = "; ".join(f"{x.gauge} ({x.gauge_class}) at {x.at_least:g} {x.unit}" for x in t.triggers) or "none"
+    growing = "; ".join(
+        f"{x.gauge} from {x.growth.floor:g} {x.unit} within {duration(x.growth.doubles_within)}"
+        for x in t.triggers
+        if x.growth
+    )
     met = "; ".join(conditions[c] for c in sorted(t.lift_conditions)) or "none beyond the quorum"
     return {
         "1.1": "Each party is known by the keys entered here. No key serves two parties or two purposes.",
@@ -68,16 +73,22 @@ def rules(t: Treaty) -> dict[str, str]:
         "3.2": f"Exempt: {', '.join(sorted(t.exempt)) or 'nothing'}.",
         "3.3": f"No permit is given to a run above {show_flop(t.prohibited_above)} over its lineage.",
         "3.4": "Compute follows the weights: a run counts its own and that of every run it descends from.",
+        "3.5": "A lab logs how each model came to be: its parents, its data, who labelled and who chose them, the "
+        "recipe; and names the parents that the run declared.",
         "4.1": f"The brake trips on the votes of {t.trip} parties.",
-        "4.2": f"The brake trips when gauges of two classes reach their thresholds by the lower bound, as read by "
-        f"{t.faults + 1} parties each. Gauges: {gauges}.",
-        "4.3": "A gauge of the class safety suffices alone.",
+        "4.2": f"The brake trips when gauges of two classes reach their thresholds by the lower bound. "
+        f"Gauges: {gauges}.",
+        "4.3": "A gauge of the class safety suffices alone, by its lower bound or by an alarm.",
         "4.4": f"An adjudicated finding {'trips' if t.findings_trip else 'does not trip'} the brake.",
         "4.5": "When tripped, every covered run stops at its next optimizer step with a checkpoint. The brake counts "
         "as paused when all have logged the stop, or when every permit must have lapsed.",
         "4.6": "The brake dominates: while it is on, no permit is given and none counts.",
         "4.7": "A permit signer heeds a vote to trip as soon as it holds it, whether or not the log shows it: who "
         "keeps the log cannot hold a trip back.",
+        "4.8": f"A reading counts when {max(2, t.faults + 1)} parties measured the same inputs and their bounds meet. "
+        "Where they do not meet, the log shows a disagreement, and neither confirms the other.",
+        "4.9": f"A gauge also reaches its threshold when its lower bound doubles the upper bound of an earlier reading "
+        f"of the same subject that counted: {growing or 'no gauge'}.",
         "5.1": "No covered run takes an optimizer step without a permit in force.",
         "5.2": f"A permit needs the signatures of {t.permit} of {signers} permit signers, each on its own view of the "
         "log.",
@@ -86,6 +97,10 @@ def rules(t: Treaty) -> dict[str, str]:
         "5.5": "A trip begins a new epoch; a permit of an earlier epoch is void.",
         "5.6": "A run with an adjudicated finding gets no permit.",
         "5.7": "A run that inspectors examined and could not settle before a lift gets no permit until it is settled.",
+        "5.8": "A run that descends from another gets no permit until the models of each parent are logged "
+        "and a safety gauge read on each of them counts and stays below its threshold, without alarm."
+        if t.lineage_gate
+        else "A run that descends from another needs no reading of its parents.",
         "6.1": f"A statement counts when it is in the log under a checkpoint cosigned by {t.witnesses} of {witnesses} "
         "witnesses.",
         "6.2": "Time is the median of the witnesses' timestamps, as the log itself records it.",

@@ -51,8 +51,15 @@ def read_measurement(data: bytes) -> Measurement:
         Malformed: not canonical, or bounds that do not enclose the value.
     """
     m = parse(data, Measurement)
-    if not all(map(math.isfinite, (m.lower, m.value, m.upper, m.threshold))):
-        raise Malformed("a measurement must be finite")
-    if not m.lower <= m.value <= m.upper:
-        raise Malformed(f"bounds [{m.lower}, {m.upper}] do not enclose {m.value}")
+    check_bounds(m.lower, m.value, m.upper)
     return m
+
+
+def check_bounds(lower: float, value: float, upper: float) -> None:
+    """Raises:
+    Malformed: not finite, or the bounds do not enclose the value.
+    """
+    if not all(map(math.isfinite, (lower, value, upper))):
+        raise Malformed("value and bounds must be finite")
+    if not lower <= value <= upper:
+        raise Malformed(f"bounds [{lower}, {upper}] do not enclose {value}")

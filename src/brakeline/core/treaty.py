@@ -55,11 +55,17 @@ class _Scope(_Table, frozen=True):
     exempt: list[str]
 
 
+class _Growth(_Table, frozen=True):
+    floor: float
+    doubles_within: str
+
+
 class _Trigger(_Table, frozen=True):
     gauge: str
     gauge_class: GaugeClass = msgspec.field(name="class")
     at_least: float
     unit: str
+    growth: _Growth | None = None
 
 
 class _Brake(_Table, frozen=True):
@@ -75,6 +81,7 @@ class _Lift(_Table, frozen=True):
 class _Permit(_Table, frozen=True):
     lifetime: str
     allowance: str
+    lineage_gate: bool = False
 
 
 class _Log(_Table, frozen=True):
@@ -128,13 +135,22 @@ class _Text(_Table, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Growth:
+    """A gauge at `floor` or above, in its unit, that doubles within so many seconds is faster than people can act."""
+
+    floor: float
+    doubles_within: int
+
+
+@dataclass(frozen=True, slots=True)
 class Trigger:
-    """A gauge trips when its lower bound reaches `at_least` (in `unit`)."""
+    """A gauge counts when its lower bound reaches `at_least` (in `unit`), or when it grows as `growth` says."""
 
     gauge: str
     gauge_class: GaugeClass
     at_least: float
     unit: str
+    growth: Growth | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +192,7 @@ class Treaty:
     lift_delay: int
     permit_lifetime: int
     permit_allowance: int
+    lineage_gate: bool
     heartbeat: int
     stale_after: int
     inspectors: int
@@ -361,6 +378,12 @@ def _check(data: bytes, t: _Text) -> Treaty:
             need(bool(name) and name.isprintable(), f"brake.trigger.{i}.{key}", "must be printable text, and not empty")
         # NaN and infinity are never reached: the trigger would be none.
         need(math.isfinite(x.at_least), f"brake.trigger.{i}.at_least", "must be a finite number (Treaty 4.2)")
+        if x.growth:
+            # At zero, everything is twice as much: a gauge that reads nothing must not count as growing.
+            path = f"brake.trigger.{i}.growth"
+            need(0 < x.growth.floor < math.inf, path, "its floor must be a number above 0 (Treaty 4.9)")
+            within = _quantity(tuple(path.split(".")), units.seconds, x.growth.doubles_within)
+            need(within > 0, path, "doubles_within must last at least one second (Treaty 4.9)")
         earlier = {y.gauge for y in t.brake.trigger[:i]}
         need(x.gauge not in earlier, f"brake.trigger.{i}.gauge", "one trigger a gauge (Treaty 4.2)")
     parties = {name: _party(name, p) for name, p in t.party.items()}
@@ -372,6 +395,8 @@ def _check(data: bytes, t: _Text) -> Treaty:
     need(covered < prohibited, "scope.prohibited_above", "must be greater than scope.covered_above (Treaty 3.3)")
     lifetime, allowance = seconds("permit", "lifetime"), flop("permit", "allowance")
     need(lifetime > 0, "permit.lifetime", "a permit must last at least one second (Treaty 5.3)")
+    safety = any(x.gauge_class == "safety" for x in t.brake.trigger)
+    need(safety or not t.permit.lineage_gate, "permit.lineage_gate", "needs a gauge of the class safety (Treaty 5.8)")
     need(allowance > 0, "permit.allowance", "a permit must allow some compute (Treaty 5.4)")
     heartbeat, stale = seconds("log", "heartbeat"), seconds("log", "stale_after")
     need(0 < heartbeat < stale, "log.stale_after", "must be greater than log.heartbeat, which is positive (Treaty 6.3)")
@@ -397,11 +422,12 @@ def _check(data: bytes, t: _Text) -> Treaty:
         prohibited_above=prohibited,
         exempt=frozenset(t.scope.exempt),
         findings_trip=t.brake.findings_trip,
-        triggers=tuple(Trigger(x.gauge, x.gauge_class, x.at_least, x.unit) for x in t.brake.trigger),
+        triggers=tuple(Trigger(x.gauge, x.gauge_class, x.at_least, x.unit, _growth(x.growth)) for x in t.brake.trigger),
         lift_conditions=frozenset(t.lift.conditions),
         lift_delay=seconds("lift", "delay"),
         permit_lifetime=lifetime,
         permit_allowance=allowance,
+        lineage_gate=t.permit.lineage_gate,
         heartbeat=heartbeat,
         stale_after=stale,
         inspectors=t.audit.inspectors,
@@ -420,6 +446,10 @@ def _check(data: bytes, t: _Text) -> Treaty:
         withdrawal_notice=seconds("clocks", "withdrawal"),
         parties=parties,
     )
+
+
+def _growth(g: _Growth | None) -> Growth | None:
+    return Growth(g.floor, units.seconds(g.doubles_within)) if g else None
 
 
 def _check_quorums(t: _Text, n: int, count: dict[str, int], need: Any) -> None:
