@@ -16,7 +16,10 @@ import pytest
 
 from brakeline.cli.demo.stage import PARTIES, Stage, examples
 from brakeline.core.brake import Phase
+from brakeline.core.encoding import canonical, sha256
 from brakeline.core.fold import Fold, RunRecord
+from brakeline.core.lineage import Data, Edge
+from brakeline.core.measurement import Measurement
 from brakeline.core.treaty import parse_treaty
 from brakeline.node.client import Follower, LogClient
 
@@ -75,7 +78,7 @@ class Circle:
         run = self.run(lab, name)
         return run.last.status if run and run.last else ""
 
-    def train(self, lab: str, name: str, steps: int, pace: float = 0.01) -> str:
+    def train(self, lab: str, name: str, steps: int, pace: float = 0.01, parents: tuple[str, ...] = ()) -> str:
         """Start a training process; returns its name. `pace` (s a step) slows it down, so that it lasts."""
         source = self.stage.folder / "slow.py"
         source.write_text(
@@ -87,7 +90,7 @@ class Circle:
             "def train(config, gate, recorder):\n    t.train(config, Slow(gate), recorder)\n"
         )
         recipe = self.stage.folder / f"{lab}-{name}.toml"
-        recipe.write_text(f'name = "{name}"\nentry = "{source}"\nsteps = {steps}\n{TINY}')
+        recipe.write_text(f'name = "{name}"\nentry = "{source}"\nsteps = {steps}\nparents = {list(parents)}\n{TINY}')
         process = f"train-{lab}-{name}"
         self.stage.serve(process, "train", str(recipe), "--home", lab, "--threads", "1")
         return process
@@ -200,6 +203,37 @@ def test_brake_stops_and_releases_everything(circle: Circle) -> None:
     assert circle.shadow("gamma", "braked")
 
 
+def test_successor_waits_for_the_lineage_of_its_parent(circle: Circle) -> None:
+    """No permit until the parent's model is logged and two parties found its lineage sound. Treaty 3.5, 5.8."""
+    circle.train("alpha", "parent", 20)
+    until(lambda: circle.status("alpha", "parent") == "ended")
+    parent = circle.run("alpha", "parent")
+    assert parent is not None
+    circle.train("beta", "child", 20, parents=(parent.id,))
+    until(lambda: circle.status("beta", "child") == "opened")
+    weights = sha256((circle.evidence("alpha", "parent") / "checkpoints" / "step-00000020.pt").read_bytes()).hex()
+    data = Data(digest=parent.declaration.dataset, labelled_by=("alpha",), curated_by=("alpha",))
+    edge = Edge(
+        child=weights, run=parent.id, parents=(), data=(data,), recipe=parent.declaration.recipe, initialisation="fresh"
+    )
+    growth = Measurement(
+        gauge="lineage", version=1, subject=weights, inputs={"probes": "of this test"}, unit="growth", value=0.5,
+        lower=0.1, upper=0.9, threshold=1.0, alarms=(), details={}, logs=(),
+    )  # fmt: skip
+    folder = circle.stage.folder
+    (folder / "edge.json").write_bytes(canonical(edge))
+    (folder / "growth.json").write_bytes(canonical(growth))
+    circle.stage.call("edge", "edge.json", "--home", "alpha")
+    circle.stage.call("reading", "growth.json", "--home", "alpha")
+    assert f"child waits for a safety reading of its parents: {parent.id[:16]}" in circle.stage.call(
+        "status", "--home", "gamma"
+    )
+    assert circle.steps("beta", "child") == 0
+    told = circle.stage.call("reading", "growth.json", "--home", "delta")
+    assert "reproduced by alpha, delta" in told
+    until(lambda: circle.status("beta", "child") == "ended")
+
+
 def test_bad_input_is_an_error_with_a_hint_and_a_code(circle: Circle) -> None:
     """No traceback for the user's mistake, and nothing changed."""
     folder = circle.stage.folder
@@ -214,9 +248,10 @@ def test_bad_input_is_an_error_with_a_hint_and_a_code(circle: Circle) -> None:
         (("keygen", "alpha", "--home", "alpha"), 2),
         (("audit", "alpha/none", "--evidence", ".", "--home", "delta"), 2),
         (("nonsense",), 2),
-        (("reading", "height", "--value", "1", "--lower", "1", "--upper", "1", "--evidence", "demo.toml",
-          "--home", "alpha"), 3),
-    ):  # fmt: skip
+        (("reading", "demo.toml", "--home", "alpha"), 3),
+        (("reading", "nothing.json", "--home", "alpha"), 5),
+        (("edge", "demo.toml", "--home", "alpha"), 3),
+    ):
         done = circle.stage.result(*args)
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr

@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "vote": "Vote to trip or to lift the brake.",
     "gauge": "Measure recursive self-improvement.",
     "reading": "Log what a gauge measured.",
+    "edge": "Log how a model came to be.",
     "status": "Show what the log says: phase, parties, runs, findings.",
     "train": "Train a recipe through the gate.",
     "run": "Run a command that cannot be changed, under the brake.",

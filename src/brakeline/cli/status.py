@@ -63,6 +63,8 @@ def state_report(fold: Fold, cosigned: Cosigned) -> dict[str, Any]:
             }
             for p in fold.treaty.parties
         ],
+        "readings": _readings(fold),
+        "disagreements": msgspec.to_builtins(fold.readings.disagreements),
         "runs": [_run(fold, r) for r in fold.runs.values()],
         "history": [
             {"entry": i, "phase": str(s.phase), "epoch": s.epoch, "since": s.since, "cause": s.cause}
@@ -77,6 +79,32 @@ def state_report(fold: Fold, cosigned: Cosigned) -> dict[str, Any]:
     }
 
 
+def _readings(fold: Fold) -> list[dict[str, Any]]:
+    """Every gauge of the treaty: what was reproduced, by whom, and whether it reaches its threshold."""
+    found = list(fold.readings.current(now=fold.clock, active=fold.bound().active))
+    return [
+        {
+            "gauge": t.gauge,
+            "class": t.gauge_class,
+            "at_least": t.at_least,
+            "unit": t.unit,
+            "reproduced": [
+                {
+                    "subject": r.subject,
+                    "lower": r.lower,
+                    "upper": r.upper,
+                    "alarms": list(r.alarms),
+                    "parties": list(r.parties),
+                    "reaches": fold.readings.reaches(r),
+                }
+                for r in found
+                if r.gauge == t.gauge
+            ],
+        }
+        for t in fold.treaty.triggers
+    ]
+
+
 def _run(fold: Fold, r: RunRecord) -> dict[str, Any]:
     last = r.last
     return {
@@ -89,12 +117,29 @@ def _run(fold: Fold, r: RunRecord) -> dict[str, Any]:
         "done": last.steps if last else 0,
         "status": last.status if last else "declared",
         "barred": r.barred,
+        "unread_parents": list(fold.unread(r)),
         "audited": fold.audited(r),
         "audits": [
             {"inspector": i, "entry": n, "verdict": a.verdict, "findings": msgspec.to_builtins(a.findings)}
             for n, i, a in r.audits
         ],
     }
+
+
+def _show_readings(report: dict[str, Any], console: Console) -> None:
+    rows = [(g, r) for g in report["readings"] for r in g["reproduced"]]
+    if rows:
+        gauges = Table("gauge", "class", "of", "bounds", "threshold", "found by")
+        for g, r in rows:
+            mark = "[bold red]reached[/] " if r["reaches"] else ""
+            alarms = f" alarms: {', '.join(r['alarms'])}" if r["alarms"] else ""
+            bounds = f"{mark}{r['lower']:.4g} to {r['upper']:.4g}{alarms}"
+            threshold = f"{g['at_least']:g} {g['unit']}"
+            gauges.add_row(g["gauge"], g["class"], r["subject"], bounds, threshold, ", ".join(r["parties"]))
+        console.print(gauges)
+    for d in report["disagreements"]:
+        (a, i), (b, j) = d["first"], d["second"]
+        console.print(f"{a} (entry {i}) and {b} (entry {j}) disagree on {d['gauge']} of {d['subject']}")
 
 
 def show(report: dict[str, Any], console: Console) -> None:
@@ -119,6 +164,7 @@ def show(report: dict[str, Any], console: Console) -> None:
         bound = "equivocated" if p["equivocated"] else "yes" if p["bound"] else "no"
         parties.add_row(p["name"], "yes" if p["assented"] else "no", bound, ", ".join(p["because"]))
     console.print(parties)
+    _show_readings(report, console)
     if report["runs"]:
         runs = Table("run", "lab", "steps", "lineage", "status", "audits")
         for r in report["runs"]:
@@ -132,5 +178,9 @@ def show(report: dict[str, Any], console: Console) -> None:
                 verdicts,
             )
         console.print(runs)
+        for r in report["runs"]:
+            if r["unread_parents"]:
+                waits = ", ".join(f"{p[:16]}…" for p in r["unread_parents"])
+                console.print(f"{r['name']} waits for a safety reading of its parents: {waits}")
     if report["forks"]:
         console.print(f"[bold red]{report['forks']} forks of the log are recorded[/]")
