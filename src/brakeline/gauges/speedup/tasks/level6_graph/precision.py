@@ -1,0 +1,5 @@
+"""The precision of weights, gradients and everything between."""
+
+import numpy as np
+
+FLOAT = np.float64

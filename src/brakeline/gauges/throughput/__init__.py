@@ -1,0 +1,1 @@
+"""G2, throughput: merged code lines per engineer and working day, against a base period."""
