@@ -1,30 +1,31 @@
-"""G1: exact on histories with planted truth, never fooled by an incomplete clone, and open about what nobody attests."""
+"""G1: exact on histories with planted truth, not fooled by an incomplete clone, open about what nobody attests."""
 
 import json
 import os
 import subprocess
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from planted import ADA, Planted, git, lines, when
 
 from brakeline.cli.gauge.authorship import command
 from brakeline.core.encoding import canonical
 from brakeline.core.errors import Malformed, Misuse, Refused
 from brakeline.core.measurement import Measurement, read_measurement
 from brakeline.gauges.authorship.agents import agent_of_identity, agent_of_trailers
-from brakeline.gauges.authorship.attest import read_patches, size, union
+from brakeline.gauges.authorship.attest import read_patches, size
 from brakeline.gauges.authorship.measure import measure
 from brakeline.gauges.authorship.notes import parse_note, parse_traces
 from brakeline.gauges.authorship.plot import figure
-from brakeline.gauges.git.blame import RULE, Rule, blame_all, files_at, open_cache, touched, unquote
+from brakeline.gauges.git.blame import RULE, Rule, blame_all, files_at, open_cache, touched, union, unquote
 from brakeline.gauges.git.files import kind, marked_generated
 from brakeline.gauges.git.history import Mainline, Window, commits, resolve, window_of
 from brakeline.gauges.git.repository import open_repository
+from planted import ADA, Planted, git, lines, when
 
 AIDER = ("aider (gpt-5)", "aider@aider.chat")
 COPILOT = ("copilot-swe-agent[bot]", "198982749+Copilot@users.noreply.github.com")
@@ -388,6 +389,19 @@ def test_whitespace_and_moved_code_are_nobodys_new_lines(tmp_path: Path) -> None
     assert classes(gauge(p)) == {"identity": 3, "unknown": 120}
 
 
+def test_copies_of_a_line_count_once(tmp_path: Path) -> None:
+    p = Planted(tmp_path / "r")
+    p.commit({"human.py": lines("h", 50)})
+    p.commit({"agent.py": lines("a", 50)}, author=AIDER)
+    for i in range(10):
+        p.commit({f"copy{i}.py": lines("a", 50)}, author=AIDER)
+    p.write()
+    assert (
+        sum(len(git(p.path, "show", f"HEAD:{f}").splitlines()) for f in ("agent.py", "copy9.py")) == 100
+    )  # they are there
+    assert classes(gauge(p)) == {"identity": 50, "unknown": 50}  # and would make it 92 %
+
+
 # --- windows, files, git's output
 
 
@@ -397,7 +411,7 @@ def test_windows(world: Planted) -> None:
     assert window_of(repo, "..") == Window(None, head) == window_of(repo, "1999-01-01..")
     assert window_of(repo, None) == Window(None, head)  # all of it is younger than a year
     assert window_of(repo, f"{world.ids[2]}..main") == Window(world.ids[2], head)
-    assert window_of(repo, "..2025-01-02").end == head
+    assert window_of(repo, "..2025-01-03").end == head
     for bad in (
         "main",
         "a...b",
@@ -447,6 +461,8 @@ def test_no_window_without_code_and_no_repository_without_one(tmp_path: Path) ->
         ("vendor.py", "code"),
         ("app.min.js", "generated"),
         ("api_pb2.py", "generated"),
+        ("view/dist/assets/bundle.js", "generated"),
+        ("dist.py", "code"),
     ],
 )
 def test_the_filter(path: str, expected: str) -> None:
@@ -489,15 +505,16 @@ def test_odd_paths_survive_git(tmp_path: Path) -> None:
 
 def test_content_that_looks_like_a_patch_is_content() -> None:
     oid = "ab" * 20
-    patch = f"{oid}\ndiff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1,2 +1,3 @@\n---- a/y\n-{oid}\n++++ b/y\n+@@ -1 +1 @@\n+{oid}\n"
-    assert read_patches((patch + "@@ -9 +10 @@\n-q\n+r\n").encode()) == {oid: {"x": [(1, 3), (10, 10)]}}
+    header = f"{oid}\ndiff --git a/x b/x\n--- a/x\n+++ b/x\n"
+    hunk = f"@@ -1,2 +1,3 @@\n---- a/y\n-{oid}\n++++ b/y\n+@@ -1 +1 @@\n+{oid}\n"
+    assert read_patches((header + hunk + "@@ -9 +10 @@\n-q\n+r\n").encode()) == {oid: {"x": [(1, 3), (10, 10)]}}
 
 
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 5)).map(lambda p: (p[0], p[0] + p[1]))))
 def test_union_of_spans(spans: list[tuple[int, int]]) -> None:
     joined = list(union(spans))
     assert size(joined) == len({i for a, b in spans for i in range(a, b + 1)})
-    assert all(a[1] + 1 < b[0] for a, b in zip(joined, joined[1:], strict=False))
+    assert all(a[1] + 1 < b[0] for a, b in pairwise(joined))
 
 
 def test_only_touched_files_hold_lines_of_the_window(tmp_path: Path) -> None:
@@ -566,7 +583,7 @@ def test_the_command(tmp_path: Path, world: Planted) -> None:
 
 def test_the_figure_needs_the_measurement_alone(world: Planted) -> None:
     drawn = figure(read_measurement(canonical(gauge(world))))
-    assert [text.get_text() for text in drawn.axes[1].get_legend().get_texts()][0] == "note"
+    assert next(text.get_text() for text in drawn.axes[1].get_legend().get_texts()) == "note"
 
 
 # --- the reference

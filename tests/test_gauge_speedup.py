@@ -10,6 +10,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from io import BytesIO
 from math import exp, log
 from pathlib import Path
@@ -23,11 +24,11 @@ from inspect_ai.model import Model, ModelOutput, ModelUsage, get_model
 
 from brakeline.cli.main import main
 from brakeline.core.encoding import canonical, sha256
-from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused, Unavailable
+from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailable
 from brakeline.core.measurement import read_measurement
 from brakeline.gauges.speedup.arena import Run, digest_folder, run
-from brakeline.gauges.speedup.job import ALPHABET, WORK, Job, Work, make_job, pair_nonce
-from brakeline.gauges.speedup.measure import DEVIATION_MOST, HUMAN, LOSS_MOST, conclude, in_sandbox, judge, measure
+from brakeline.gauges.speedup.job import ALPHABET, Job, Work, make_job, pair_nonce
+from brakeline.gauges.speedup.measure import DEVIATION_MOST, HUMAN, LOSS_MOST, conclude, judge, measure
 from brakeline.gauges.speedup.plan import PLAN, RUNS, Pair, Record, Timed, known_seed
 from brakeline.gauges.speedup.plot import figure
 from brakeline.gauges.speedup.reference import LEVELS, REFERENCES, baseline_files, reference, write_reference
@@ -37,7 +38,7 @@ from brakeline.gauges.speedup.weights import deviations, held_out_loss, output_s
 TINY = Work(steps=24, batch=4, context=12, width=16, heads=2, rate=0.01, text=8000, held_out=2000, probes=3)
 SEED = bytes(range(32)).hex()
 # Large enough for the training to take longer than the start of Python.
-BUSY = Work(steps=40, batch=12, context=12, width=16, heads=2, rate=0.01, text=20_000, held_out=2000, probes=3)
+BUSY = Work(steps=40, batch=6, context=12, width=16, heads=2, rate=0.01, text=10_000, held_out=2000, probes=3)
 JOB, BUSY_JOB = make_job(TINY, bytes(32)), make_job(BUSY, bytes(32))
 
 
@@ -58,6 +59,12 @@ def fast(tmp_path: Path) -> Path:
 def baseline() -> Iterator[Path]:
     with reference(0) as folder:
         yield folder
+
+
+@pytest.fixture(scope="module")
+def slow(baseline: Path) -> bytes:
+    """What the baseline prints for JOB."""
+    return plain(baseline, JOB).stdout
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +94,8 @@ class Scripted:
     """A runner with a clock of its own: real weights, seconds as told. `calls` are the folders it ran."""
 
     def __init__(self, seconds: Callable[[str], float]) -> None:
-        self.seconds, self.calls = seconds, [""][:0]
+        self.seconds = seconds
+        self.calls: list[str] = []
         self.outputs: dict[bytes, bytes] = {}
 
     def __call__(self, folder: Path, job: Job, out: Path) -> Run:
@@ -155,12 +163,11 @@ def test_what_is_held_out_is_of_the_language_and_not_in_the_text() -> None:
 
 
 @pytest.mark.parametrize("level", range(1, len(LEVELS) + 1))
-def test_every_level_trains_what_the_baseline_trains(baseline: Path, level: int, tmp_path: Path) -> None:
+def test_every_level_trains_what_the_baseline_trains(slow: bytes, level: int, tmp_path: Path) -> None:
     write_reference(level, tmp_path / "level")
     done = plain(tmp_path / "level", JOB)
     assert done.returncode == 0, done.stderr.decode()
-    ours, theirs = (read_weights(TINY, plain(f, JOB).stdout) for f in (baseline, tmp_path / "level"))
-    apart = deviations(ours, theirs)
+    apart = deviations(read_weights(TINY, slow), read_weights(TINY, done.stdout))
     assert apart.max() < DEVIATION_MOST / 20
     assert (apart.max() > 1e-7) == (level >= LEVELS.index("precision") + 1)  # 32 bits can be told from 64
 
@@ -194,7 +201,7 @@ def test_training_learns_the_language(honest: bytes) -> None:
 
 def test_a_deviation_weighs_what_was_moved_since_the_last_look() -> None:
     base = np.array([[3.0, 4.0], [4.0, 4.0], [4.0, 6.0]])
-    other = base + [[0.0, 0.5], [0.0, 0.5], [0.0, 0.7]]
+    other = base + np.array([[0.0, 0.5], [0.0, 0.5], [0.0, 0.7]])
     assert deviations(base, other) == pytest.approx([0.1, 0.0, 0.1])
     assert not (deviations(base, np.full_like(base, np.nan)) <= 1).any()
 
@@ -312,14 +319,14 @@ def call_seconds(folder: Path, job: Job) -> tuple[float, bytes]:
 
 def test_cheat_1_work_outside_the_timed_call(fast: Path, tmp_path: Path) -> None:
     honest_seconds, expected = call_seconds(fast, BUSY_JOB)
+    before = sandboxed(fast, BUSY_JOB)
     change(fast / "train.py", 'if __name__ == "__main__":\n', AT_IMPORT)
     seconds, output = call_seconds(fast, BUSY_JOB)
     assert output == expected
     assert seconds < honest_seconds / 10  # it pays
     inside = sandboxed(fast, BUSY_JOB)
     assert inside.output == expected
-    assert inside.wall > honest_seconds / 2  # and all of it is on the verifier's clock
-    assert inside.cpu > honest_seconds / 2
+    assert min(inside.wall, inside.cpu) > before.cpu / 2  # and all of it is on the verifier's clocks
 
 
 TABLE = """
@@ -394,13 +401,13 @@ time.monotonic_ns = time.perf_counter_ns = time.time_ns = lambda: 1
 
 
 def test_cheat_3_a_patched_clock(fast: Path) -> None:
-    before, _ = call_seconds(fast, BUSY_JOB)
+    before = sandboxed(fast, BUSY_JOB)
+    assert call_seconds(fast, BUSY_JOB)[0] > 0
     add_first(fast, CLOCK)
-    assert call_seconds(fast, BUSY_JOB)[0] == 0 < before  # it pays
+    assert call_seconds(fast, BUSY_JOB)[0] == 0  # it pays
     inside = sandboxed(fast, BUSY_JOB)
     assert inside.output is not None
-    assert inside.wall > before / 2
-    assert inside.cpu > before / 2
+    assert min(inside.wall, inside.cpu) > before.cpu / 2
 
 
 # (4) Work in the background: after the end, or on other cores.
@@ -462,13 +469,13 @@ def test_cheat_4_more_processor_time_than_a_core_has(honest: bytes) -> None:
 
 
 # (5) Fewer steps.
-def test_cheat_5_half_the_steps(fast: Path, honest: bytes, tmp_path: Path) -> None:
-    change(fast / "train.py", "model.step(*data.batch(step))", "step % 2 or model.step(*data.batch(step))")
-    change(fast / "train.py", "adam.step(model.grads)", "step % 2 or adam.step(model.grads)")
-    change(fast / "train.py", 'job["rate"])', '2 * job["rate"])')
+def test_cheat_5_fewer_steps(fast: Path, honest: bytes, tmp_path: Path) -> None:
+    change(fast / "train.py", "model.step(*data.batch(step))", "step % 4 == 3 or model.step(*data.batch(step))")
+    change(fast / "train.py", "adam.step(model.grads)", "step % 4 == 3 or adam.step(model.grads)")
+    change(fast / "train.py", 'job["rate"])', '1.4 * job["rate"])')
     output = plain(fast, JOB).stdout
     losses = [held_out_loss(TINY, read_weights(TINY, x)[-1], JOB.held_out) for x in (honest, output)]
-    assert losses[1] < losses[0] + 0.1  # it pays where only the loss at the end is looked at, with some tolerance
+    assert losses[1] < 1.1 * losses[0]  # it pays where the loss at the end may be a tenth worse, and all else is free
     assert "are not the baseline's" in refused(fast, tmp_path)
 
 
@@ -534,16 +541,14 @@ def test_cheat_7_runs_that_look_bad_are_not_given_up_for_ever(fast: Path, tmp_pa
             return done
 
     runner = Picky(Noisy())
-    for _ in range(100):
-        try:
-            measure(fast, tmp_path / "out", subject="x", pairs=4, work=TINY, runner=runner)
-        except KeyboardInterrupt:
-            continue
-        except Refused as e:
-            assert "begun and given up" in str(e)
-            break
-    else:
-        pytest.fail("it was let pick its runs")
+
+    def persist() -> None:
+        for _ in range(100):
+            with suppress(KeyboardInterrupt):
+                measure(fast, tmp_path / "out", subject="x", pairs=4, work=TINY, runner=runner)
+
+    with pytest.raises(Refused, match="begun and given up"):
+        persist()
     record = (tmp_path / "out" / RUNS).read_bytes().splitlines()
     assert sum(b'"started":true' in line for line in record) >= 5  # every start is on record
 
@@ -659,6 +664,22 @@ def test_a_digest_covers_names_and_contents_and_no_bytecode(fast: Path) -> None:
         digest_folder(fast.parent)
 
 
+def test_a_candidate_that_changes_while_it_is_measured_is_measured_as_it_was(fast: Path, tmp_path: Path) -> None:
+    digest, seen = digest_folder(fast), set()
+
+    class Changing(Scripted):
+        def __call__(self, folder: Path, job: Job, out: Path) -> Run:
+            (fast / "train.py").write_text("# now something else\n")
+            done = super().__call__(folder, job, out)
+            if self.calls[-1] == "candidate":
+                seen.add(digest_folder(folder))
+            return done
+
+    m = measure(fast, tmp_path / "out", subject="x", pairs=2, work=TINY, runner=Changing(lambda which: 1.0))
+    assert seen == {digest}
+    assert m.inputs["candidate"] == digest.hex() != digest_folder(fast).hex()
+
+
 def test_a_folder_holds_one_measurement(fast: Path, tmp_path: Path) -> None:
     runner = Scripted(lambda which: 1.0)
 
@@ -672,7 +693,7 @@ def test_a_folder_holds_one_measurement(fast: Path, tmp_path: Path) -> None:
     (fast / "adam.py").write_text("# changed\n")
     with pytest.raises(Misuse, match="another candidate"):
         again()
-    with pytest.raises(Misuse, match="two at least|no interval"):
+    with pytest.raises(Misuse, match="no interval"):
         again(pairs=1)
     with pytest.raises(Misuse, match="not a seed"):
         again(seed="abc")
@@ -689,8 +710,9 @@ def test_a_damaged_record_is_malformed(data: bytes) -> None:
             lines = []
         assert lines == []
         (Path(room) / PLAN).write_bytes(data)
-        with pytest.raises(BrakelineError):
+        with pytest.raises(Malformed):
             known_seed(Path(room))
+        with pytest.raises(Misuse):
             Record(Path(room), {"seed": SEED})
 
 
@@ -792,7 +814,8 @@ def test_what_an_agent_leaves_comes_out_as_plain_files_or_not_at_all(tmp_path: P
     for i, member in enumerate((link, large, tarfile.TarInfo("../outside"))):
         with pytest.raises(Malformed):
             unpack(archive(member), tmp_path / str(i) / "candidate")
-    unpack(archive(tarfile.TarInfo("candidate/train.py")), tmp_path / "candidate")
+    forged = (tarfile.TarInfo(name) for name in ("candidate/train.py", RUNS, "candidate/../" + PLAN))
+    unpack(archive(*forged), tmp_path / "candidate")
     with pytest.raises(Misuse, match="exists already"):
         unpack(b"", tmp_path / "candidate")
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["train.py"]
@@ -801,10 +824,8 @@ def test_what_an_agent_leaves_comes_out_as_plain_files_or_not_at_all(tmp_path: P
 @given(st.binary(max_size=600))
 def test_no_other_bytes_are_an_archive(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as room:
-        try:
+        with suppress(Malformed):
             unpack(data, Path(room) / "candidate")
-        except Malformed:
-            pass
         assert not any(p.is_file() for p in Path(room).rglob("*"))
 
 

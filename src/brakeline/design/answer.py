@@ -1,6 +1,5 @@
-"""The answer to a scenario: the game it is, propositions P1 to P5 with what binds, windows, coalitions, and a verdict."""
+"""The answer to a scenario: the game it is, propositions P1 to P5 and what binds, windows, coalitions, a verdict."""
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -13,10 +12,8 @@ from brakeline.design.model import (
     LUMP,
     Array,
     Model,
-    all_race,
     catastrophe,
     lone_pause,
-    pause_value,
     stable,
 )
 from brakeline.design.parameters import TABLE
@@ -134,7 +131,7 @@ def solve(s: Scenario) -> Answer:
     )
 
 
-def levers(s: Scenario) -> Mapping[str, tuple[Interval, ...]]:
+def levers(s: Scenario) -> dict[str, tuple[Interval, ...]]:
     """Each parameter's values, in its allowed range, for which compliance is stable; common to all parties."""
     m = build(s)
     used = [p for p in TABLE if not (p.name == "breakout" and s.breakout == EXPONENTIAL)]
@@ -148,7 +145,7 @@ def _alone(s: Scenario, m: Model, i: int) -> Alone:
     others[i] = False
     return Alone(
         party=s.parties[i],
-        privately_worse=bool((lone_pause(m) < all_race(m))[..., i]),
+        privately_worse=bool((lone_pause(m) < m.W_R)[..., i]),
         catastrophe_race=float(catastrophe(m, everybody)),
         catastrophe_alone=float(catastrophe(m, others)),
     )
@@ -159,10 +156,10 @@ def _parties(s: Scenario, m: Model, least: tuple[float, ...]) -> tuple[Party, ..
     rate, before = required_rate(m), required_detection(m)
     columns: dict[str, Array] = {
         "share": m.x,
-        "race": all_race(m),
+        "race": m.W_R,
         "pause_alone": lone_pause(m),
-        "pause": pause_value(u),
-        "inspected_pause": pause_value(m),
+        "pause": u.W_C,
+        "inspected_pause": m.W_C,
         "win_by_cheating": m.pi,
         "D": m.D,
         "D0": _positive(d0(m)),
@@ -290,4 +287,3 @@ def belief_map(s: Scenario, *, risk: Array, loss: Array) -> np.ndarray:
         ratio = from_.values["covert_risk"] / from_.values["risk"]
         changes["covert_risk"] = changes["risk"] * ratio
     return verdicts(build(from_, changes), s.breakout)
-

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from brakeline.design.model import Array, Mask, Model, all_race, pause_value, race_value
+from brakeline.design.model import Array, Mask, Model, race_value
 from brakeline.design.published.cooperation import pledged
 
 
@@ -24,7 +24,7 @@ def payoffs(m: Model, *, whole_is_stable: bool) -> Array:
     pausing = members(m.parties)
     values = np.empty(pausing.shape)
     values[:-1] = race_value(m, ~pausing[:-1])
-    values[-1] = pause_value(m) if whole_is_stable else all_race(m)
+    values[-1] = m.W_C if whole_is_stable else m.W_R
     return values
 
 

@@ -1,4 +1,4 @@
-"""Figures of a scenario: maps over beliefs, windows, operating points, timelines. Object-oriented matplotlib, no screen."""
+"""Figures of a scenario: maps over beliefs, windows, operating points, timelines."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -15,9 +15,7 @@ from brakeline.design.model import (
     EXPONENTIAL,
     LUMP,
     Array,
-    all_race,
     channels,
-    pause_value,
     slack,
 )
 from brakeline.design.regime import VERDICTS, verdicts
@@ -41,7 +39,7 @@ INK: Final = "#222222"
 def _axes(title: str, x: str, y: str, *, width: float = 7.2, height: float = 4.6) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_title(title, loc="left", fontsize=10)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)
@@ -64,7 +62,7 @@ def beliefs(s: Scenario) -> Figure:
     risk, loss = np.linspace(0.004, 0.5, 90), np.linspace(0, 10, 90)
     codes = belief_map(s, risk=risk, loss=loss)
     figure, axes = _axes(
-        f"What to do, by belief: {s.title}",
+        f"What to do, by belief\n{s.title}",
         "q: catastrophe, when a racer wins (probability)",
         "D: loss in a catastrophe (prizes)",
     )
@@ -84,9 +82,11 @@ def phase(s: Scenario) -> Figure:
     nu, D = np.meshgrid(rate, loss)
     m = build(s.at_bounds(), {"inspections": nu[..., None], "loss": D[..., None]})
     codes = verdicts(m, s.breakout)
-    figure, axes = _axes(f"Phase map: {s.title}", "inspections of each party (1/yr)", "D: loss in a catastrophe (prizes)")
+    figure, axes = _axes(
+        f"Phase map\n{s.title}", "inspections of each party (1/yr)", "D: loss in a catastrophe (prizes)"
+    )
     handles = _paint(axes, rate, loss, codes)
-    lost = np.broadcast_to((pause_value(m) - all_race(m) + m.F).min(-1), codes.shape)
+    lost = np.broadcast_to((m.W_C - m.W_R + m.F).min(-1), codes.shape)
     if (lost <= 0).any() and (lost > 0).any():
         axes.contourf(rate, loss, lost, levels=[-np.inf, 0], colors="none", hatches=["///"])
         handles.append(Patch(fc="none", ec=INK, hatch="///", label="caught loses nothing: invalid"))
@@ -101,7 +101,7 @@ def window(s: Scenario) -> Figure:
     """For which rates of inspection compliance is stable, by the false alarms of one inspector."""
     alarm = np.linspace(0, 0.2, 41)
     figure, axes = _axes(
-        f"Inspect enough, not too much: {s.title}",
+        f"Inspect enough, not too much\n{s.title}",
         "false alarms of one inspector (probability per inspection)",
         "inspections of each party (1/yr)",
     )
@@ -138,12 +138,14 @@ def roc(s: Scenario) -> Figure:
     m = build(s, {"detection": grid_p[..., None], "false_alarm": grid_a[..., None], **_single()})
     value = np.broadcast_to(slack(m, s.breakout).min(-1), grid_p.shape)
     figure, axes = _axes(
-        f"Convictions and the treaty's slack: {s.title}",
+        f"Convictions and the treaty's slack\n{s.title}",
         "conviction of an honest party, per inspection",
         "conviction of a cheat that was inspected",
     )
     shown = np.clip(value, -0.2, 0.2)
-    lines = axes.contour(alpha, p, shown, levels=[-0.15, -0.1, -0.05, 0.05, 0.1, 0.15], colors="#8a8a8a", linewidths=0.8)
+    lines = axes.contour(
+        alpha, p, shown, levels=[-0.15, -0.1, -0.05, 0.05, 0.1, 0.15], colors="#8a8a8a", linewidths=0.8
+    )
     axes.clabel(lines, fontsize=7, fmt="%g")
     if (value < 0).any() and (value > 0).any():
         axes.contour(alpha, p, value, levels=[0], colors=INK, linewidths=1.8)
@@ -172,7 +174,7 @@ def breakout(s: Scenario) -> Figure:
     """Inspections needed, by how long a breakout takes: the assumption that decides."""
     years = np.geomspace(0.01, 2, 60)
     figure, axes = _axes(
-        f"The breakout decides: {s.title}", "time to a lump breakout at covert speed (yr)", "inspections needed (1/yr)"
+        f"The breakout decides\n{s.title}", "time to a lump breakout at covert speed (yr)", "inspections needed (1/yr)"
     )
     for x, label, colour in ((s, "estimates", "#1b7837"), (s.at_bounds(), "95 % bounds", "#d6604d")):
         ends = [stable_where(x, "inspections", LUMP, {"breakout": np.array([t])}) for t in years]
@@ -206,7 +208,7 @@ def timeline(s: Scenario) -> Figure:
     flows = {"safety solved": solved, "convicted, race": rate, "covert victory": success}
     soon = 2 * end if s.breakout == LUMP else min(10.0, 5 / sum(flows.values()))
     _stack(right, np.linspace(0, soon, 400), flows, end, f"one cheats ({s.breakout} breakout)")
-    figure.suptitle(f"Timeline: {s.title}", x=0.01, ha="left", fontsize=11)
+    figure.suptitle(f"Timeline\n{s.title}", x=0.01, ha="left", fontsize=11)
     left.set_ylabel("probability")
     return figure
 

@@ -1,6 +1,7 @@
-"""A treaty against a scenario: what its numbers are worth in the model, what breaks first, and which numbers would hold."""
+"""A treaty against a scenario: what its numbers are worth, what breaks first, and which numbers would hold."""
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from brakeline.design.window import Interval, stable_where
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One condition of the treaty's stability: its least slack over the parties, in prizes, and the party that has it."""
+    """One condition of stability: its least slack over the parties, in prizes, and the party that has it."""
 
     condition: str
     party: str
@@ -38,7 +39,10 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
-    """How a treaty fares in a scenario, at one reading of the measured inputs."""
+    """How a treaty fares in a scenario, at one reading of the measured inputs.
+
+    `together` are the fewest numbers that make it stable when changed at once: {} when it is, None when none do.
+    """
 
     treaty: str
     digest: str
@@ -53,6 +57,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     taken: dict[str, Any]
     checks: tuple[Check, ...]
     proposals: tuple[Proposal, ...]
+    together: dict[str, float] | None
 
 
 def under(treaty: Treaty, s: Scenario) -> Scenario:
@@ -83,7 +88,17 @@ def fit(treaty: Treaty, s: Scenario, *, bounds: bool) -> Fit:
     s = under(treaty, s.at_bounds() if bounds else s)
     m = build(s)
     party, condition, _ = binding(m, s.breakout)
-    names = ("detection", "inspectors", "confirmers", "quorum", "corrupt", "permit_lifetime", "residual", "inspections", "coverage")
+    names = (
+        "detection",
+        "inspectors",
+        "confirmers",
+        "quorum",
+        "corrupt",
+        "permit_lifetime",
+        "residual",
+        "inspections",
+        "coverage",
+    )
     checks = [_least("participation", participation(m), s)]
     checks += [_least(ch.name, margin(m, ch, s.breakout), s) for ch in channels(m)]
     if treaty.attested_runs:
@@ -99,13 +114,16 @@ def fit(treaty: Treaty, s: Scenario, *, bounds: bool) -> Fit:
         inputs="bounds" if bounds else "estimates",
         breakout=s.breakout,
         stable=holds,
-        verdict=verdict(m, s.breakout) if not treaty.attested_runs or holds else "unstable: attested runs escape replay",
+        verdict=verdict(m, s.breakout)
+        if not treaty.attested_runs or holds
+        else "unstable: attested runs escape replay",
         binds=(worst.party, worst.condition) if worst.slack < 0 else (s.parties[party], condition),
         conviction=float(m.p.max()),
         false_conviction=float(m.alpha.max()),
         taken={name: float(s.values[name].max()) for name in names},
         checks=tuple(checks),
         proposals=_proposals(treaty, s),
+        together=_together(treaty, s),
     )
 
 
@@ -164,3 +182,29 @@ def _proposals(treaty: Treaty, s: Scenario) -> tuple[Proposal, ...]:
         ),
     )
 
+
+def _together(treaty: Treaty, s: Scenario) -> dict[str, float] | None:
+    """The fewest changes, then the mildest, of quorum, inspectors, residual and inspections; None if none is enough.
+
+    Tried: every quorum and number of inspectors that the treaty's parties allow, the residual by halves, the
+    inspections by doubling.
+    """
+    least, most = treaty.faults + 1, len(treaty.with_role("inspector")) - 1
+    now = {name: float(s.values[name].max()) for name in ("quorum", "inspectors", "residual", "inspections")}
+    tried = {
+        "quorum": [float(k) for k in range(least, most + 1)],
+        "inspectors": [float(n) for n in range(least, most + 1)],
+        "residual": [now["residual"] / 2**i for i in range(5)],
+        "inspections": [now["inspections"] * 2**i for i in range(5) if now["inspections"] * 2**i <= 400],
+    }
+    rows = np.array(list(product(*tried.values())))
+    changed = (rows != np.array(list(now.values()))).sum(1)
+    good = stable(build(s, {name: rows[:, [i]] for i, name in enumerate(tried)}), s.breakout)
+    if not good.any():
+        return None
+    far = np.abs(np.log(np.maximum(rows, 1e-9) / np.maximum(list(now.values()), 1e-9))).sum(1)
+    best = min(np.flatnonzero(good), key=lambda i: (changed[i], far[i]))
+    found = dict(zip(tried, rows[best].tolist(), strict=True))
+    if treaty.attested_runs:
+        found["attested_runs"] = 0.0
+    return {name: value for name, value in found.items() if value != now.get(name)}

@@ -9,7 +9,7 @@ function takes arrays: the last axis counts the parties, all others broadcast.
 """
 
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ LUMP: Final = "lump"
 TOLERANCE: Final = 1e-12  # of differences between values of the order of one
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Model:
     """The letters of the formulas. Each broadcasts to (..., N): what the parties share has a last axis of length 1.
 
@@ -61,7 +61,30 @@ class Model:
 
     @property
     def parties(self) -> int:
-        return self.x.shape[-1]
+        return int(self.x.shape[-1])
+
+    @cached_property
+    def W_R(self) -> Array:
+        """What each party expects when all race."""
+        return race_value(self, np.ones(self.parties, dtype=bool))
+
+    @cached_property
+    def W_C(self) -> Array:
+        """What each party expects when all comply."""
+        flow = -self.c - self.k * self.nu + self.g * self.w_s + self.mu_f * self.W_R - self.phi_f * self.F
+        return np.asarray(flow / (self.r + self.g + self.mu_f))
+
+    @cached_property
+    def W_X(self) -> Array:
+        """What a convict expects whose permits still run, for a time uniform on [0, tau]; W_R - F for tau = 0.
+
+        Until the permits lapse it races at its open speed.
+        """
+        speed = self.lam * self.x
+        s = speed + self.r
+        y = s * self.tau
+        lapse = np.where(y < 1e-8, 1 - y / 2, -np.expm1(-y) / np.where(y < 1e-8, 1.0, y))
+        return np.asarray(speed * self.pi / s * (1 - lapse) + lapse * (self.W_R - self.F))
 
     @property
     def w_s(self) -> Array:
@@ -97,6 +120,7 @@ def channels(m: Model) -> tuple[Channel, ...]:
 
     A cheat meets at least the convictions that an honest party meets by mistake.
     """
+
     def rate(p: Array) -> Array:
         return m.nu * np.maximum(p, m.alpha) + m.eta
 
@@ -125,11 +149,6 @@ def race_value(m: Model, racers: Mask) -> Array:
     return value
 
 
-def all_race(m: Model) -> Array:
-    """W_R."""
-    return race_value(m, np.ones(m.parties, dtype=bool))
-
-
 def _each(m: Model, racers: Mask) -> Array:
     return np.stack([race_value(m, row)[..., i] for i, row in enumerate(racers)], axis=-1)
 
@@ -144,31 +163,11 @@ def lone_race(m: Model) -> Array:
     return _each(m, np.eye(m.parties, dtype=bool))
 
 
-def pause_value(m: Model) -> Array:
-    """W_C: what each party expects when all comply."""
-    flow = -m.c - m.k * m.nu + m.g * m.w_s + m.mu_f * all_race(m) - m.phi_f * m.F
-    value: Array = flow / (m.r + m.g + m.mu_f)
-    return value
-
-
-def convicted_value(m: Model) -> Array:
-    """W_X(tau): the value of being convicted while permits still run, for a time uniform on [0, tau].
-
-    W_X(0) = W_R - F. Until the permits lapse the convict races at its open speed.
-    """
-    speed = m.lam * m.x
-    s = speed + m.r
-    y = s * m.tau
-    lapse = np.where(y < 1e-8, 1 - y / 2, -np.expm1(-y) / np.where(y < 1e-8, 1.0, y))
-    value: Array = speed * m.pi / s * (1 - lapse) + lapse * (all_race(m) - m.F)
-    return value
-
-
 def _cheating(m: Model, mu_d: Array) -> tuple[Array, Array]:
     """A and B: the rate at which the pause of a cheater ends, but for its success, and the flow it lives on."""
     others = m.mu_f - m.phi_f
     ends = m.r + m.g + mu_d + others
-    flow = -m.c_h - m.k * m.nu + m.g * m.w_s + mu_d * convicted_value(m) + others * all_race(m)
+    flow = -m.c_h - m.k * m.nu + m.g * m.w_s + mu_d * m.W_X + others * m.W_R
     return ends, flow
 
 
@@ -189,7 +188,7 @@ def cheat_value(m: Model, channel: Channel, breakout: str) -> Array:
 
 def margin(m: Model, channel: Channel, breakout: str) -> Array:
     """W_C - W_T, by party; infinite where the channel has no speed, so that nobody can go that way."""
-    value = pause_value(m) - cheat_value(m, channel, breakout)
+    value = m.W_C - cheat_value(m, channel, breakout)
     return np.where(channel.speed > 0, value, np.inf)
 
 
@@ -201,16 +200,15 @@ def identity(m: Model, channel: Channel) -> Array:
     With tau = 0 the first two terms are (mu_d - phi_f)(W_C - W_R + F): the net discriminating rate times what is lost
     when caught, less the rate of covert success times what is won.
     """
-    comply, race = pause_value(m), all_race(m)
     success = channel.speed * m.lam * m.x
-    kept = channel.mu_d * (comply - convicted_value(m)) - m.phi_f * (comply - race + m.F)
-    value: Array = kept - (success * (m.pi - comply) + m.c - m.c_h)
+    kept = channel.mu_d * (m.W_C - m.W_X) - m.phi_f * (m.W_C - m.W_R + m.F)
+    value: Array = kept - (success * (m.pi - m.W_C) + m.c - m.c_h)
     return value
 
 
 def participation(m: Model) -> Array:
     """W_C - W_R: what each party gains by the pause over the race. Open exit from a conditional pause yields W_R."""
-    return pause_value(m) - all_race(m)
+    return m.W_C - m.W_R
 
 
 def slack(m: Model, breakout: str) -> Array:

@@ -99,7 +99,8 @@ TABLE: Final = (
     # Answering
     _P("fine", "F", "prizes", 0, 0, .5, "choice", "fine on a public conviction", "the treaty"),
     _P("permit_lifetime", "tau", "yr", 1 / 52, 0, 2, "choice", "for how long a permit lasts", "the treaty"),
-    _P("stop_time", "t_s", "s", None, 0, 86_400, "measured", "from the quorum to the last step of a run", "bench/stop.py"),
+    _P("stop_time", "t_s", "s", None, 0, 86_400, "measured", "from the quorum to the last step of a run",
+       "bench/stop.py"),
 )
 # fmt: on
 PARAMETERS: Final = {p.name: p for p in TABLE}

@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binom
+from scipy.special import betainc
 
 from brakeline.design.model import Array
 
@@ -42,11 +42,20 @@ def convict(
     p_1, a_1, n, k_q, b = (np.asarray(v, dtype=float) for v in (p_1, a_1, inspectors, quorum, corrupt))
     honest = np.maximum(n - b, 0)
     if adjudication == INDEPENDENT:
-        alpha = np.where(b >= k_q, 1.0, binom.sf(k_q - b - 1, honest, a_1))
-        return Conviction(np.asarray(binom.sf(k_q - 1, honest, p_1)), alpha)
+        return Conviction(at_least(k_q, honest, p_1), at_least(k_q - b, honest, a_1))
     asked = np.maximum((n if confirmers is None else np.maximum(np.asarray(confirmers, dtype=float), n)) - b, 0)
-    p = np.where((asked >= k_q) & (b < k_q), 1 - (1 - p_1) ** honest, 0.0)
-    framed = np.where(b >= k_q, 1.0, binom.sf(k_q - b - 1, asked, a_1))
-    upheld = np.where(b + 1 >= k_q, 1.0, binom.sf(k_q - b - 2, np.maximum(asked - 1, 0), a_1))
+    others = np.maximum(asked - 1, 0)
+    # Who overlooks the cheat may still accuse it by mistake of something else.
+    mistaken = a_1 * at_least(k_q - 1, others, a_1)
+    p = np.where((asked >= k_q) & (b < k_q), 1 - ((1 - p_1) * (1 - mistaken)) ** honest, 0.0)
+    framed = at_least(k_q - b, asked, a_1)
+    upheld = at_least(k_q - b - 1, others, a_1)
     acquitted = (1 - a_1 * upheld) ** honest * (1 - np.where(b > 0, framed, 0.0))
     return Conviction(p, np.asarray(1 - acquitted))
+
+
+def at_least(k: Array, n: Array, p: Array) -> Array:
+    """P(Bin(n, p) >= k), by the incomplete beta function; 1 for k <= 0, and 0 for k > n."""
+    k, n, p = np.broadcast_arrays(k, n, p)
+    some = betainc(np.maximum(k, 1), np.maximum(n - k + 1, 1), p)
+    return np.where(k <= 0, 1.0, np.where(k > n, 0.0, some))

@@ -10,15 +10,12 @@ import numpy as np
 from brakeline.design.model import (
     TOLERANCE,
     Array,
-    Mask,
     Model,
-    all_race,
     channels,
     cheat_value,
     lone_pause,
     lone_race,
     participation,
-    pause_value,
     stable,
 )
 from brakeline.design.thresholds import unverified
@@ -52,14 +49,14 @@ def temptation(m: Model, breakout: str, *, conditional: bool) -> Array:
     """
     u = unverified(m)
     covert = [np.where(ch.speed > 0, cheat_value(u, ch, breakout), -np.inf) for ch in channels(u)]
-    leave = all_race(u) if conditional else lone_race(u)
+    leave = u.W_R if conditional else lone_race(u)
     return reduce(np.maximum, covert, leave)
 
 
 def game(m: Model, breakout: str, *, conditional: bool) -> tuple[Regime, ...]:
     """The regime of every party in the game without verification."""
     u = unverified(m)
-    values = (temptation(m, breakout, conditional=conditional), pause_value(u), all_race(u), lone_pause(u))
+    values = (temptation(m, breakout, conditional=conditional), u.W_C, u.W_R, lone_pause(u))
     rows = zip(*(np.broadcast_to(v, (m.parties,)) for v in values), strict=True)
     return tuple(regime(*map(float, row)) for row in rows)
 
@@ -88,13 +85,11 @@ def verdicts(m: Model, breakout: str) -> np.ndarray:
     """
     calm = replace(m, nu=np.zeros(1))
     u = unverified(m)
-    worth: Mask = (participation(u) > TOLERANCE).all(-1)
-    alone = (lone_pause(u) >= all_race(u) - TOLERANCE).all(-1)
-    honest = (temptation(m, breakout, conditional=True) <= pause_value(u) + TOLERANCE).all(-1)
-    stays = (lone_race(u) <= pause_value(u) + TOLERANCE).all(-1)
-    some = np.zeros(np.shape(worth), dtype=bool)
-    for rate in RATES:
-        some = some | stable(replace(m, nu=np.array([rate])), breakout)
+    worth = (participation(u) > TOLERANCE).all(-1)
+    alone = (lone_pause(u) >= u.W_R - TOLERANCE).all(-1)
+    honest = (temptation(m, breakout, conditional=True) <= u.W_C + TOLERANCE).all(-1)
+    stays = (lone_race(u) <= u.W_C + TOLERANCE).all(-1)
+    some = reduce(np.logical_or, (stable(replace(m, nu=np.array([rate])), breakout) for rate in RATES))
     conditions = [
         ~worth,
         alone & honest & stays,
@@ -115,7 +110,7 @@ def binding(m: Model, breakout: str) -> tuple[int, str, float]:
     """The party and the condition with the least slack, and that slack, in prizes: what breaks first."""
     rows = {"participation": participation(m)}
     for ch in channels(m):
-        rows[ch.name] = np.where(ch.speed > 0, pause_value(m) - cheat_value(m, ch, breakout), np.inf)
+        rows[ch.name] = np.where(ch.speed > 0, m.W_C - cheat_value(m, ch, breakout), np.inf)
     table = np.stack([np.broadcast_to(v, (m.parties,)) for v in rows.values()])
     row, party = np.unravel_index(int(np.argmin(table)), table.shape)
     return int(party), list(rows)[row], float(table[row, party])

@@ -33,7 +33,7 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     scenario: _Head
-    parameters: dict[str, float] = {}
+    parameters: dict[str, Any] = {}
     party: list[dict[str, Any]] = []
 
 
@@ -118,7 +118,7 @@ def build(s: Scenario, changes: Mapping[str, Array] | None = None) -> Model:
         k_q = np.ones(1)
     met = v["coverage"]  # an inspection that does not meet the cheat sees an honest run
     convicted = convict(v["detection"], v["false_alarm"], n, k_q, b, s.adjudication, asked)
-    letters = {p.symbol: v[p.name] for p in TABLE if p.symbol in Model.__slots__}
+    letters = {p.symbol: v[p.name] for p in TABLE if p.symbol in Model.__dataclass_fields__}
     tau = v["permit_lifetime"] + v["stop_time"] / YEAR
     letters |= {"tau": tau, "p": met * convicted.p + (1 - met) * convicted.alpha, "alpha": convicted.alpha}
     return Model(x=s.share, **letters)
@@ -176,9 +176,11 @@ def _parties(tables: list[dict[str, Any]]) -> tuple[tuple[str, ...], Array, list
 
 
 def _values(
-    parameters: dict[str, float], own: list[dict[str, float]], measured: Mapping[str, Measured]
+    parameters: dict[str, Any], own: list[dict[str, float]], measured: Mapping[str, Measured]
 ) -> tuple[dict[str, Array], frozenset[str]]:
-    given = {k: _number(f"parameters.{k}", v, _parameter("parameters", k, per_party=False)) for k, v in parameters.items()}
+    given = {
+        k: _number(f"parameters.{k}", v, _parameter("parameters", k, per_party=False)) for k, v in parameters.items()
+    }
     base = {p.name: p.default for p in TABLE if p.default is not None}
     base |= {name: m.estimate for name, m in measured.items()} | given
     values = {name: np.array([value]) for name, value in base.items()}
@@ -201,17 +203,19 @@ def _check_together(s: Scenario) -> None:
         risk, relief = _of(v["risk"], i), _of(v["solo_relief"], i)
         covert = _of(v["covert_risk"], i) if "covert_risk" in v else risk
         if not risk * (1 - relief) - 1e-12 <= covert <= risk + 1e-12:
-            low = f"{risk * (1 - relief):.4g} to {risk:.4g}"
-            raise Malformed(f"party {name}: covert_risk: {covert:g} is out of range: risk x (1 - solo_relief) to risk, {low}")
+            allowed = f"risk x (1 - solo_relief) to risk, {risk * (1 - relief):.4g} to {risk:.4g}"
+            raise Malformed(f"party {name}: covert_risk: {covert:g} is out of range: {allowed}")
         if _of(v["shared_value"], i) < 1 / n - 1e-12:
             raise Malformed(f"party {name}: shared_value: {_of(v['shared_value'], i):g} is out of range: 1/{n} to 0.9")
     inspectors = int(v["inspectors"][0])
     confirmers = int(v.get("confirmers", v["inspectors"])[0])
     if confirmers < inspectors:
-        raise Malformed(f"parameters.confirmers: {confirmers} is out of range: {inspectors} to 64, at least the inspectors")
-    for key, low, high in (("quorum", 1, confirmers), ("corrupt", 0, inspectors)):
-        if not low <= v[key][0] <= high:
-            raise Malformed(f"parameters.{key}: {v[key][0]:g} is out of range: {low} to {high}, the inspectors")
+        raise Malformed(
+            f"parameters.confirmers: {confirmers} is out of range: {inspectors} to 64, the inspectors or more"
+        )
+    for key, least, most in (("quorum", 1, confirmers), ("corrupt", 0, inspectors)):
+        if not least <= v[key][0] <= most:
+            raise Malformed(f"parameters.{key}: {v[key][0]:g} is out of range: {least} to {most}, the inspectors")
 
 
 def _of(value: Array, i: int) -> float:

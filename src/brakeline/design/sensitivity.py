@@ -1,5 +1,6 @@
 """What decides: Sobol indices of the margin over the parameters' ranges, and how often the usual claims hold there."""
 
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -11,12 +12,10 @@ from brakeline.design.model import (
     EXPONENTIAL,
     Array,
     Model,
-    all_race,
     channels,
     lone_pause,
     margin,
     participation,
-    pause_value,
 )
 from brakeline.design.parameters import PARAMETERS
 from brakeline.design.scenario import Scenario, build
@@ -98,7 +97,7 @@ def _margin(s: Scenario, changes: dict[str, Array]) -> Array:
 def _free(s: Scenario) -> Scenario:
     """What follows another parameter by default must follow it in the draws as well."""
     values = {k: v for k, v in s.values.items() if k not in ("covert_risk", "cheat_cost")}
-    return Scenario(**{**{f: getattr(s, f) for f in Scenario.__slots__}, "values": values})
+    return replace(s, values=values)
 
 
 def sobol(s: Scenario, *, samples: int, seed: int, factors: tuple[str, ...] = FACTORS) -> Sensitivity:
@@ -111,7 +110,7 @@ def sobol(s: Scenario, *, samples: int, seed: int, factors: tuple[str, ...] = FA
     unit = sample.sample(problem, samples, calc_second_order=False, seed=seed)
     y = _margin(s, _draw(s, unit, factors))
     found = analyze.analyze(problem, y, calc_second_order=False, seed=seed)
-    ends = {name: [float(_margin(s, _draw(s, np.array([[end]]), (name,)))[0]) for end in (0.0, 1.0)] for name in factors}
+    ends = {name: _margin(s, _draw(s, np.array([[0.0], [1.0]]), (name,))) for name in factors}
     indices = (
         Index(
             factor=name,
@@ -120,8 +119,8 @@ def sobol(s: Scenario, *, samples: int, seed: int, factors: tuple[str, ...] = FA
             first_half=float(found["S1_conf"][i]),
             total=float(found["ST"][i]),
             total_half=float(found["ST_conf"][i]),
-            low=ends[name][0],
-            high=ends[name][1],
+            low=float(ends[name][0]),
+            high=float(ends[name][1]),
         )
         for i, name in enumerate(factors)
     )
@@ -130,7 +129,7 @@ def sobol(s: Scenario, *, samples: int, seed: int, factors: tuple[str, ...] = FA
         breakout=s.breakout,
         samples=samples,
         seed=seed,
-        margin=float(_margin(s, {})[0]) if _margin(s, {}).ndim else float(_margin(s, {})),
+        margin=float(_margin(s, {})),
         indices=tuple(sorted(indices, key=lambda x: -x.total)),
         claims=claims(s, draws=100_000, seed=seed),
     )
@@ -162,13 +161,13 @@ def claims(s: Scenario, *, draws: int, seed: int) -> Claims:
     m = build(_free(s), changes)
     u = unverified(m)
     worth = (participation(u) > 0).all(-1)
-    unstable = worth & (u.pi > pause_value(u)).any(-1)
+    unstable = worth & (u.pi > u.W_C).any(-1)
     rate = rng.uniform(0.1, 3, (draws, 1))
     v = _convicting(u, rate)
     mended = unstable & (margin(v, channels(v)[0], EXPONENTIAL) >= 0).all(-1)
     return Claims(
         draws=draws,
-        lone_pause_irrational=float((lone_pause(m) < all_race(m)).any(-1).mean()),
+        lone_pause_irrational=float((lone_pause(m) < m.W_R).any(-1).mean()),
         pause_beats_race=float(worth.mean()),
         of_those_unverified_unstable=float(unstable.sum() / max(1, worth.sum())),
         of_those_stable_when_verified=float(mended.sum() / max(1, unstable.sum())),
@@ -177,5 +176,4 @@ def claims(s: Scenario, *, draws: int, seed: int) -> Claims:
 
 def _convicting(m: Model, rate: Array) -> Model:
     """The model in which cheats are convicted at `rate` a year, and nobody else."""
-    fields = {name: getattr(m, name) for name in Model.__slots__}
-    return Model(**{**fields, "eta": rate, "nu": np.zeros(1)})
+    return replace(m, eta=rate, nu=np.zeros(1))

@@ -22,11 +22,8 @@ from brakeline.core.errors import Misuse
 from brakeline.design.model import (
     LUMP,
     Model,
-    all_race,
     channels,
     cheat_value,
-    convicted_value,
-    pause_value,
 )
 from brakeline.design.parameters import TABLE
 from brakeline.design.quorum import CONFIRMED
@@ -62,7 +59,7 @@ class Game(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
-    """Tallies of some lives: episodes and convictions of cheated and honest runs; payoffs of cheats and of compliers."""
+    """Tallies of some lives: episodes and convictions of cheated and honest runs; payoffs of both kinds."""
 
     cheated: int
     caught: int
@@ -250,9 +247,9 @@ def _game(s: Scenario, m: Model, i: int) -> Game:
         inspection_cost=at(m.k),
         safe=at(m.w_s),
         prize=at(m.pi),
-        race=at(all_race(m)),
-        convicted_honest=at(all_race(m) - m.F),
-        convicted_cheat=at(convicted_value(m)),
+        race=at(m.W_R),
+        convicted_honest=at(m.W_R - m.F),
+        convicted_cheat=at(m.W_X),
     )
 
 
@@ -294,10 +291,10 @@ def _compare(s: Scenario, m: Model, party: int, chunks: list[Chunk], inputs: dic
     p = (float(m.p.max()) - (1 - met) * float(m.alpha.max())) / met
     cheating = np.array([x for c in chunks for x in c.cheating])
     complying = np.array([x for c in chunks for x in c.complying])
-    values = (pause_value(m)[..., party], cheat_value(m, channel, s.breakout)[..., party])
+    values = (m.W_C[..., party], cheat_value(m, channel, s.breakout)[..., party])
     both = _mean("W_C", float(values[0]), complying), _mean("W_T", float(values[1]), cheating)
     gap = float(values[0] - values[1])
-    width = float(np.hypot(*(x.upper - x.simulated for x in both)))
+    width = float(np.hypot(both[0].upper - both[0].simulated, both[1].upper - both[1].simulated))
     found = both[0].simulated - both[1].simulated
     comparisons = (
         _rate("conviction of a cheat", p, caught, cheated),
@@ -326,7 +323,8 @@ def _rate(name: str, predicted: float, found: int, of: int) -> Comparison:
 
 
 def _mean(name: str, predicted: float, payoffs: Any) -> Comparison:
-    mean, half = float(payoffs.mean()), float(norm.isf((1 - CONFIDENCE) / 2)) * float(payoffs.std(ddof=1)) / len(payoffs) ** 0.5
+    error = float(payoffs.std(ddof=1)) / len(payoffs) ** 0.5
+    mean, half = float(payoffs.mean()), float(norm.isf((1 - CONFIDENCE) / 2)) * error
     return Comparison(
         name=name, predicted=predicted, simulated=mean, lower=mean - half, upper=mean + half, of=len(payoffs)
     )

@@ -12,10 +12,8 @@ import numpy as np
 from brakeline.design.model import (
     Array,
     Model,
-    all_race,
     lone_pause,
     lone_race,
-    pause_value,
 )
 
 
@@ -46,22 +44,22 @@ def _turns(m: Model, difference: Callable[[Model], Array]) -> Threshold:
 
 def d0(m: Model) -> Threshold:
     """P2: the unverified pause is worse than the race for D below D0."""
-    return _turns(unverified(m), lambda u: all_race(u) - pause_value(u))
+    return _turns(unverified(m), lambda u: u.W_R - u.W_C)
 
 
 def d1(m: Model) -> Threshold:
     """P1: pausing alone is worse for the pauser than racing for D below D1."""
-    return _turns(m, lambda u: all_race(u) - lone_pause(u))
+    return _turns(m, lambda u: u.W_R - lone_pause(u))
 
 
 def d2(m: Model) -> Threshold:
     """P2: racing in secret pays, when nobody looks, for D below D2. The speed of cheating does not matter."""
-    return _turns(unverified(m), lambda u: u.pi - pause_value(u))
+    return _turns(unverified(m), lambda u: u.pi - u.W_C)
 
 
 def d3(m: Model) -> Threshold:
     """P2: leaving openly pays, when the others pause whatever happens, for D below D3."""
-    return _turns(unverified(m), lambda u: lone_race(u) - pause_value(u))
+    return _turns(unverified(m), lambda u: lone_race(u) - u.W_C)
 
 
 class Requirement(NamedTuple):
@@ -76,10 +74,10 @@ class Requirement(NamedTuple):
 
 
 def required_rate(m: Model) -> Requirement:
-    """mu*, 1/yr: the conviction rate that deters exponential cheating without false alarms (P3, alpha = k = tau = 0)."""
+    """mu*, 1/yr: the conviction rate that deters exponential cheating, for alpha = k = tau = 0 (P3)."""
     quiet = replace(m, alpha=np.zeros(1), k=np.zeros(1))
-    comply = pause_value(quiet)
-    lost = comply - all_race(quiet) + m.F
+    comply = quiet.W_C
+    lost = comply - quiet.W_R + m.F
     won = m.psi * m.lam * m.x * (m.pi - comply) + m.c - m.c_h
     with np.errstate(divide="ignore", invalid="ignore"):
         return Requirement(won / lost, lost > 0)
@@ -91,10 +89,10 @@ def required_detection(m: Model) -> Requirement:
     The (T - R) / (T - P + F) of the one-shot pledge and of the folk theorem.
     """
     quiet = replace(m, alpha=np.zeros(1), k=np.zeros(1))
-    comply = pause_value(quiet)
-    lost = comply - all_race(quiet) + m.F
+    comply = quiet.W_C
+    lost = comply - quiet.W_R + m.F
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Requirement((m.pi - comply) / (m.pi - all_race(quiet) + m.F), lost > 0)
+        return Requirement((m.pi - comply) / (m.pi - quiet.W_R + m.F), lost > 0)
 
 
 def breakout_days(flop: float, chips: float, *, flop_per_second: float = 4e14) -> float:

@@ -1,4 +1,4 @@
-"""For which values of one parameter compliance stays stable: inspection rates, permit lifetimes, residuals, and all others."""
+"""For which values of one parameter compliance stays stable: inspections, permit lifetimes, residuals, and others."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -43,7 +43,7 @@ def _narrow(holds: Callable[[Array], Mask], a: float, b: float, first: bool) -> 
 def stable_where(
     s: Scenario, name: str, breakout: str, changes: Mapping[str, Array] | None = None, low: float | None = None
 ) -> tuple[Interval, ...]:
-    """The values of a parameter, in its allowed range, for which compliance is stable, all others as in the scenario."""
+    """The values of a parameter, in its allowed range, for which compliance is stable, all others as they are."""
     p = PARAMETERS[name]
 
     def holds(points: Array) -> Mask:

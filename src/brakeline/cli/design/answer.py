@@ -25,7 +25,7 @@ from brakeline.node.disk import write_atomic
 @scenario_argument
 @measured_option
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Also write answer.json, levers.csv and map.csv here."
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Write answer.json, levers.csv and map.csv here."
 )
 @json_option
 def command(scenario: Path, measured: Path | None, out: Path | None, as_json: bool) -> None:
@@ -82,10 +82,10 @@ def _print(s: Scenario, a: Answer) -> None:
     click.echo(f'Conditional pledges "I pause if at least k do" bind: {", ".join(a.pledged) or "nobody"}')
     click.echo(f"\nWhat would change the verdict ({s.breakout} breakout, measured inputs at their bounds)")
     for name, found in a.levers.items():
-        p = PARAMETERS[name]
-        if found and found != ((p.low, p.high),) and found[0] != (1 / len(a.parties), p.high):
+        row = PARAMETERS[name]
+        if found and found != ((row.low, row.high),) and found[0] != (1 / len(a.parties), row.high):
             now = _value(a.values[name].get("bound", a.values[name]["value"]))
-            click.echo(f"  {name:<16} stable for {span(found, p.unit):<30} now {now} ({a.values[name]['label']})")
+            click.echo(f"  {name:<16} stable for {span(found, row.unit):<30} now {now} ({a.values[name]['label']})")
     if never := [name for name, found in a.levers.items() if not found]:
         click.echo(f"  no value of these alone is enough: {', '.join(never)}")
 
@@ -102,7 +102,7 @@ def _print_party(p: Party) -> None:
         click.echo("  no detection deters: a cheat that is caught loses nothing (W_C - W_R + F <= 0)")
     else:
         rate, before = max(p.required_rate, 0), max(p.required_detection, 0)
-        click.echo(f"  to deter, without false alarms: {rate:.3f} convictions a year, or {before:.0%} before a breakout")
+        click.echo(f"  to deter, without false alarms: {rate:.3f} convictions/yr, or {before:.0%} before a breakout")
 
 
 def _thresholds(p: Party) -> list[tuple[str, float | None]]:
@@ -113,7 +113,7 @@ def _print_treaty(t: Treaty, chosen: bool) -> None:
     mark = "*" if chosen else " "
     party, condition, slack = t.binds
     click.echo(f"{mark} {t.breakout} breakout, measured inputs at their {t.inputs}: {t.verdict}")
-    click.echo(f"    an inspection convicts a cheat with {t.conviction:.3f}, an honest party with {t.false_conviction:.2g}")
+    click.echo(f"    an inspection convicts a cheat with {t.conviction:.3f}, the honest with {t.false_conviction:.2g}")
     click.echo(f"    binds: {condition} of {party}, slack {slack:+.4f}")
     permit = "none" if t.longest_permit is None else f"{t.longest_permit * 365.25:.3g} d"
     residual = "none" if t.largest_residual is None else f"{t.largest_residual:.2%}"

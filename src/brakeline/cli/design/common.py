@@ -70,4 +70,3 @@ def span(intervals: Sequence[Sequence[float]], unit: str = "") -> str:
     """Intervals for people."""
     parts = [f"{a:.3g} to {b:.3g}" if a != b else f"{a:.3g}" for a, b in intervals]
     return (" or ".join(parts) + f" {unit}".rstrip()) if parts else "none"
-

@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from brakeline.cli.common import read_file
 from brakeline.cli.design.common import json_option, measured_option, to_json
@@ -26,11 +24,10 @@ def command(measured: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(to_json(rows))
         return
-    table = Table("parameter", "letter", "default", "range", "unit", "label", "meaning")
     for p in TABLE:
         default = f"as {p.same_as}" if p.default is None else f"{p.default:.4g}"
         if p.name in inputs:
-            default = f"{inputs[p.name].estimate:.4g}, bound {inputs[p.name].bound:.4g}"
+            default = f"{inputs[p.name].estimate:.4g}, at its bound {inputs[p.name].bound:.4g}"
         name = p.name + ("*" if p.per_party else "")
-        table.add_row(name, p.symbol, default, f"{p.low:.3g} to {p.high:.3g}", p.unit, p.label, p.meaning)
-    Console(soft_wrap=True).print(table)
+        click.echo(f"{name:<17} {p.symbol:<6} {default}; {p.low:.3g} to {p.high:.3g} {p.unit}; {p.label}")
+        click.echo(f"    {p.meaning}. Source: {inputs[p.name].source if p.name in inputs else p.source}")

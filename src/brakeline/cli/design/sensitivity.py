@@ -26,7 +26,9 @@ from brakeline.node.disk import write_atomic
 @click.option("--samples", type=click.IntRange(64, 2**20), default=4096, show_default=True, help="A power of two.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=1, show_default=True)
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Also write sobol.json, sobol.csv and sobol.svg here."
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Also write sobol.json, sobol.csv and sobol.svg here.",
 )
 @json_option
 def command(scenario: Path, measured: Path | None, samples: int, seed: int, out: Path | None, as_json: bool) -> None:

@@ -18,7 +18,9 @@ from brakeline.node.disk import write_atomic
 @measured_option
 @click.option("--episodes", type=click.IntRange(200, 10**7), default=10_000, show_default=True, help="Audits, about.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=1, show_default=True)
-@click.option("--workers", type=click.IntRange(1, 256), default=os.cpu_count() or 1, help="Processes [default: all cores]")
+@click.option(
+    "--workers", type=click.IntRange(1, 256), default=os.cpu_count() or 1, help="Processes [default: all cores]"
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

@@ -51,7 +51,8 @@ def command(
         brakeline gauge lineage evidence --model 3f9a… --keys keys.json
 
     Without EVIDENCE, trains small models on the spot, lineages in which a fault compounds and honest controls,
-    writes their evidence into the output folder and measures it. The same command again goes on where it was.
+    writes their evidence into the output folder and measures it, within a minute. The same command again goes on
+    where it was.
     """
     out = out or Path("gauge-lineage")
     subject, under = "lineage", NO_TREATY

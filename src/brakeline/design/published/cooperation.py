@@ -36,7 +36,7 @@ def public_monitoring(game: Dilemma, likelihood_ratio: float) -> float:
 
 
 def pledge_holds(game: Dilemma, d: float, false_alarm: float = 0.0, *, public: bool = True) -> bool:
-    """Whether (K, K) is an equilibrium of the one-shot game, K being "I cooperate unless the trigger shows a defection".
+    """Whether (K, K) is an equilibrium of the one-shot game; K: "I cooperate unless the trigger shows a defection".
 
     A defection shows with probability `d`. A false alarm comes with probability `false_alarm`: once for both when the
     trigger is a `public` entry, else for each party on its own; who is alarmed defects, which then shows to the other
@@ -74,6 +74,7 @@ def contributions(n: int, w: int, cost: float, *, refund: bool = False) -> tuple
 
     Interior probabilities of contributing, ascending. With `refund`, a contribution to a failed good costs nothing.
     """
+
     def gain(p: float) -> float:
         pivotal = comb(n - 1, w - 1) * p ** (w - 1) * (1 - p) ** (n - w)
         price = cost * (float(binom.sf(w - 2, n - 1, p)) if refund else 1.0)

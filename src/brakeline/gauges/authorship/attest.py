@@ -5,15 +5,14 @@ the very commit. This module finds out how much more was claimed, because somebo
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from brakeline.gauges.authorship.notes import Note
-from brakeline.gauges.git.blame import unquote
+from brakeline.gauges.git.blame import Span, union, unquote
 from brakeline.gauges.git.repository import Repository
 
-Span = tuple[int, int]  # first and last line, from 1
 Added = dict[str, dict[str, list[Span]]]  # commit, path in it, lines that it adds to its only parent
 
 _HUNK: Final = re.compile(rb"@@ -\d+(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
@@ -55,20 +54,6 @@ def read_patches(out: bytes) -> Added:
         elif _ID.fullmatch(row):
             files = found.setdefault(row.decode(), {})
     return found
-
-
-def union(spans: Iterable[Span]) -> Iterator[Span]:
-    """The same lines as sorted spans that do not touch."""
-    open_ = None
-    for first, last in sorted(spans):
-        if open_ and first <= open_[1] + 1:
-            open_ = (open_[0], max(open_[1], last))
-            continue
-        if open_:
-            yield open_
-        open_ = (first, last)
-    if open_:
-        yield open_
 
 
 def size(spans: Iterable[Span]) -> int:

@@ -21,7 +21,7 @@ from brakeline.core.measurement import Measurement
 from brakeline.gauges.authorship.agents import AGENTS_VERSION, agent_of_identity, agent_of_trailers
 from brakeline.gauges.authorship.attest import added_lines, beyond
 from brakeline.gauges.authorship.notes import NOTES_REF, Claim, Note, parse_traces, read_notes
-from brakeline.gauges.git.blame import RULE, Blamed, Cache, Entry, Progress, Run, blame_all, files_at, touched
+from brakeline.gauges.git.blame import RULE, Blamed, Cache, Entry, Progress, Run, blame_all, distinct, files_at, touched
 from brakeline.gauges.git.files import FILTER_VERSION, kind
 from brakeline.gauges.git.history import Commit, Window, commits
 from brakeline.gauges.git.repository import Repository, require_whole
@@ -93,10 +93,10 @@ def gather(repo: Repository, found: Mapping[str, Commit], traces: bytes) -> Evid
 
 
 def tally(runs: Iterable[Run], found: Mapping[str, Commit], notes: Mapping[str, Note]) -> Counter[Line]:
-    """Count lines by class, agent and quarter."""
+    """Count lines by class, agent and quarter, each written line once."""
     counts: Counter[Line] = Counter()
     by_file: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in runs:
+    for run in distinct(runs):
         by_file[run.commit, run.path].append(run)
     for (oid, path), there in by_file.items():
         evidence, agent = evidence_of_commit(found[oid])
@@ -154,9 +154,7 @@ def measure(
     total = counts.total()
     if not total:
         raise Refused(Reason.MISSING, "no code line of this window survives", hint="choose a longer window")
-    by_class = Counter[str]()
-    for line, n in counts.items():
-        by_class[line.evidence] += n
+    by_class = {c: sum(n for line, n in counts.items() if line.evidence == c) for c in CLASSES}
     lower = sum(by_class[c] for c in ATTRIBUTED) / total
     return Measurement(
         gauge="authorship",
@@ -171,7 +169,7 @@ def measure(
         alarms=(),
         details={
             "lines": total,
-            "classes": {c: by_class[c] for c in CLASSES},
+            "classes": by_class,
             "agents": _agents(counts),
             "quarters": _quarters(counts),
             "commits": len(found),
@@ -248,7 +246,6 @@ def _left_out(
 def _bulk(blamed: Iterable[Blamed]) -> int:
     """Lines beyond the first `BULK` of one commit in one file: an import, more likely than somebody's writing."""
     by_file: Counter[tuple[str, str]] = Counter()
-    for file in blamed:
-        for run in file.runs if not file.generated else ():
-            by_file[run.commit, run.path] += run.length
+    for run in distinct(run for file in blamed if not file.generated for run in file.runs):
+        by_file[run.commit, run.path] += run.length
     return sum(max(0, n - BULK) for n in by_file.values())

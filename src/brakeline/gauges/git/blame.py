@@ -7,6 +7,7 @@ one stopped. An answer for an older end holds as long as no commit since has tou
 import json
 import os
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -43,6 +44,9 @@ class Run(NamedTuple):
     path: str
     start: int
     length: int
+
+
+Span = tuple[int, int]  # first and last line, from 1
 
 
 class Blamed(NamedTuple):
@@ -148,6 +152,30 @@ def unquote(name: bytes) -> str:
         else:
             raise Refused(Reason.TAMPERED, f"git printed an odd path: {name[:80]!r}")
     return b"".join(plain).decode("utf-8", "surrogateescape")
+
+
+def union(spans: Iterable[Span]) -> Iterator[Span]:
+    """The same lines as sorted spans that do not touch."""
+    open_ = None
+    for first, last in sorted(spans):
+        if open_ and first <= open_[1] + 1:
+            open_ = (open_[0], max(open_[1], last))
+            continue
+        if open_:
+            yield open_
+        open_ = (first, last)
+    if open_:
+        yield open_
+
+
+def distinct(runs: Iterable[Run]) -> Iterator[Run]:
+    """The same lines, each once: however often a line was copied, only one was written."""
+    spans: defaultdict[tuple[str, str], list[Span]] = defaultdict(list)
+    for run in runs:
+        spans[run.commit, run.path].append((run.start, run.start + run.length - 1))
+    for (commit, path), there in spans.items():
+        for first, last in union(there):
+            yield Run(commit, path, first, last - first + 1)
 
 
 class Cache:

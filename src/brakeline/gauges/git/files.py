@@ -29,6 +29,7 @@ VENDORED: Final = frozenset({
     "thirdparty", "vendor", "vendored",
 })
 # fmt: on
+BUILT: Final = frozenset({"dist"})  # where JavaScript bundlers write
 _GENERATED_NAME: Final = re.compile(
     r".*(\.min\.(js|css)|_pb2(_grpc)?\.pyi?|\.pb\.(go|cc|h)|\.g\.dart|_generated\.\w+)", re.IGNORECASE
 )
@@ -45,6 +46,8 @@ def kind(path: str) -> Kind:
         return "other"
     if VENDORED.intersection(pure.parts[:-1]):
         return "vendored"
+    if BUILT.intersection(pure.parts[:-1]):
+        return "generated"
     return "generated" if _GENERATED_NAME.fullmatch(pure.name) else "code"
 
 

@@ -6,6 +6,7 @@ Nothing here measures anything. What is written is read again as evidence from o
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Final
@@ -59,6 +60,7 @@ def _anchors(recipe: Recipe) -> tuple[str, Labels]:
     return list_digest(array_digest(i, a) for i, a in zip(blends.images, answers, strict=True)), answers
 
 
+@cache
 def item_lists(recipe: Recipe) -> tuple[tuple[str, ...], ...]:
     """The digests of what every generation is asked."""
     return tuple(_items(recipe, g) for g in range(recipe.generations))
@@ -68,6 +70,7 @@ def _items(recipe: Recipe, generation: int) -> tuple[str, ...]:
     return tuple(array_digest(image) for image in probe_items(recipe, generation, PROBES).images)
 
 
+@cache
 def plan(recipe: Recipe) -> Plan:
     """What is agreed before the first model is trained."""
     anchors, answers = _anchors(recipe)

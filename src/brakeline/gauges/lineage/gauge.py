@@ -24,10 +24,10 @@ def measure(
 ) -> Measurement:
     """Gauge the lineages that end in `models`; those that end in `controls` are reported beside them.
 
-    The value is the growth that lasted: the largest, over three successive generations and over families and lineages,
-    of the smaller of the two ratios; lower and upper are the same of the ratios' lower and upper bounds. With fewer
-    than three generations that count nothing is known, which reads 1, between 0 and the number of probes. Where a look
-    does not count the upper bound says no less than that.
+    The value is the growth that lasted: the largest, over every grandparent, parent and child, over families and
+    lineages, of the smaller of the two ratios; lower and upper are the same of the ratios' lower and upper bounds. With
+    fewer than three generations that count nothing is known, which reads 1, between 0 and the number of probes. Where a
+    look does not count the upper bound says no less than that.
 
     Raises:
         Misuse: no models, or one named twice. Malformed: a model that is no digest.
@@ -36,7 +36,7 @@ def measure(
     for name in names:
         unhex32(name)
     if not models or len(set(names)) != len(names):
-        raise Misuse("name at least one model, and each of them once")
+        raise Misuse("name at least one model, and each of them once", hint="--model SHA256-OF-ITS-WEIGHTS")
     level = ALPHA / len(evidence.plan.families)
     reports = [_lineage(evidence, model, level) for model in models]
     beside = [_lineage(evidence, model, level) for model in controls]
@@ -139,13 +139,16 @@ def _family(family: Family, tree: Ancestry, born: dict[str, int], evidence: Evid
 
 
 def _ratios(looks: Sequence[Look], tree: Ancestry, level: float) -> list[dict[str, Any]]:
-    """Growth over every birth from one generation to the next, where both looks count."""
+    """Growth from every parent to its child, where both looks count.
+
+    Also from parents of much older generations: else a decoy of many generations beside the real parent hides it.
+    """
     by_model = {look.model: look for look in looks}
     result = []
     for child in looks:
         for parent in tree.edges[child.model].parents:
             before = by_model.get(parent)
-            if before is not None and before.generation == child.generation - 1:
+            if before is not None:
                 bounds = growth(before.probe.count, child.probe.count, level)
                 result.append({"parent": parent, "child": child.model, **_plain(bounds)})
     return result

@@ -79,11 +79,9 @@ def e_process(counts: Iterable[Count], limit: float) -> list[float]:
     The product of the looks' e-values loses what it earns when a lineage begins clean. So this is the mean of products
     that begin at look 1, 2, 3, …, the k-th with the weight 1 / (k·(k+1)), which count 1 until they begin.
     """
-    logs = np.array([log_evidence(c, limit) for c in counts])
     result = []
-    for g in range(1, len(logs) + 1):
-        k = np.arange(1, g + 1)
-        sums = np.cumsum(logs[:g][::-1])[::-1]  # of looks k to g
-        terms = np.append(sums - np.log(k * (k + 1.0)), -math.log(g + 1))
-        result.append(float(np.logaddexp.reduce(terms)))
+    begun = -math.inf  # ln of the weighted sum of the products that have begun
+    for k, count in enumerate(counts, 1):
+        begun = log_evidence(count, limit) + np.logaddexp(begun, -math.log(k * (k + 1)))
+        result.append(float(np.logaddexp(begun, -math.log(k + 1))))
     return result

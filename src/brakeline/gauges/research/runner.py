@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -82,9 +82,8 @@ class Child:
 
     def close(self) -> None:
         if self._process:
-            self._process.kill()
-            with suppress(OSError):
-                self._process.communicate()
+            self._process.kill()  # a thread that waits for its answer gets the end of the stream
+            self._process.wait()
             self._process = None
 
 

@@ -48,14 +48,11 @@ def score(right: Bools, weak: Bools, ceiling: Bools) -> Score:
     rng = generator("bootstrap", *right.shape)
     seeds, items = right.shape
     all_three = np.stack((right, weak, ceiling)).astype(float)
-    found = []
-    for _ in range(RESAMPLES):
-        # Counting how often each is drawn, in place of indexing: a weighted mean is the mean of the resample.
-        s = np.bincount(rng.integers(seeds, size=seeds), minlength=seeds) / seeds
-        i = np.bincount(rng.integers(items, size=items), minlength=items) / items
-        a, w, c = all_three @ i @ s
-        if c > w:
-            found.append((a - w) / (c - w))
-    lower, upper = np.quantile(found, (0.025, 0.975))
+    # How often each is drawn, in place of indexing: a weighted mean is the mean of the resample.
+    s = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
+    i = rng.multinomial(items, np.full(items, 1 / items), RESAMPLES) / items
+    a, w, c = np.einsum("rsb,bs->rb", all_three @ i.T, s)
+    gap = c > w
+    lower, upper = np.quantile((a[gap] - w[gap]) / (c[gap] - w[gap]), (0.025, 0.975))
     means = [float(row.mean()) for row in all_three]
     return Score(value, min(float(lower), value), max(float(upper), value), *means)

@@ -26,6 +26,7 @@ from brakeline.gauges.research.runner import local
 
 LEDGER: Final = "ledger.jsonl"
 _TOKENS: Final = 200  # a method's JSON, generously
+_RETRIES: Final = 4  # then a model that cannot be reached ends the evaluation, which the same command continues
 
 
 @task
@@ -88,6 +89,7 @@ async def _ask(model: Model, prompt: str, count: int, *, seed: int) -> list[obje
     config = GenerateConfig(
         response_schema=ResponseSchema(name="proposals", json_schema=_schema()),
         max_tokens=_TOKENS * count,
+        max_retries=_RETRIES,
         temperature=1.0,
         seed=seed,
     )

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,12 +23,14 @@ import psutil
 from brakeline.core.encoding import tagged
 from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.gauges.speedup.launch import GO
+from brakeline.node.disk import disk_errors
 
 ENTRY: Final = "train.py"
 _SANDBOX: Final = "brakeline.training.sandbox"  # started, not imported
 _READY: Final = 30.0  # seconds the sandbox gets to stand
 _PATIENCE: Final = 5.0  # seconds a run gets to die
 _WORDS: Final = 300  # bytes kept of what a candidate says on standard error
+_BYTECODE: Final = shutil.ignore_patterns("__pycache__")
 _MOST_FILES, _MOST_BYTES = 1000, 1 << 26  # of a candidate
 # One thread for each library that would start more; they would only be in one another's way on one core.
 _QUIET: Final = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "BLIS")}
@@ -63,15 +66,32 @@ def digest_folder(folder: Path) -> bytes:
     return tagged("brakeline/speedup-candidate/v1", *parts)
 
 
+@contextmanager
+def frozen(folder: Path) -> Iterator[Path]:
+    """A copy of a candidate that its maker cannot change between the digest and the last run.
+
+    Raises:
+        As `digest_folder`. Unavailable: the disk.
+    """
+    digest_folder(folder)
+    with tempfile.TemporaryDirectory(prefix="brakeline-speedup-") as room:
+        copy = Path(room) / "candidate"
+        with disk_errors():
+            shutil.copytree(folder, copy, ignore=_BYTECODE)
+        yield copy
+
+
 def run(folder: Path, data: bytes, expected: int, *, limit: float, hidden: Sequence[Path] = ()) -> Run:
     """Run `folder` on `data`; it is to print `expected` bytes within `limit` seconds. It does not see `hidden`.
 
     Raises:
         Unavailable: this machine has no such sandbox.
     """
+    if sys.platform != "linux":
+        raise Unavailable("candidates are locked up by means of Linux", hint="run the gauge in a virtual machine")
     room = Path(tempfile.mkdtemp(prefix="brakeline-speedup-"))
     try:
-        shutil.copytree(folder, room / "candidate", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(folder, room / "candidate", ignore=_BYTECODE)
         (room / "tmp").mkdir()
         return _run(room, data, expected, limit, hidden)
     except OSError as e:

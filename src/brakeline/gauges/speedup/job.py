@@ -28,7 +28,7 @@ class Work(NamedTuple):
 
 
 WORK: Final = Work(
-    steps=100, batch=20, context=24, width=32, heads=4, rate=0.004, text=300_000, held_out=12_000, probes=3
+    steps=100, batch=20, context=24, width=32, heads=4, rate=0.004, text=380_000, held_out=12_000, probes=3
 )
 
 

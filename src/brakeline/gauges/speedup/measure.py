@@ -15,7 +15,7 @@ from scipy.stats import t as student
 
 from brakeline.core.errors import Misuse, Reason, Refused, Unavailable
 from brakeline.core.measurement import Measurement
-from brakeline.gauges.speedup.arena import Run, digest_folder, run
+from brakeline.gauges.speedup.arena import Run, digest_folder, frozen, run
 from brakeline.gauges.speedup.job import WORK, Job, Work, make_job, pair_nonce
 from brakeline.gauges.speedup.plan import Pair, Record, Timed, known_seed
 from brakeline.gauges.speedup.reference import reference
@@ -26,7 +26,7 @@ PAIRS: Final = 5
 HUMAN: Final = 4.0  # what an expert reaches in 4 to 8 hours, as published: the threshold, and the unit of h
 # Honest 32-bit arithmetic stays below 2e-5, and one step left out of a hundred is above 1e-2 (bench/speedup.py).
 DEVIATION_MOST: Final = 1e-3
-# In nats. Over seeds, the baseline's own loss at the end has a standard deviation of 0.02 to 0.04 (bench/speedup.py).
+# In nats. Over seeds, the baseline's own loss at the end has a standard deviation of 0.016 to 0.05 (bench/speedup.py).
 LOSS_MOST: Final = 0.01
 LIMIT: Final = 600.0  # seconds that one run may take
 _MORE_THAN_A_CORE: Final = (1.1, 0.2)  # factor and seconds by which the two clocks may differ
@@ -66,8 +66,8 @@ def measure(
     seed = seed or known_seed(out) or secrets.token_hex(32)
     if not re.fullmatch("[0-9a-f]{64}", seed):
         raise Misuse(f"not a seed: {seed[:70]!r}", hint="32 bytes, as 64 digits of 0-9a-f")
-    digest = digest_folder(candidate)
-    with reference(0) as baseline:
+    with reference(0) as baseline, frozen(candidate) as mine:
+        digest = digest_folder(mine)
         inputs = {
             "seed": seed,
             "pairs": pairs,
@@ -83,12 +83,12 @@ def measure(
                 _check_abandoned(record, pairs)
                 record.start(i)
                 job = make_job(work, pair_nonce(bytes.fromhex(seed), digest, i))
-                turns = [baseline, candidate] if i % 2 == 0 else [candidate, baseline]
+                turns = [baseline, mine] if i % 2 == 0 else [mine, baseline]
                 runs = {}
                 for folder in turns:
                     runs[folder] = runner(folder, job, out)
                     progress(2 * i + len(runs), 2 * pairs)
-                record.finish(judge(i, job, runs[baseline], runs[candidate]))
+                record.finish(judge(i, job, runs[baseline], runs[mine]))
             if record.pairs[i].refused:
                 raise Refused(
                     Reason.PROHIBITED,

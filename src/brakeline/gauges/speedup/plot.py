@@ -21,6 +21,10 @@ def figure(m: Measurement) -> Figure:
     seconds.set_xticks([0, 1], names)
     seconds.set_xlim(-0.6, 1.6)
     seconds.set_yscale("log")
+    low, high = min(map(min, times)) / 2, max(map(max, times)) * 2
+    marks = [x for x in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if low <= x <= high]
+    seconds.set_yticks(marks, [f"{x:g}" for x in marks])
+    seconds.yaxis.minorticks_off()
     seconds.set_ylabel("seconds, from start to end")
     seconds.set_title(f"all {2 * len(pairs)} runs", fontsize="medium")
     seconds.grid(axis="y", alpha=0.3)
@@ -50,7 +54,7 @@ def _draw_ratios(axes: Axes, m: Measurement, ratios: list[float]) -> None:
     ticks = [x for x in (0.5, 1, 2, 4, 8, 16, 32, 64, 128) if axes.get_xlim()[0] <= x <= axes.get_xlim()[1]]
     axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axes.xaxis.minorticks_off()
-    axes.set_ylim(0, 1.9)
+    axes.set_ylim(0, 1.6)
     axes.set_yticks([])
     axes.set_xlabel("times faster than the baseline")
     axes.set_title(f"training-code speed-up of {m.subject}: {m.verdict}", fontsize="medium")

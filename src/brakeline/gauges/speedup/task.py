@@ -7,6 +7,7 @@ nothing: an agent in it can change the verifier. Give it `--sandbox docker:FILE`
 
 import asyncio
 import io
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -116,7 +117,10 @@ def unpack(data: bytes, folder: Path) -> None:
             members = archive.getmembers()
             if not all(m.isreg() or m.isdir() for m in members) or sum(m.size for m in members) > _MOST:
                 raise Malformed("the agent's folder holds links or devices, or more than 64 MiB")
-            archive.extractall(folder.parent, members, filter="data")
+            # Aside, since the agent chose the names: nothing of its own may land beside the record of the runs.
+            with tempfile.TemporaryDirectory(prefix="brakeline-speedup-") as aside:
+                archive.extractall(aside, members, filter="data")
+                shutil.copytree(Path(aside) / FOLDER, folder)
     except (tarfile.TarError, OSError) as e:
         raise Malformed(f"the agent's folder cannot be read: {e}") from e
 

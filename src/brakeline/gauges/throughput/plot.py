@@ -46,6 +46,9 @@ def _ratios(ax: Axes, m: Measurement) -> None:
     ax.axvline(m.threshold, color=RED, linestyle="--")
     ax.axvline(1, color="black", linewidth=0.6)
     ax.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows], fontsize=8)
-    ax.set(xlabel=f"times the base ({m.threshold:g} is the reference)", xlim=(0, None))
+    ax.set(
+        xlabel=f"times the base ({m.threshold:g} is the reference)",
+        xlim=(0, 1.05 * max(m.threshold, *(row["upper"] for row in rows.values() if row))),
+    )
     ax.invert_yaxis()
     ax.spines[["top", "right"]].set_visible(False)

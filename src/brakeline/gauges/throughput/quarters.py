@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from brakeline.core.errors import Misuse
+from brakeline.gauges.authorship.agents import agent_of_identity
 from brakeline.gauges.authorship.measure import ATTRIBUTED, gather, tally
-from brakeline.gauges.git.blame import RULE, Blamed, Cache, Progress, Run, blame_all, files_at, touched
+from brakeline.gauges.git.blame import RULE, Blamed, Cache, Progress, Run, blame_all, distinct, files_at, touched
 from brakeline.gauges.git.files import kind
 from brakeline.gauges.git.history import Commit, Mainline, Window, commits, resolve
 from brakeline.gauges.git.repository import Repository, require_whole
 from brakeline.gauges.throughput.calendar import Quarter
-from brakeline.gauges.throughput.people import Identity, credited, is_bot
+from brakeline.gauges.throughput.people import Identity, credited
 
 CAP: Final = 2000  # lines of one commit in one file: beyond it, an import
 LATER: Final = 30 * 86400  # seconds after the quarter's end, for the figure of what lasts
@@ -93,8 +93,10 @@ def _read(
         human = sum(n for line, n in kinds.items() if line.evidence not in ATTRIBUTED)
         person = credited(ours[oid])
         if person is None:
-            into.bots += lines if is_bot(ours[oid].author) else 0
-            into.uncredited += 0 if is_bot(ours[oid].author) else lines
+            if agent_of_identity(*ours[oid].author):
+                into.uncredited += lines
+            else:
+                into.bots += lines
             continue
         into.lines[person] += min(lines, CAP)
         into.without_ai[person] += min(human, CAP)
@@ -111,7 +113,7 @@ def _survivors(source: Source, window: Window, at: Window, cache: Cache | None) 
     changed = touched(repo, at)
     wanted = [e for e in files_at(repo, at.end) if kind(e.path) == "code" and (changed is None or e.path in changed)]
     blamed: Mapping[str, Blamed] = blame_all(repo, RULE, at, inside, wanted, cache, lambda done, total: None)
-    return (run for b in blamed.values() if not b.generated for run in b.runs if run.commit in mine)
+    return distinct(run for b in blamed.values() if not b.generated for run in b.runs if run.commit in mine)
 
 
 def _lasting(
@@ -124,9 +126,7 @@ def _lasting(
 ) -> Counter[Identity] | None:
     if source.line.times[-1] < quarter.end + LATER:
         return None
-    later = source.line.before(quarter.end + LATER)
-    if later is None:
-        raise Misuse(f"{source.repo.path.name} ends before it begins")
+    later = source.line.before(quarter.end + LATER) or window.end
     by_file: Counter[tuple[str, str]] = Counter()
     for run in _survivors(source, window, Window(window.start, later), cache):
         by_file[run.commit, run.path] += run.length
