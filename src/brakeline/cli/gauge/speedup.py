@@ -42,7 +42,7 @@ def command(
     Candidate and original run in turns, each in a fresh sandboxed process on one core, on text drawn for that pair. The
     whole process is timed. The weights must be the original's, up to rounding, at steps chosen at random; one run that
     fails leaves the candidate without a speed. h = ln s / ln 4 counts in multiples of what an expert reached in 4 to 8
-    hours. Interrupted, the same command goes on where it stopped. Takes about 2 minutes, and needs Linux.
+    hours. Interrupted, the same command goes on where it stopped. Takes 2 to 5 minutes, and needs Linux.
 
     \b
     Example:
