@@ -218,7 +218,7 @@ def test_successor_waits_for_the_lineage_of_its_parent(circle: Circle) -> None:
     )
     growth = Measurement(
         gauge="lineage", version=1, subject=weights, inputs={"probes": "of this test"}, unit="growth", value=0.5,
-        lower=0.1, upper=0.9, threshold=1.0, alarms=(), details={}, logs=(),
+        lower=0.1, upper=0.9, threshold=1.0, complete=True, alarms=(), details={}, logs=(),
     )  # fmt: skip
     folder = circle.stage.folder
     (folder / "edge.json").write_bytes(canonical(edge))

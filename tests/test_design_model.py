@@ -142,7 +142,8 @@ def test_confirmation_catches_more_and_accuses_as_little() -> None:
     assert confirmed.alpha < 4 * alone.alpha < 2e-4
     assert convict(0.3, 0.01, 7, 3, 3, CONFIRMED) == (0, 1)  # who can clear the guilty can frame the innocent
     assert convict(0.3, 0.01, 3, 3, 1, CONFIRMED).p == 0  # two honest inspectors are no quorum of three ...
-    assert convict(0.3, 0.01, 3, 3, 1, CONFIRMED, 4).p == pytest.approx(1 - 0.7**2, abs=1e-4)  # ... unless one more may confirm
+    # ... unless one more may confirm
+    assert convict(0.3, 0.01, 3, 3, 1, CONFIRMED, 4).p == pytest.approx(1 - 0.7**2, abs=1e-4)
 
 
 def test_breakout_times() -> None:

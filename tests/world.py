@@ -233,6 +233,7 @@ class World:
             "lower": lower,
             "upper": lower + 2,
             "unit": unit,
+            "complete": True,
             "alarms": (),
             "evidence": sha256(b"evidence").hex(),
         }

@@ -98,7 +98,7 @@ def rules(t: Treaty) -> dict[str, str]:
         "5.6": "A run with an adjudicated finding gets no permit.",
         "5.7": "A run that inspectors examined and could not settle before a lift gets no permit until it is settled.",
         "5.8": "A run that descends from another gets no permit until the models of each parent are logged "
-        "and a safety gauge read on each of them counts and stays below its threshold, without alarm."
+        "and a safety gauge read on each of them counts, is complete, and stays below its threshold without alarm."
         if t.lineage_gate
         else "A run that descends from another needs no reading of its parents.",
         "6.1": f"A statement counts when it is in the log under a checkpoint cosigned by {t.witnesses} of {witnesses} "

@@ -13,9 +13,10 @@ class Measurement(Wire, frozen=True):
     `version` counts the definitions of the gauge: it grows when the same inputs may give another value. `subject` is
     the printable name of what was measured. `inputs` is all that determines the result (digests, parameters, seeds,
     windows), and nothing that the result determines; who has the same inputs must find a value that agrees. `value`
-    and the 95 % bounds are in `unit`; `threshold` is the published reference, not the treaty's. `alarms` are codes of
-    what counts whatever the value is (only a safety gauge has any). `details` explain, and `logs` are the hex SHA-256
-    of the Inspect logs it rests on.
+    and the 95 % bounds are in `unit`; `threshold` is the published reference, not the treaty's. `complete` says whether
+    all evidence that the gauge asks for was there: what is incomplete may alarm, and never reassures. `alarms` are
+    codes of what counts whatever the value is (only a safety gauge has any). `details` explain, and `logs` are the hex
+    SHA-256 of the Inspect logs it rests on.
     """
 
     gauge: str
@@ -27,6 +28,7 @@ class Measurement(Wire, frozen=True):
     lower: float
     upper: float
     threshold: float
+    complete: bool
     alarms: tuple[str, ...]
     details: dict[str, Any]
     logs: tuple[str, ...]
@@ -41,7 +43,7 @@ class Measurement(Wire, frozen=True):
         """Against the reference threshold. Only `reached` counts for a brake; a wide interval is never a pass."""
         if self.alarms or self.lower >= self.threshold:
             return "reached"
-        return "below" if self.upper < self.threshold else "inconclusive"
+        return "below" if self.complete and self.upper < self.threshold else "inconclusive"
 
 
 def read_measurement(data: bytes) -> Measurement:

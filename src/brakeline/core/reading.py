@@ -20,7 +20,7 @@ MAX_SUBJECTS: Final = 64  # readings of one gauge that one party may have in for
 class Reading(Wire, frozen=True):
     """Body of a `reading`: the part of a measurement on which the brake acts.
 
-    `value` and the 95 % bounds are in `unit`. `inputs` is the hex SHA-256 of all that determines the result,
+    `value` and the 95 % bounds are in `unit`; `complete` as in the measurement. `inputs` is the hex SHA-256 of all that determines the result,
     `evidence` that of the whole measurement. `alarms`, sorted, reach the trigger of a safety gauge whatever the value.
     """
 
@@ -31,6 +31,7 @@ class Reading(Wire, frozen=True):
     lower: float
     upper: float
     unit: str
+    complete: bool
     alarms: tuple[str, ...]
     evidence: str
 
@@ -45,6 +46,7 @@ def reading_of(m: Measurement) -> Reading:
         lower=m.lower,
         upper=m.upper,
         unit=m.unit,
+        complete=m.complete,
         alarms=tuple(sorted(m.alarms)),
         evidence=sha256(canonical(m)).hex(),
     )
@@ -93,6 +95,7 @@ class Reproduced:
     time: int
     lower: float
     upper: float
+    complete: bool
     alarms: tuple[str, ...]
     parties: tuple[str, ...]
 
@@ -109,7 +112,7 @@ class Disagreement:
 
 def meet(a: Reading, b: Reading) -> bool:
     """Whether two readings of the same inputs can both be right."""
-    return a.lower <= b.upper and b.lower <= a.upper and a.alarms == b.alarms
+    return a.lower <= b.upper and b.lower <= a.upper and (a.complete, a.alarms) == (b.complete, b.alarms)
 
 
 def agreed(readings: Collection[tuple[str, Standing]], quorum: int) -> Reproduced | None:
@@ -120,20 +123,20 @@ def agreed(readings: Collection[tuple[str, Standing]], quorum: int) -> Reproduce
     """
     best: Reproduced | None = None
     for _, at in readings:
-        point, alarms = at.reading.lower, at.reading.alarms
+        point, said = at.reading.lower, (at.reading.complete, at.reading.alarms)
         members = [
             (p, s)
             for p, s in readings
-            if s.reading.lower <= point <= s.reading.upper and s.reading.alarms == alarms
+            if s.reading.lower <= point <= s.reading.upper and (s.reading.complete, s.reading.alarms) == said
         ]
         if len(members) < quorum:
             continue
         lower = sorted((s.reading.lower for _, s in members), reverse=True)[quorum - 1]
         upper = sorted(s.reading.upper for _, s in members)[quorum - 1]
-        if best is None or (alarms, lower) > (best.alarms, best.lower):
+        if best is None or (said[1], lower) > (best.alarms, best.lower):
             time = max(s.time for _, s in members)
             parties = tuple(sorted(p for p, _ in members))
-            best = Reproduced(at.reading.gauge, at.reading.subject, time, lower, upper, alarms, parties)
+            best = Reproduced(at.reading.gauge, at.reading.subject, time, lower, upper, *said, parties)
     return best
 
 
@@ -218,10 +221,13 @@ class Readings:
         return any(r.lower >= 2 * p.upper for p in past if earliest <= p.time < r.time)
 
     def passes(self, subject: str, *, now: int, active: Collection[str]) -> bool:
-        """Whether every safety gauge of the treaty was reproduced on `subject` and reaches nothing. Treaty 5.8."""
+        """Whether every safety gauge of the treaty was reproduced on `subject`, complete, and reaches nothing.
+
+        Treaty 5.8. A lineage too young for its growth to be known passes: it has shown no fault yet.
+        """
         gauges = [t.gauge for t in self.treaty.triggers if t.gauge_class == "safety"]
         found = [self.reproduced(g, subject, now=now, active=active) for g in gauges]
-        return bool(found) and all(rs and not any(map(self.reaches, rs)) for rs in found)
+        return bool(found) and all(rs and all(r.complete and not self.reaches(r) for r in rs) for rs in found)
 
     def current(self, *, now: int, active: Collection[str]) -> Iterator[Reproduced]:
         """All that is reproduced now, by gauge and subject."""

@@ -133,10 +133,8 @@ def solve(s: Scenario) -> Answer:
 
 def levers(s: Scenario) -> dict[str, tuple[Interval, ...]]:
     """Each parameter's values, in its allowed range, for which compliance is stable; common to all parties."""
-    m = build(s)
-    used = [p for p in TABLE if not (p.name == "breakout" and s.breakout == EXPONENTIAL)]
-    low = {"shared_value": 1 / m.parties}
-    return {p.name: stable_where(s, p.name, s.breakout, low=low.get(p.name)) for p in used}
+    used = [p.name for p in TABLE if not (p.name == "breakout" and s.breakout == EXPONENTIAL)]
+    return {name: stable_where(s, name, s.breakout) for name in used}
 
 
 def _alone(s: Scenario, m: Model, i: int) -> Alone:
@@ -200,9 +198,7 @@ def _treaty(s: Scenario, inputs: str, breakout: str) -> Treaty:
         found = stable_where(s, name, breakout)
         return found[-1][1] if found else None
 
-    quorums = [k for lo, hi in stable_where(s, "quorum", breakout) for k in range(int(lo), int(hi) + 1)]
-    inspectors = int(s.values["inspectors"][0])
-    quorums = [k for k in quorums if k <= inspectors]
+    quorums = stable_where(s, "quorum", breakout)
     windows = stable_where(s, "inspections", breakout)
     alarm = largest("false_alarm")
     said = verdict(m, breakout)
@@ -219,7 +215,7 @@ def _treaty(s: Scenario, inputs: str, breakout: str) -> Treaty:
         inspections=windows,
         longest_permit=largest("permit_lifetime"),
         largest_residual=largest("residual"),
-        smallest_quorum=min(quorums, default=None),
+        smallest_quorum=int(quorums[0][0]) if quorums else None,
         largest_false_alarm=alarm,
         clean_audits_needed=clean_audits(alarm) if alarm is not None and 0 < alarm < 1 else None,
     )

@@ -123,7 +123,7 @@ def fit(treaty: Treaty, s: Scenario, *, bounds: bool) -> Fit:
         taken={name: float(s.values[name].max()) for name in names},
         checks=tuple(checks),
         proposals=_proposals(treaty, s),
-        together=_together(treaty, s),
+        together={} if holds else _together(treaty, s, [c.condition for c in checks if not c.holds]),
     )
 
 
@@ -158,13 +158,13 @@ def _proposals(treaty: Treaty, s: Scenario) -> tuple[Proposal, ...]:
         ),
         Proposal(
             key="audit.p_catch",
-            now=f"{treaty.p_catch * 100:g} %",
+            now=f"{100 * float(treaty.p_catch):g} %",
             unit="%",
             allowed=windows("detection", 100.0),
         ),
         Proposal(
             key="audit.residual",
-            now=f"{treaty.residual * 100:g} %",
+            now=f"{100 * float(treaty.residual):g} %",
             unit="%",
             allowed=windows("residual", 100.0),
         ),
@@ -183,7 +183,7 @@ def _proposals(treaty: Treaty, s: Scenario) -> tuple[Proposal, ...]:
     )
 
 
-def _together(treaty: Treaty, s: Scenario) -> dict[str, float] | None:
+def _together(treaty: Treaty, s: Scenario, failing: list[str]) -> dict[str, float] | None:
     """The fewest changes, then the mildest, of quorum, inspectors, residual and inspections; None if none is enough.
 
     Tried: every quorum and number of inspectors that the treaty's parties allow, the residual by halves, the
@@ -205,6 +205,6 @@ def _together(treaty: Treaty, s: Scenario) -> dict[str, float] | None:
     far = np.abs(np.log(np.maximum(rows, 1e-9) / np.maximum(list(now.values()), 1e-9))).sum(1)
     best = min(np.flatnonzero(good), key=lambda i: (changed[i], far[i]))
     found = dict(zip(tried, rows[best].tolist(), strict=True))
-    if treaty.attested_runs:
+    if "attested" in failing:
         found["attested_runs"] = 0.0
     return {name: value for name, value in found.items() if value != now.get(name)}

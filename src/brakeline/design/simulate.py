@@ -6,8 +6,10 @@ inspection is an episode: a run is declared, trained and audited in `rehearsal`,
 whether the life goes on. What a conviction, a victory or a race is worth comes from the model.
 """
 
+import signal
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -18,7 +20,7 @@ import numpy as np
 from scipy.stats import beta, norm
 
 from brakeline.core.encoding import canonical, parse, sha256
-from brakeline.core.errors import Misuse
+from brakeline.core.errors import Misuse, Unavailable
 from brakeline.design.model import (
     LUMP,
     Model,
@@ -149,9 +151,12 @@ def _run(jobs: list[Any], workers: int) -> Iterator[tuple[int, Chunk]]:
     if workers == 1:
         yield from map(play_chunk, jobs)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    # Ctrl-C is for this process: the workers end their chunk, the others are cancelled.
+    with ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
         try:
             yield from pool.map(play_chunk, jobs)
+        except BrokenProcessPool as e:
+            raise Unavailable("a worker process died", hint="the same command goes on where it was") from e
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -40,21 +40,35 @@ def _narrow(holds: Callable[[Array], Mask], a: float, b: float, first: bool) -> 
     return a if first else b
 
 
+def allowed(s: Scenario, name: str) -> Interval:
+    """The range of a parameter in this scenario: its own, and what other values leave of it."""
+    p, v = PARAMETERS[name], s.values
+    if name == "shared_value":
+        return 1 / len(s.parties), p.high
+    if name == "covert_risk":
+        return float((v["risk"] * (1 - v["solo_relief"])).max()), float(v["risk"].min())
+    if name in ("quorum", "corrupt"):
+        return p.low, float(v.get("confirmers" if name == "quorum" else "inspectors", v["inspectors"])[0])
+    return (float(v["inspectors"][0]), p.high) if name == "confirmers" else (p.low, p.high)
+
+
 def stable_where(
-    s: Scenario, name: str, breakout: str, changes: Mapping[str, Array] | None = None, low: float | None = None
+    s: Scenario, name: str, breakout: str, changes: Mapping[str, Array] | None = None
 ) -> tuple[Interval, ...]:
     """The values of a parameter, in its allowed range, for which compliance is stable, all others as they are."""
-    p = PARAMETERS[name]
+    low, high = allowed(s, name)
 
     def holds(points: Array) -> Mask:
         ok = stable(build(s, {**(changes or {}), name: points[:, None]}), breakout)
         return np.broadcast_to(ok, points.shape)
 
-    if p.whole:
-        counts = np.arange(p.low, min(p.high, 64) + 1)
+    if low >= high:
+        return ((low, low),) if holds(np.array([low]))[0] else ()
+    if PARAMETERS[name].whole:
+        counts = np.arange(low, high + 1)
         found = [(float(c), float(c)) for c, ok in zip(counts, holds(counts), strict=True) if ok]
         return _joined(found)
-    return intervals(holds, grid(p.low if low is None else low, p.high))
+    return intervals(holds, grid(low, high))
 
 
 def _joined(counts: list[Interval]) -> tuple[Interval, ...]:

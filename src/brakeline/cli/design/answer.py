@@ -18,6 +18,7 @@ from brakeline.design.answer import Answer, Party, Treaty, belief_map, solve
 from brakeline.design.parameters import PARAMETERS
 from brakeline.design.regime import VERDICTS
 from brakeline.design.scenario import Scenario
+from brakeline.design.window import allowed
 from brakeline.node.disk import write_atomic
 
 
@@ -83,7 +84,7 @@ def _print(s: Scenario, a: Answer) -> None:
     click.echo(f"\nWhat would change the verdict ({s.breakout} breakout, measured inputs at their bounds)")
     for name, found in a.levers.items():
         row = PARAMETERS[name]
-        if found and found != ((row.low, row.high),) and found[0] != (1 / len(a.parties), row.high):
+        if found and found != (allowed(s, name),):
             now = _value(a.values[name].get("bound", a.values[name]["value"]))
             click.echo(f"  {name:<16} stable for {span(found, row.unit):<30} now {now} ({a.values[name]['label']})")
     if never := [name for name, found in a.levers.items() if not found]:
@@ -96,8 +97,8 @@ def _print_party(p: Party) -> None:
         f"  race {p.race:.3f}, pause alone {p.pause_alone:.3f}, pause {p.pause:.3f}, inspected pause "
         f"{p.inspected_pause:.3f}, win by cheating {p.win_by_cheating:.3f}"
     )
-    lines = ", ".join(f"{n} {v:.3f}" if v is not None else f"{n} none" for n, v in _thresholds(p))
-    click.echo(f"  thresholds in its loss D = {p.D:g}: {lines}")
+    lines = ", ".join(f"{n} {v:.3f}" if v is not None else f"no {n}" for n, v in _thresholds(p))
+    click.echo(f"  where its loss D = {p.D:g} would turn an answer: {lines}")
     if p.required_rate is None or p.required_detection is None:
         click.echo("  no detection deters: a cheat that is caught loses nothing (W_C - W_R + F <= 0)")
     else:

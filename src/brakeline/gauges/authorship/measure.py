@@ -166,6 +166,7 @@ def measure(
         lower=lower,
         upper=1 - by_class["known-human"] / total,
         threshold=THRESHOLD,
+        complete=True,
         alarms=(),
         details={
             "lines": total,

@@ -60,9 +60,9 @@ def measure(
         lower=max(b.lower for b in lasted),
         upper=max(b.upper for b in lasted),
         threshold=THRESHOLD,
+        complete=all(r["complete"] for r in reports),
         alarms=tuple(a for a in ALARMS if any(a in r["alarms"] for r in reports)),
         details={
-            "complete": all(r["complete"] for r in reports),
             "lineages": reports,
             "controls": beside,
             "refused": [list(r) for r in evidence.refused],

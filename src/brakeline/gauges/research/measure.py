@@ -64,6 +64,7 @@ def measurement(loop: Loop, logs: tuple[str, ...] = ()) -> Measurement:
         lower=sealed["lower"],
         upper=sealed["upper"],
         threshold=HUMAN,
+        complete=True,
         alarms=(),
         details=details,
         logs=logs,

@@ -85,6 +85,7 @@ def measure(
         lower=main.lower,
         upper=main.upper,
         threshold=THRESHOLD,
+        complete=True,
         alarms=(),
         details={
             "caveat": CAVEAT,
