@@ -40,7 +40,7 @@ def report(recipe: Recipe, seed: int, *, honest: bool) -> dict[str, Any]:
     lists = {list_digest(items): items for items in item_lists(recipe)}
     evidence = Evidence(plan(recipe), tuple((LAB, e) for e, _ in made), tuple(p for _, p in made), lists, (), ())
     m = measure(evidence, [made[-1][0].child])
-    assert m.details["complete"]
+    assert m.complete
     lineage: dict[str, Any] = m.details["lineages"][0]
     return lineage
 

@@ -254,7 +254,7 @@ def test_without_a_sandbox_the_audit_says_so_and_still_cleans_up(tmp_path, monke
     # A process with two threads cannot enter a user namespace.
     (tmp_path / "sitecustomize.py").write_text(
         "import sys, threading, time\n"
-        "if 'brakeline.training.sandbox' in sys.orig_argv[:4]:\n"
+        "if 'brakeline.node.sandbox' in sys.orig_argv[:4]:\n"
         "    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

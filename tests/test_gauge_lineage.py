@@ -211,7 +211,7 @@ def test_evidence_never_falls_below_what_is_held_back(bad: list[int]) -> None:
 def test_a_clean_lineage() -> None:
     m = gauge(evidence(CLEAN))
     assert m.alarms == ()
-    assert m.details["complete"]
+    assert m.complete
     assert m.lower < 1
     none = gauge(evidence([0] * 5))
     assert (none.lower, none.value, none.upper, none.alarms) == (0.0, 1.0, float(N), ())
@@ -238,7 +238,7 @@ def test_less_than_three_generations_say_nothing_of_growth() -> None:
     for bad in ([3], [1, 15]):
         m = gauge(evidence(bad))
         assert (m.lower, m.value, m.upper) == (0.0, 1.0, float(N))
-        assert m.details["complete"]
+        assert m.complete
 
 
 def test_too_few_probes_are_inconclusive() -> None:
@@ -257,7 +257,7 @@ def test_families_share_the_level() -> None:
         probes=(*alone.probes, probe(0, 0, of=second), probe(1, 0, of=second)),
     )
     assert gauge(both).alarms == ()
-    assert gauge(both).details["complete"]
+    assert gauge(both).complete
 
 
 def test_controls_are_reported_and_do_not_alarm() -> None:
@@ -302,7 +302,7 @@ def test_two_parents() -> None:
         probes=tuple(looks),
     )
     m = gauge(found)
-    assert m.details["complete"]
+    assert m.complete
     assert m.alarms == ("rate", "growth")
     births = {(g["parent"], g["child"]) for g in m.details["lineages"][0]["families"]["f"]["growth"]}
     assert births == {(model(0), model(1)), (model(1), model(3)), (model(2), model(3))}
@@ -336,7 +336,7 @@ def test_cheat_decoy_parents() -> None:
     ]
     found = replace(evidence([]), edges=tuple(("lab", e) for e in edges), probes=tuple(looks))
     m = measure(found, [model(2)])
-    assert m.details["complete"]
+    assert m.complete
     assert m.alarms == ("growth",)
     assert (model(0), model(1)) in {
         (g["parent"], g["child"]) for g in m.details["lineages"][0]["families"]["f"]["growth"]
@@ -348,7 +348,7 @@ def test_cheat_leave_out_a_look() -> None:
     m = gauge(replace(found, probes=found.probes[:1] + found.probes[3:]))
     assert m.alarms == ()  # it pays: the growth is not seen …
     assert (problems(m), m.verdict) == ({"no-probe"}, "inconclusive")  # … but this is no pass
-    assert not m.details["complete"]
+    assert not m.complete
     assert m.upper == N
 
 
@@ -377,7 +377,7 @@ def test_cheat_report_the_luckier_of_two_runs() -> None:
     m = gauge(replace(found, probes=(*found.probes, probe(3, 40))))
     assert problems(m) == {"two-results"}
     assert m.verdict == "inconclusive"
-    assert gauge(replace(found, probes=(*found.probes, probe(3, CLEAN[3])))).details["complete"]
+    assert gauge(replace(found, probes=(*found.probes, probe(3, CLEAN[3])))).complete
 
 
 @cache
@@ -599,7 +599,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, demo.Demo]:
 def test_real_lineages_alarm_in_time_and_controls_never(trained: tuple[Path, demo.Demo]) -> None:
     _, d = trained
     m = measure(read_evidence(d.evidence, d.keys), d.models, d.controls)
-    assert m.details["complete"]
+    assert m.complete
     assert m.alarms == ("rate", "growth")
     for report in m.details["lineages"]:
         rates = [look["value"] for look in report["families"][demo.FAMILY]["looks"]]

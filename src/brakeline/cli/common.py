@@ -29,6 +29,20 @@ home_option: Callable[[F], F] = click.option(
 )
 
 
+def load(module: str, what: str, extra: str) -> Any:
+    """A module of Brakeline that needs packages which may not be there.
+
+    Raises:
+        Unavailable: `what` needs a package, which the optional dependencies `extra` would bring.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as e:
+        if e.name is None or e.name.startswith("brakeline"):
+            raise
+        raise Unavailable(f"{what} needs the package {e.name}", hint=f'pip install "brakeline[{extra}]"') from e
+
+
 class LazyGroup(click.Group):
     """Commands that live in a module of their own under `package`, as `command`, imported when one of them runs."""
 
@@ -42,15 +56,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._commands:
             return None
-        try:
-            module = importlib.import_module(f"{self._package}.{cmd_name}")
-        except ModuleNotFoundError as e:
-            if e.name is None or e.name.startswith("brakeline"):
-                raise
-            raise Unavailable(
-                f"`{ctx.command_path} {cmd_name}` needs the package {e.name}",
-                hint=f'pip install "brakeline[{self._extra}]"',
-            ) from e
+        module = load(f"{self._package}.{cmd_name}", f"`{ctx.command_path} {cmd_name}`", self._extra)
         command: click.Command = module.command
         return command
 

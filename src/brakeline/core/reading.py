@@ -20,8 +20,9 @@ MAX_SUBJECTS: Final = 64  # readings of one gauge that one party may have in for
 class Reading(Wire, frozen=True):
     """Body of a `reading`: the part of a measurement on which the brake acts.
 
-    `value` and the 95 % bounds are in `unit`; `complete` as in the measurement. `inputs` is the hex SHA-256 of all that determines the result,
-    `evidence` that of the whole measurement. `alarms`, sorted, reach the trigger of a safety gauge whatever the value.
+    `value` and the 95 % bounds are in `unit`; `complete` as in the measurement. `inputs` is the hex SHA-256 of all that
+    determines the result, `evidence` that of the whole measurement. `alarms`, sorted, reach the trigger of a safety
+    gauge whatever the value.
     """
 
     gauge: str

@@ -62,8 +62,8 @@ def stable_where(
         ok = stable(build(s, {**(changes or {}), name: points[:, None]}), breakout)
         return np.broadcast_to(ok, points.shape)
 
-    if low >= high:
-        return ((low, low),) if holds(np.array([low]))[0] else ()
+    if low >= high:  # one value is left, or none that all parties could share
+        return ((low, low),) if low == high and holds(np.array([low]))[0] else ()
     if PARAMETERS[name].whole:
         counts = np.arange(low, high + 1)
         found = [(float(c), float(c)) for c, ok in zip(counts, holds(counts), strict=True) if ok]

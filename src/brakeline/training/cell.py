@@ -123,7 +123,7 @@ class Cell:
         files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
         self._before, self._after = (self._stack.enter_context(file) for file in files)
         numbers = [file.fileno() for file in files]
-        sandbox = ("brakeline.training.sandbox", scratch, *self._hidden, "--")
+        sandbox = ("brakeline.node.sandbox", scratch, *self._hidden, "--")
         cell = ("brakeline.training.cell", torch.get_num_threads(), *numbers)
         python = (sys.executable, "-P", "-m")
         # All else is passed on, since it may decide the bits of a step; what opens the inspector's key is not.

@@ -11,7 +11,7 @@ from brakeline.core.errors import Unavailable
 # Modules of Python's standard library, as each author commits them.
 _WRITTEN: Final = (
     ("Ann <ann@gamma.example>", ("calendar.py", "bisect.py")),
-    ("aider (a model) <aider@aider.chat>", ("argparse.py", "typing.py", "tarfile.py", "zipfile.py")),
+    ("aider (a model) <aider@aider.chat>", ("argparse.py", "typing.py", "tarfile.py", "pickle.py")),
     ("Bob <bob@gamma.example>", ("heapq.py",)),
     ("devin-ai-integration[bot] <bot@users.noreply.github.com>", ("inspect.py", "datetime.py", "doctest.py")),
 )
@@ -28,8 +28,7 @@ def write_history(folder: Path) -> None:
     _git(folder, "init", "--quiet", "--initial-branch=main")
     for author, modules in _WRITTEN:
         for name in modules:
-            source = library / name if (library / name).is_file() else library / name.removesuffix(".py") / "__init__.py"
-            (folder / name).write_bytes(source.read_bytes())
+            (folder / name).write_bytes((library / name).read_bytes())
         name, _, address = author[:-1].partition(" <")
         _git(folder, "add", ".")
         _git(folder, "-c", f"user.name={name}", "-c", f"user.email={address}", "commit", "--quiet", "-m", "Add modules")

@@ -5,8 +5,7 @@ from pathlib import Path
 import click
 
 from brakeline.cli.common import read_file
-from brakeline.cli.gauge.common import finish, json_option, out_option
-from brakeline.cli.gauge.files import file_progress
+from brakeline.cli.gauge.common import finish, json_option, out_option, progress_bar, subject_option
 from brakeline.gauges.authorship.measure import measure
 from brakeline.gauges.authorship.plot import figure
 from brakeline.gauges.git.blame import open_cache
@@ -29,8 +28,11 @@ from brakeline.gauges.git.repository import open_repository
     help="A file of Agent Trace records (JSON, or one record a line).",
 )
 @out_option
+@subject_option
 @json_option
-def command(repo: Path, window: str | None, traces: Path | None, out: Path | None, as_json: bool) -> None:
+def command(
+    repo: Path, window: str | None, traces: Path | None, out: Path | None, subject: str | None, as_json: bool
+) -> None:
     """Which share of the code lines added in a window, and still there at its end, is attributed to AI?
 
     Reads the history of REPO, a complete git clone. Evidence, best first: git-ai notes (refs/notes/ai) and Agent Trace,
@@ -44,7 +46,7 @@ def command(repo: Path, window: str | None, traces: Path | None, out: Path | Non
     """
     out = out or Path("gauge-authorship")
     repository = open_repository(repo)
-    with open_cache(out / "blame.sqlite") as cache, file_progress("blaming") as progress:
+    with open_cache(out / "blame.sqlite") as cache, progress_bar("blaming") as progress:
         m = measure(
             repository,
             window_of(repository, window),
@@ -52,7 +54,7 @@ def command(repo: Path, window: str | None, traces: Path | None, out: Path | Non
             cache=cache,
             progress=progress,
         )
-    finish(m, figure(m), out, as_json=as_json)
+    finish(m, figure, out, subject=subject, as_json=as_json)
     if not as_json:
         notes = m.details["notes"]
         click.echo(", ".join(f"{name} {n}" for name, n in m.details["classes"].items()) + " lines")

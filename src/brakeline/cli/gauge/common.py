@@ -1,11 +1,15 @@
 """What every gauge command shares: where it writes, and how it says what it measured."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
 from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import Progress
 
 from brakeline.core.encoding import canonical, sha256
 from brakeline.core.measurement import Measurement
@@ -17,11 +21,29 @@ out_option: Callable[[F], F] = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for measurement.json, plot.svg and whatever resuming needs [default: gauge-NAME]",
 )
+subject_option: Callable[[F], F] = click.option(
+    "--subject",
+    help="What was measured, by the name that all parties use for it. [default: the gauge's own name for it]",
+)
 json_option: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help="Print the measurement as JSON.")
 
 
-def finish(measurement: Measurement, figure: Figure, out: Path, *, as_json: bool) -> None:
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, on a terminal only: call what it gives with how much is done, of how much."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def finish(
+    measurement: Measurement, draw: Callable[[Measurement], Figure], out: Path, *, subject: str | None, as_json: bool
+) -> None:
     """Write `measurement.json` (the evidence of a reading) and `plot.svg` into `out`, and print the result."""
+    if subject:
+        measurement = msgspec.structs.replace(measurement, subject=subject)
+    figure = draw(measurement)
     out.mkdir(parents=True, exist_ok=True)
     data = canonical(measurement)
     (out / "measurement.json").write_bytes(data)

@@ -1,24 +1,25 @@
 """`brakeline gauge lineage`: G5, whether misalignment grows from parent to successor."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 
 from brakeline.cli.common import read_file
-from brakeline.cli.gauge.common import finish, json_option, out_option
+from brakeline.cli.gauge.common import finish, json_option, out_option, progress_bar, subject_option
 from brakeline.core.encoding import parse
 from brakeline.core.errors import Misuse
 from brakeline.core.keys import PublicKey
-from brakeline.core.lineage import NO_TREATY
+from brakeline.core.lineage import NO_TREATY, Edge
 from brakeline.core.measurement import Measurement
 from brakeline.core.treaty import parse_treaty
 from brakeline.gauges.lineage.demo import run
 from brakeline.gauges.lineage.evidence import read_evidence
 from brakeline.gauges.lineage.gauge import measure
 from brakeline.gauges.lineage.plot import figure
+from brakeline.node.desk import Desk
+from brakeline.node.home import Home
 
 _SHOWN = 5  # reasons; all are in the measurement
 
@@ -29,8 +30,10 @@ _SHOWN = 5  # reasons; all are in the measurement
 @click.option("--control", "controls", multiple=True, help="The same, of a control lineage. May be repeated.")
 @click.option("--keys", type=click.Path(path_type=Path), help='The labs\' public keys: {"alpha":"AZ…"}.')
 @click.option("--treaty", type=click.Path(path_type=Path), help="Take the labs' keys from this treaty instead.")
+@click.option("--home", type=click.Path(path_type=Path, file_okay=False), help="Take the edges from this party's log.")
 @click.option("--seeds", type=click.IntRange(1, 999), default=8, show_default=True, help="Lineages of the demo.")
 @out_option
+@subject_option
 @json_option
 def command(
     evidence: Path | None,
@@ -38,48 +41,61 @@ def command(
     controls: tuple[str, ...],
     keys: Path | None,
     treaty: Path | None,
+    home: Path | None,
     seeds: int,
     out: Path | None,
+    subject: str | None,
     as_json: bool,
 ) -> None:
     """Measure whether a rare misbehaviour grows from each model to its successor.
 
     EVIDENCE is a folder with plan.json, signed edges/ (which model made which), items/ and probes/ (what each model
-    did; JSON or Inspect logs of the task lineage_probe). Say which model's lineage to measure, and whose keys to trust:
+    did; JSON or Inspect logs of the task lineage_probe). Say which model's lineage to measure, and whose keys to trust;
+    or take the edges that a log holds:
 
     \b
         brakeline gauge lineage evidence --model 3f9a… --keys keys.json
+        brakeline gauge lineage evidence --model 3f9a… --home alpha
 
     Without EVIDENCE, trains small models on the spot, lineages in which a fault compounds and honest controls,
     writes their evidence into the output folder and measures it, within a minute. The same command again goes on
     where it was.
     """
     out = out or Path("gauge-lineage")
-    subject, under = "lineage", NO_TREATY
+    under = NO_TREATY
     trusted: Mapping[str, PublicKey]
-    with Progress(console=Console(stderr=True), transient=True, disable=not Console(stderr=True).is_terminal) as bar:
-        if evidence is None:
-            if models or controls or keys or treaty:
-                raise Misuse("the demo brings its own models and keys", hint="name the folder with the EVIDENCE")
-            task = bar.add_task("training lineages", total=None)
-            demo = run(out, seeds, progress=lambda done, total: bar.update(task, completed=done, total=total))
-            evidence, models, controls = demo.evidence, demo.models, demo.controls
-            subject, trusted = f"demo, {seeds} lineages", demo.keys
-        else:
-            trusted, under = _trusted(keys, treaty)
-        task = bar.add_task("reading evidence", total=None)
-        read = read_evidence(
-            evidence, trusted, under, progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
-        measurement = measure(read, models, controls, subject=subject)
+    if evidence is None:
+        if models or controls or keys or treaty or home:
+            raise Misuse("the demo brings its own models and keys", hint="name the folder with the EVIDENCE")
+        with progress_bar("training lineages") as progress:
+            demo = run(out, seeds, progress=progress)
+        evidence, models, controls, trusted = demo.evidence, demo.models, demo.controls, demo.keys
+    else:
+        trusted, under = _trusted(keys, treaty, home)
+    with progress_bar("reading evidence") as progress:
+        read = read_evidence(evidence, trusted, under, progress=progress)
+    if home:
+        read = replace(read, edges=_logged(home))
+    # Treaty 5.8: the gate looks for a reading of one model under the model's own digest.
+    name = models[0] if len(models) == 1 else f"{len(models)} lineages"
+    measurement = measure(read, models, controls, subject=name)
     if not as_json:
         _explain(measurement)
-    finish(measurement, figure(measurement), out, as_json=as_json)
+    finish(measurement, figure, out, subject=subject, as_json=as_json)
 
 
-def _trusted(keys: Path | None, treaty: Path | None) -> tuple[Mapping[str, PublicKey], str]:
-    if (keys is None) == (treaty is None):
-        raise Misuse("whose edges count?", hint="give --keys FILE or --treaty FILE, from a source you trust")
+def _logged(home: Path) -> tuple[tuple[str, Edge], ...]:
+    """The edges in the log, in the order they became public."""
+    desk = Desk(Home(home))
+    desk.follower.update()
+    return tuple(desk.fold.edges)
+
+
+def _trusted(keys: Path | None, treaty: Path | None, home: Path | None) -> tuple[Mapping[str, PublicKey], str]:
+    if [keys, treaty, home].count(None) != 2:
+        raise Misuse("whose edges count?", hint="give --keys FILE or --treaty FILE, from a source you trust, or --home")
+    if home is not None:
+        return {}, NO_TREATY  # what lies in the folder's edges/ does not count beside the log
     if keys is not None:
         texts = parse(read_file(keys), dict[str, str])
         return {name: PublicKey.parse(text) for name, text in texts.items()}, NO_TREATY

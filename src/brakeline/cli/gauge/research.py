@@ -1,6 +1,5 @@
 """`brakeline gauge research`: G4, how much of a research gap an autonomous loop recovers."""
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +9,8 @@ import psutil
 from rich.console import Console
 from rich.progress import Progress
 
-from brakeline.cli.common import EXIT_VERDICT
-from brakeline.cli.gauge.common import finish, json_option, out_option
-from brakeline.core.errors import Unavailable
+from brakeline.cli.common import EXIT_VERDICT, load
+from brakeline.cli.gauge.common import finish, json_option, out_option, subject_option
 from brakeline.gauges.research.ledger import Ledger
 from brakeline.gauges.research.loop import Config, Loop, drive
 from brakeline.gauges.research.measure import figure, measurement
@@ -40,6 +38,7 @@ SEARCH, LEDGER = "search", "ledger.jsonl"
 @click.option("--ray", is_flag=True, help="Run the experiments on a Ray cluster (RAY_ADDRESS, or one started here).")
 @click.option("--replay", metavar="ID", help="Run a hypothesis of --out again and compare; `all` for every one.")
 @out_option
+@subject_option
 @json_option
 def command(
     agents: int,
@@ -53,6 +52,7 @@ def command(
     ray: bool,
     replay: str | None,
     out: Path | None,
+    subject: str | None,
     as_json: bool,
 ) -> None:
     """Which share of the gap between a weak supervisor and a perfect one do autonomous researchers recover?
@@ -84,7 +84,7 @@ def command(
             with _shown(loop) as told:
                 drive(loop, told)
         m = measurement(loop, logs)
-    finish(m, figure(m), out, as_json=as_json)
+    finish(m, figure, out, subject=subject, as_json=as_json)
     if not as_json:
         scores, d = m.details["scores"], m.details
         for kind, text in (("search", "the oracle's items"), ("second", f"the second data set, {second}")):
@@ -123,13 +123,7 @@ def _shown(loop: Loop) -> Iterator[Callable[[Finding], None]]:
 
 def _by_model(config: Config, out: Path, workers: int) -> tuple[str, ...]:
     """Let a model research, with Inspect, up to the sealed evaluation: the digests of Inspect's logs."""
-    try:
-        task = importlib.import_module("brakeline.gauges.research.task")
-    except ModuleNotFoundError as e:
-        if e.name is None or e.name.startswith("brakeline"):
-            raise
-        hint = 'pip install "brakeline[inspect]"'
-        raise Unavailable(f"a model as researcher needs the package {e.name}", hint=hint) from e
+    task = load("brakeline.gauges.research.task", "a model as researcher", "gauges,inspect")
     with Ledger(out / LEDGER) as ledger:
         over = bool(ledger.of("sealed"))
     if not over:

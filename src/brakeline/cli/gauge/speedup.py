@@ -1,17 +1,12 @@
 """`brakeline gauge speedup`: G3, how much faster a candidate makes training code."""
 
-import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 
-from brakeline.cli.gauge.common import finish, json_option, out_option
-from brakeline.core.errors import Misuse, Unavailable
+from brakeline.cli.common import load
+from brakeline.cli.gauge.common import finish, json_option, out_option, progress_bar, subject_option
+from brakeline.core.errors import Misuse
 from brakeline.core.measurement import Measurement
 from brakeline.gauges.speedup.measure import PAIRS, measure
 from brakeline.gauges.speedup.plot import figure
@@ -26,6 +21,7 @@ from brakeline.gauges.speedup.reference import REFERENCES, reference, write_refe
 @click.option("--pairs", type=click.IntRange(2, 1000), default=PAIRS, show_default=True, help="Pairs of runs.")
 @click.option("--seed", metavar="HEX", default="", help="32 bytes, to repeat another party's measurement.")
 @out_option
+@subject_option
 @json_option
 def command(
     candidate: Path | None,
@@ -35,6 +31,7 @@ def command(
     pairs: int,
     seed: str,
     out: Path | None,
+    subject: str | None,
     as_json: bool,
 ) -> None:
     """How many times faster does a candidate make a program that trains a small language model?
@@ -61,44 +58,20 @@ def command(
     if agent is not None:
         if seed:
             raise Misuse("--seed does not go with --agent: the text is drawn when the agent is done")
-        m: Measurement = _inspect().measure_agent(agent, out, pairs=pairs, display="none" if as_json else "rich")
+        task = load("brakeline.gauges.speedup.task", "a model as engineer", "gauges,inspect")
+        m: Measurement = task.measure_agent(agent, out, pairs=pairs, display="none" if as_json else "rich")
     else:
-        with _shown() as progress:
+        with progress_bar("running") as progress:
             if ready is not None:
                 with reference(REFERENCES[ready]) as folder:
                     m = measure(folder, out, subject=ready, seed=seed, pairs=pairs, progress=progress)
             else:
                 assert candidate is not None
                 m = measure(candidate, out, subject=candidate.resolve().name, seed=seed, pairs=pairs, progress=progress)
-    finish(m, figure(m), out, as_json=as_json)
+    finish(m, figure, out, subject=subject, as_json=as_json)
     if not as_json:
         h = m.details
         click.echo(
             f"h = {h['h']:.2f}, 95 % bounds {h['h_lower']:.2f} to {h['h_upper']:.2f}; "
             f"{2 * len(h['pairs'])} runs, {h['abandoned']} pairs given up"
         )
-
-
-@contextmanager
-def _shown() -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, on a terminal only."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("running", total=None)
-
-        def show(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        yield show
-
-
-def _inspect() -> Any:
-    """The part that needs Inspect."""
-    try:
-        return importlib.import_module("brakeline.gauges.speedup.task")
-    except ModuleNotFoundError as e:
-        if e.name is None or e.name.startswith("brakeline"):
-            raise
-        raise Unavailable(
-            f"a model as engineer needs the package {e.name}", hint='pip install "brakeline[gauges]"'
-        ) from e

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.gauge.common import finish, json_option, out_option
-from brakeline.cli.gauge.files import file_progress
+from brakeline.cli.gauge.common import finish, json_option, out_option, progress_bar, subject_option
 from brakeline.gauges.git.blame import open_cache
 from brakeline.gauges.git.repository import open_repository
 from brakeline.gauges.throughput.measure import measure
@@ -17,8 +16,11 @@ from brakeline.gauges.throughput.plot import figure
 @click.option("--base", default="2024", show_default=True, help="Base period: whole years, as 2024 or 2021-2025.")
 @click.option("--quarter", metavar="YYYYQN", help="What to measure. [default: the last quarter that is over]")
 @out_option
+@subject_option
 @json_option
-def command(repos: tuple[Path, ...], base: str, quarter: str | None, out: Path | None, as_json: bool) -> None:
+def command(
+    repos: tuple[Path, ...], base: str, quarter: str | None, out: Path | None, subject: str | None, as_json: bool
+) -> None:
     """How many times as much code does the typical engineer merge per working day as in a base period?
 
     Reads the histories of one or more REPOs, complete git clones of one organisation. The typical engineer is the
@@ -31,9 +33,9 @@ def command(repos: tuple[Path, ...], base: str, quarter: str | None, out: Path |
     """
     out = out or Path("gauge-throughput")
     repositories = [open_repository(repo) for repo in repos]
-    with open_cache(out / "blame.sqlite") as cache, file_progress("reading quarters") as progress:
+    with open_cache(out / "blame.sqlite") as cache, progress_bar("reading quarters") as progress:
         m = measure(repositories, base=base, quarter=quarter, cache=cache, progress=progress)
-    finish(m, figure(m), out, as_json=as_json)
+    finish(m, figure, out, subject=subject, as_json=as_json)
     if not as_json:
         for name, found in m.details["also"].items():
             text = f"{found['value']:.3g} ({found['lower']:.3g} to {found['upper']:.3g})" if found else "not available"

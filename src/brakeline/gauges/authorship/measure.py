@@ -159,7 +159,7 @@ def measure(
     return Measurement(
         gauge="authorship",
         version=VERSION,
-        subject=f"{_name(repo.path)} {window.start[:12] if window.start else ''}..{window.end[:12]}",
+        subject=_name(repo.path),
         inputs=_inputs(repo, window, replaced, traces),
         unit="share",
         value=lower,

@@ -33,7 +33,7 @@ def figure(m: Measurement) -> Figure:
     axes["evidence"].set_ylim(bottom=-3)  # e never falls below 1 / (looks + 1)
     for ax in axes.values():
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    word = "complete" if m.details["complete"] else "not complete"
+    word = "complete" if m.complete else "not complete"
     alarms = ", ".join(m.alarms) or "none"
     fig.suptitle(f"{m.subject}: growth {m.value:.3g} [{m.lower:.3g}, {m.upper:.3g}], alarms: {alarms}; {word}")
     return fig

@@ -26,7 +26,7 @@ from brakeline.gauges.speedup.launch import GO
 from brakeline.node.disk import disk_errors
 
 ENTRY: Final = "train.py"
-_SANDBOX: Final = "brakeline.training.sandbox"  # started, not imported
+_SANDBOX: Final = "brakeline.node.sandbox"  # started, not imported
 _READY: Final = 30.0  # seconds the sandbox gets to stand
 _PATIENCE: Final = 5.0  # seconds a run gets to die
 _WORDS: Final = 300  # bytes kept of what a candidate says on standard error

@@ -180,6 +180,7 @@ def conclude(subject: str, inputs: dict[str, Any], pairs: Sequence[Pair], abando
         lower=exp(lower),
         upper=exp(upper),
         threshold=HUMAN,
+        complete=True,
         alarms=(),
         details={
             "h": mean / log(HUMAN),

@@ -67,7 +67,7 @@ def measure(
     return Measurement(
         gauge="throughput",
         version=VERSION,
-        subject=f"{len(sources)} {'repository' if len(sources) == 1 else 'repositories'}, {now} against {base}",
+        subject=f"{len(sources)} {'repository' if len(sources) == 1 else 'repositories'}",
         inputs={
             "ends": sorted(end or "" for end in ends.values()),
             "quarter": str(now),

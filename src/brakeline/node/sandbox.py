@@ -1,6 +1,6 @@
 """A sandbox for code nobody trusts: run a command that reads little, writes nothing and reaches nobody.
 
-    python -P -m brakeline.training.sandbox SCRATCH HIDDEN... -- COMMAND...
+    python -P -m brakeline.node.sandbox SCRATCH HIDDEN... -- COMMAND...
 
 COMMAND runs in Linux namespaces of its own (user, mount, PID, network, IPC): every file system is read-only but for
 an empty SCRATCH in memory, the HIDDEN folders and /run are empty, there is no network but a loopback of its own, no
