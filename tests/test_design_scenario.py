@@ -446,7 +446,7 @@ def test_fit_says_no_with_its_status() -> None:
 def test_compare() -> None:
     pair = [str(SCENARIOS / f"{n}.toml") for n in ("coordinated", "verified")]
     rows = json.loads(run("compare", *pair, "--json"))
-    assert {"what": "inspections (choice)", "coordinated": "0", "verified": "12"} in rows
+    assert {"what": "inspections (choice)", "first": "0", "second": "12"} in rows
     assert "verdict on the policy" in run("compare", *pair)
 
 

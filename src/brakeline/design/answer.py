@@ -104,7 +104,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def solve(s: Scenario) -> Answer:
-    """Answer a scenario. Takes well under a second for two parties, some seconds for twelve."""
+    """Answer a scenario: well under a second, for twelve parties too."""
     bounds = s.at_bounds()
     m = build(bounds)
     treaties = tuple(_treaty(x, label, b) for b in BREAKOUTS for x, label in ((s, "estimates"), (bounds, "bounds")))

@@ -1,4 +1,4 @@
-"""The demo's story, in seven acts. Every command it shows is the one a party would type."""
+"""The demo's story, in eight acts. Every command it shows is the one a party would type."""
 
 import sys
 import threading
@@ -13,13 +13,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from brakeline.cli.demo.history import write_history
 from brakeline.cli.demo.report import ReportTimes, StopTime, write_report
 from brakeline.cli.demo.stage import LABS, PARTIES, RUNS, Stage, examples
 from brakeline.core.brake import Phase
 from brakeline.core.bundle import Proven, verify_bundle
+from brakeline.core.encoding import canonical
 from brakeline.core.errors import BrakelineError, Unavailable
 from brakeline.core.fold import Fold, RunRecord
 from brakeline.core.sampling import miss
+from brakeline.core.statement import open_envelope
 from brakeline.core.tile import ENTRIES, Tile
 from brakeline.core.transcript import segments
 from brakeline.core.treaty import parse_treaty
@@ -28,8 +31,8 @@ from brakeline.node.client import BUNDLE, Follower, LogClient
 
 _STEPS: Final = 1500
 _KILL_AT: Final = 120
-_TRIP_AT: Final = 420  # steps of the slowest run
-_LATEST: Final = 1250  # of the fastest: on a machine where one run races ahead
+_TRIP_AT: Final = 300  # steps of the slowest run
+_LATEST: Final = 900  # of the fastest: on a machine where one run races ahead
 _PATIENCE: Final = 150.0  # s that any single act may take
 
 
@@ -110,6 +113,7 @@ class Story:
         observer = Observer(self.stage)
         with observer.watching():
             self.pledge()
+            self.measure()
             self.train(observer)
             stops = self.trip(observer)
             self.audit(observer)
@@ -147,8 +151,27 @@ class Story:
         for p in PARTIES:
             self._run("pledge", "--if-at-least", "2", "--home", p, show=f"pledge --if-at-least 2   [{p}]")
 
+    def measure(self) -> None:
+        self._act(3, "Gauges: who writes gamma's code, and does a fault grow from its models to their successors?")
+        folder = self.stage.folder
+        write_history(folder / "gamma-code")
+        for p in ("alpha", "delta"):
+            self._run("gauge", "authorship", "gamma-code", "--out", f"{p}/authorship", show=f"gauge authorship   [{p}]")
+        self.console.print("  gamma trains nine generations of small models, each on labels of the one before")
+        made = ("gauge", "lineage", "--seeds", "1", "--out", "gamma/lineage")
+        self._wait("training generations", lambda: self.stage.call(*made))
+        edges = sorted((folder / "gamma" / "lineage" / "evidence" / "edges").glob("*-compounding-*.dsse"))
+        bodies = [open_envelope(path.read_bytes()).statement.body for path in edges]
+        for i, body in enumerate(bodies):
+            (folder / f"edge-{i}.json").write_bytes(canonical(body))
+            self.stage.call("edge", f"edge-{i}.json", "--home", "gamma")
+        self.console.print(f"  and logs how each came to be: {len(bodies)} edges")
+        for p in ("beta", "delta"):
+            args = ("gauge", "lineage", "gamma/lineage/evidence", "--model", bodies[-1]["child"], "--home", p)
+            self._run(*args, "--out", f"{p}/lineage", show=f"gauge lineage … --home {p}   [{p}]")
+
     def train(self, observer: Observer) -> None:
-        self._act(3, "Three labs train a small GPT on Python's standard library, through the gate")
+        self._act(4, "Three labs train a small GPT on Python's standard library, through the gate")
         self.console.print(f"  alpha/{RUNS['alpha']}: honest · beta/{RUNS['beta']}: honest, and about to lose power")
         self.console.print(f"  gamma/{RUNS['gamma']}: trains 60 % of its segments on data it never declared")
         for lab in LABS:
@@ -174,12 +197,13 @@ class Story:
             self._until(step, "the runs do not get on")
 
     def trip(self, observer: Observer) -> tuple[float, tuple[StopTime, ...]]:
-        self._act(4, "Two parties vote, and the brake trips")
-        self._run("vote", "trip", "--reason", "the gauge looks high", "--home", "delta", show="vote trip   [delta]")
-        before = {lab: self.stage.steps(lab) for lab in LABS}
-        self._until(lambda: min(self.stage.steps(lab) - before[lab] for lab in LABS) > 10, "one vote stopped a run")
-        self.console.print("  one vote changes nothing: every run took ten more steps")
-        self._run("vote", "trip", "--reason", "I see it too", "--home", "alpha", show="vote trip   [alpha]")
+        self._act(5, "Readings that two parties found trip the brake")
+        for p in ("alpha", "delta"):
+            self._run("reading", f"{p}/authorship/measurement.json", "--home", p, show=f"reading authorship   [{p}]")
+        self._nothing_stops("much AI code alone")
+        self._run("reading", "beta/lineage/measurement.json", "--home", "beta", show="reading lineage   [beta]")
+        self._nothing_stops("one party's word")
+        self._run("reading", "delta/lineage/measurement.json", "--home", "delta", show="reading lineage   [delta]")
         self._until(lambda: all(self.stage.stops(lab) for lab in LABS), "a run did not stop")
         self._until(lambda: observer.phase is Phase.PAUSED, "the stops are not in the log")
         quorum = self._quorum_time(observer)
@@ -196,8 +220,13 @@ class Story:
         self.console.print(table)
         return quorum, stops
 
+    def _nothing_stops(self, what: str) -> None:
+        before = {lab: self.stage.steps(lab) for lab in LABS}
+        self._until(lambda: min(self.stage.steps(lab) - before[lab] for lab in LABS) > 10, f"{what} stopped a run")
+        self.console.print(f"  {what} changes nothing: every run took ten more steps")
+
     def _quorum_time(self, observer: Observer) -> float:
-        """When the deciding vote was published: by the log's own file of it, or by the observer; the earlier."""
+        """When the deciding reading was published: by the log's own file of it, or by the observer; the earlier."""
         index = next(i for i, state in observer.fold.history if state.phase is Phase.TRIPPED)
         return min(published_at(self.stage, index) or time.time(), observer.seen[Phase.TRIPPED])
 
@@ -216,7 +245,7 @@ class Story:
         )
 
     def audit(self, observer: Observer) -> None:
-        self._act(5, "Inspectors replay random segments, drawn after the heads were logged")
+        self._act(6, "Inspectors replay random segments, drawn after the heads were logged")
         pairs = [("delta", "alpha"), ("beta", "alpha"), ("delta", "beta"), ("alpha", "beta")]
         pairs += [("delta", "gamma"), ("beta", "gamma")]
         commands = [self._audit(inspector, lab) for inspector, lab in pairs]
@@ -258,7 +287,7 @@ class Story:
         self.console.print(f"  all audits together cost {spent / trained:.1%} of the training compute")
 
     def lift(self, observer: Observer) -> None:
-        self._act(6, "Three parties lift the brake; the conditions hold")
+        self._act(7, "Three parties lift the brake; the conditions hold")
         for p in ("beta", "delta", "alpha"):
             self._run("vote", "lift", "--reason", "the cheat is barred", "--home", p, show=f"vote lift   [{p}]")
         self._until(lambda: observer.phase is Phase.CLEAR, "the brake did not lift")
@@ -286,7 +315,7 @@ class Story:
         return equal
 
     def prove(self, stops: tuple[float, tuple[StopTime, ...]], equal: bool) -> None:
-        self._act(7, "One file proves it, offline")
+        self._act(8, "One file proves it, offline")
         folder = self.stage.folder
         shown = [x for lab in LABS for x in ("--transcript", str(self.stage.evidence(lab)))]
         self._run("bundle", "demo.bundle", *shown, "--home", "delta", show="bundle demo.bundle --transcript …")

@@ -27,7 +27,7 @@ def command(first: Path, second: Path, measured: Path | None, as_json: bool) -> 
     a, b = (solve(s) for s in scenarios)
     rows = [*_inputs(a, b), *_results(a, b)]
     if as_json:
-        click.echo(to_json([{"what": what, a.scenario: x, b.scenario: y} for what, x, y in rows]))
+        click.echo(to_json([{"what": what, "first": x, "second": y} for what, x, y in rows]))
         return
     table = Table("", a.scenario, b.scenario)
     for row in rows:

@@ -75,7 +75,7 @@ def command(
     with progress_bar("reading evidence") as progress:
         read = read_evidence(evidence, trusted, under, progress=progress)
     if home:
-        read = replace(read, edges=_logged(home))
+        read = replace(read, edges=_logged(home), refused=())
     # Treaty 5.8: the gate looks for a reading of one model under the model's own digest.
     name = models[0] if len(models) == 1 else f"{len(models)} lineages"
     measurement = measure(read, models, controls, subject=name)
