@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from random import Random
+from statistics import mean, stdev
 
 import pytest
 from click.testing import CliRunner
@@ -14,9 +15,10 @@ from brakeline.core.errors import Misuse
 from brakeline.core.fold import Fold
 from brakeline.design import simulate as module
 from brakeline.design.measured import read_measured, shipped
+from brakeline.design.model import channels, cheat_value
 from brakeline.design.quorum import CONFIRMED, convict
 from brakeline.design.rehearsal import CHEATED, SEGMENTS, Episode, Stage, Terms
-from brakeline.design.scenario import Scenario, read_scenario
+from brakeline.design.scenario import Scenario, build, read_scenario
 from brakeline.design.simulate import Chunk, Game, Simulation, life, simulate
 
 TEXT = """[scenario]
@@ -136,6 +138,28 @@ def test_a_life_without_inspections_is_the_closed_form() -> None:
     assert sum(payoffs) / len(payoffs) == pytest.approx((0.1 - 0.02) / 0.15, abs=0.015)
 
 
+@pytest.mark.parametrize("breakout", ["exponential", "lump"])
+@pytest.mark.parametrize("cheating", [False, True])
+def test_lives_with_a_coin_for_a_log(breakout: str, cheating: bool) -> None:
+    """Many more lives than audits allow: what surrounds the audits is the model, to a few standard errors."""
+    s = module.rehearse(scenario(breakout))
+    m = build(s)
+    rules, random, payoffs = module._game(s, m, 0), Random(5), []
+    alpha = float(m.alpha.max())
+    met = float(s.values["coverage"][0])
+    p = (float(m.p.max()) - (1 - met) * alpha) / met
+    for _ in range(15_000):
+        one = life(rules, cheating, random)
+        try:
+            cheats = next(one)
+            while True:
+                cheats = one.send(random.random() < (p if cheats else alpha))
+        except StopIteration as e:
+            payoffs.append(e.value)
+    predicted = cheat_value(m, channels(m)[0], breakout)[0] if cheating else m.W_C[0]
+    assert abs(mean(payoffs) - predicted) < 4 * stdev(payoffs) / len(payoffs) ** 0.5
+
+
 def test_a_lump_breakout_comes_at_its_time() -> None:
     with pytest.raises(StopIteration) as e:
         next(life(game(breakout=1e-9, prize=7.0), True, Random(1)))
@@ -156,7 +180,8 @@ def test_the_closed_forms_hold_on_the_real_core(breakout: str, tmp_path: Path) -
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(4))
-def test_ten_thousand_audits(seed: int, tmp_path: Path) -> None:
+def test_ten_thousand_audits(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONFIDENCE", 0.9999)  # of twenty intervals of 99 % one in five misses
     found = check(scenario(), tmp_path, episodes=10_000, seed=seed)
     assert [c.name for c in found.comparisons if not c.agrees] == []
     assert found.simulated_stable is found.predicted_stable

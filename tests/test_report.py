@@ -23,6 +23,7 @@ from brakeline.core.keys import PrivateKey
 from brakeline.core.merkle import Frontier, leaf_hash
 from brakeline.core.note import COSIGNATURE, ED25519, VerifierKey, sign_note
 from brakeline.core.pledge import Assent, Pledge
+from brakeline.core.reading import Reading
 from brakeline.core.run import Declaration
 from brakeline.core.sampling import ticket_message
 from brakeline.core.statement import GENESIS, Statement, open_envelope, sign
@@ -371,6 +372,35 @@ def test_a_log_without_runs_or_stamps_has_a_page() -> None:
     assert "has not signed the treaty" in read.row("beta a lab")
     assert "replayed: vote for epoch 7" in read.row("vote", "beta")
     assert read.tags.count("svg") == 1
+
+
+def test_readings_stand_in_the_page_once_two_parties_found_them() -> None:
+    log = Log()
+    for p in PARTIES:
+        log.add(p, "assent", Assent(text=log.treaty.digest))
+        log.add(p, "pledge", Pledge(condition="quorum none\n"))
+    log.tick()
+
+    def read(party: str, gauge: str, unit: str, lower: float, *alarms: str) -> None:
+        body = Reading(
+            gauge=gauge, subject=CHEAT, inputs=SHA, value=lower, lower=lower, upper=lower + 0.1, unit=unit,
+            complete=True, alarms=alarms, evidence=SHA,
+        )  # fmt: skip
+        assert log.add(party, "reading", body) == ""
+
+    read("alpha", "authorship", "share", 0.85)
+    assert "What the gauges read" not in render(log.prove(), ReportTimes(0.0, (), None))
+    read("beta", "authorship", "share", 0.86)
+    read("gamma", "authorship", "share", 0.1)
+    read("alpha", "lineage", "growth", 0.2, "ancestry")
+    read("delta", "lineage", "growth", 0.2, "ancestry")
+    page = render(log.prove(), ReportTimes(0.0, (), None))
+    shown = Page(page)
+    assert CHEAT not in page
+    assert "alpha and beta" in shown.row("authorship", "reached")
+    assert "ancestry" in shown.row("lineage", "reached")
+    assert "gamma (entry" in shown.text
+    assert "Warning signs pulled the brake" in shown.text
 
 
 def test_numbers_and_names_made_to_break_the_pictures_do_not() -> None:

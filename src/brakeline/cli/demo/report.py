@@ -121,6 +121,8 @@ def render(proven: Proven, times: ReportTimes) -> str:
         more_events=len(events) - LISTED,
         refused=refused[:LISTED],
         more_refused=len(refused) - LISTED,
+        gauges=gauge_rows(fold),
+        disagreements=fold.readings.disagreements,
         parties=parties(proven),
         runs=[run_row(fold, r) for r in fold.runs.values()],
         findings=finding_rows(fold),
@@ -263,6 +265,24 @@ def deck(proven: Proven, times: ReportTimes) -> str:
     if times.shadow_equal:
         said.append("An honest run lost nothing but time: trained again without the pause, it ends in the same state.")
     return " ".join(said)
+
+
+def gauge_rows(fold: Fold) -> list[dict[str, Any]]:
+    """What enough parties measured and found the same, at the bundle's checkpoint, with the treaty's thresholds."""
+    triggers = {t.gauge: t for t in fold.treaty.triggers}
+    return [
+        {
+            "gauge": r.gauge,
+            "gauge_class": triggers[r.gauge].gauge_class,
+            "subject": short(r.subject),
+            "bounds": f"{r.lower:.4g} to {r.upper:.4g} {triggers[r.gauge].unit}",
+            "threshold": f"{triggers[r.gauge].at_least:g}",
+            "alarms": ", ".join(r.alarms),
+            "parties": names(r.parties),
+            "reaches": fold.readings.reaches(r),
+        }
+        for r in fold.readings.current(now=fold.clock, active=fold.bound().active)
+    ]
 
 
 def parties(proven: Proven) -> list[dict[str, Any]]:
