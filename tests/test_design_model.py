@@ -21,6 +21,7 @@ from brakeline.design.model import (
     cheat_value,
     identity,
     lone_pause,
+    lone_race,
     margin,
     participation,
     slack,
@@ -118,10 +119,7 @@ def test_the_ratio_of_risks_from_which_a_lone_pause_raises_the_risk(x: float, ka
 
 @pytest.mark.parametrize(("tau", "rate"), [(0, 0.105), (0.25, 0.109862), (1, 0.126289), (2, 0.153608)])
 def test_longer_permits_cost_more_detection(tau: float, rate: float) -> None:
-    m = model(tau=tau)
-    comply = m.W_C
-    won = m.psi * m.lam * m.x * (m.pi - comply)
-    assert (won / (comply - m.W_X))[0] == pytest.approx(rate, abs=1e-6)
+    assert thresholds.required_rate(model(tau=tau)).value[0] == pytest.approx(rate, abs=1e-6)
     at = model(tau=tau, eta=rate)
     assert margin(at, cheat(at), EXPONENTIAL)[0] == pytest.approx(0, abs=1e-6)
 
@@ -150,6 +148,7 @@ def test_breakout_times() -> None:
     days = thresholds.breakout_days
     assert [round(days(f, 1e4), 1) for f in (1e25, 1e26)] == [28.9, 289.4]
     assert [round(days(f, 5e4), 1) for f in (1e25, 1e26, 1e27)] == [5.8, 57.9, 578.7]
+    assert [round(days(f, 2e5), 1) for f in (1e25, 1e26, 1e27)] == [1.4, 14.5, 144.7]
 
 
 # --- the identity
@@ -243,6 +242,16 @@ def test_the_least_inspections_before_a_lump_breakout(T_b: float, p: float, leas
         assert found[0][0] == pytest.approx(low, rel=0.005) if low else found == ()
 
 
+def test_the_shortest_breakout_that_is_deterred() -> None:
+    """P3, lump: T_b >= ln[(pi - B/A) / (W_C - B/A)] / A, here written out from the letters."""
+    m = model(F=0.1, eta=2.5)
+    ends = 0.05 + 0.1 + 2.5
+    rest = (-0.02 + 0.1 * m.w_s[0] + 2.5 * (m.W_R[0] - 0.1)) / ends
+    least = np.log((m.pi[0] - rest) / (m.W_C[0] - rest)) / ends
+    sooner, later = (replace(m, T_b=np.array([least + d])) for d in (-1e-6, 1e-6))
+    assert margin(sooner, cheat(sooner), LUMP)[0] < 0 < margin(later, cheat(later), LUMP)[0]
+
+
 def windows(breakout: str, **changes: Any) -> tuple[tuple[float, float], ...]:
     def holds(nu: Any) -> Any:
         return stable(model(F=0.1, nu=nu[:, None], **changes), breakout)
@@ -251,6 +260,7 @@ def windows(breakout: str, **changes: Any) -> tuple[tuple[float, float], ...]:
 
 
 def test_background_detection_is_far_too_slow_for_a_short_breakout() -> None:
+    assert [-np.expm1(-eta * 0.25) for eta in (0.22, 0.48)] == pytest.approx([0.05, 0.11], abs=0.005)
     for eta in (0.22, 0.48):
         slow, soon = model(eta=eta), model(eta=eta)
         assert margin(slow, cheat(slow), EXPONENTIAL)[0] > 0
@@ -283,6 +293,19 @@ def test_regimes_by_their_payoffs() -> None:
     assert regime(2, 3, 1, 2) is Regime.PAUSING
     assert regime(5, 1, 2, 0) is Regime.RACING
     assert regime(5, 3, 0, 1) is Regime.CHICKEN
+    assert regime(2, 3, 4, 0) is Regime.COORDINATION  # neither is dominant: all race, or all pause, which is worse
+
+
+def test_a_dominant_pause_is_best_against_every_coalition() -> None:
+    """Three parties: pausing alone pays, and so does staying in a full pause, yet somebody would leave between."""
+    m = model(x=[0.09, 0.27, 0.64], e=0, D=8, g=0.35, v_C=0.9, phi=0, q=0.1, kappa=0.5)
+    u = thresholds.unverified(m)
+    assert (lone_pause(u) >= u.W_R).all()
+    assert (lone_race(u) <= u.W_C).all()
+    table = payoffs(u, whole_is_stable=True)
+    gains = [table[i | 1 << j, j] - table[i, j] for i in range(8) for j in range(3) if not i >> j & 1]
+    assert min(gains) < 0
+    assert verdict(m, EXPONENTIAL) is Verdict.NO_VERIFICATION
 
 
 @pytest.mark.parametrize(
@@ -314,20 +337,37 @@ def test_verdicts_of_a_batch_are_those_of_its_members() -> None:
     assert len(set(single)) >= 4
 
 
+PURE = {  # equilibria in pure strategies; 0 is to pause
+    Regime.RACING: {(1, 1)},
+    Regime.DILEMMA: {(1, 1)},
+    Regime.ASSURANCE: {(0, 0), (1, 1)},
+    Regime.PAUSING: {(0, 0)},
+}
+
+
+def two_by_two(D: float) -> tuple[Regime, Any]:
+    m = model(D=D)
+    T, R, P, S = max(m.W_R[0], cheat_value(m, cheat(m), EXPONENTIAL)[0]), m.W_C[0], m.W_R[0], lone_pause(m)[0]
+    return regime(T, R, P, S), np.array([[R, S], [T, P]])
+
+
 @pytest.mark.parametrize("D", [0.5, 2, 4, 9])
 def test_regimes_against_nashpy(D: float) -> None:
-    m = model(D=D)
-    from_cheating = cheat_value(m, cheat(m), EXPONENTIAL)[0]
-    T, R, P, S = max(m.W_R[0], from_cheating), m.W_C[0], m.W_R[0], lone_pause(m)[0]
-    row = np.array([[R, S], [T, P]])
+    said, row = two_by_two(D)
     found = {tuple(int(s.argmax()) for s in e) for e in nashpy.Game(row, row.T).support_enumeration() if max(e[0]) == 1}
-    pure = {
-        Regime.RACING: {(1, 1)},
-        Regime.DILEMMA: {(1, 1)},
-        Regime.ASSURANCE: {(0, 0), (1, 1)},
-        Regime.PAUSING: {(0, 0)},
+    assert found == PURE[said]
+
+
+@pytest.mark.parametrize("D", [0.5, 2, 4, 9])
+def test_regimes_against_gambit(D: float) -> None:
+    gambit = pytest.importorskip("pygambit")
+    said, row = two_by_two(D)
+    g = gambit.Game.from_arrays(row, row.T)
+    found = {
+        tuple(next(i for i, s in enumerate(p.strategies) if e[s] == 1) for p in g.players)
+        for e in gambit.nash.enumpure_solve(g).equilibria
     }
-    assert found == pure[regime(T, R, P, S)]
+    assert found == PURE[said]
 
 
 @pytest.mark.parametrize("times", [0.9, 1.1])

@@ -109,6 +109,8 @@ def test_the_documented_table_is_this_one() -> None:
             "",
         ),
         ("[treaty]\nx = 1\n", "unknown field `treaty`", "brakeline design parameters"),
+        (f"[parameters]\nloss = 1{'0' * 400}\n", "parameters.loss: inf is out of range: 0 to 10 prizes", ""),
+        (f'[[party]]\nname = "A"\nshare = 1{"0" * 400}\n' * 2, "party A: share: inf is out of range", ""),
         ("oops", "not TOML", ""),
     ],
 )
@@ -172,7 +174,13 @@ def test_bounds_of_what_was_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [("found = 20", "found = 21"), ("of = 50", "of = 0"), ("worst = 0.162", "worst = 0.01")]
+    "change",
+    [
+        ("found = 20", "found = 21"),
+        ("of = 50", "of = 0"),
+        ("of = 50", f"of = 1{'0' * 400}"),
+        ("worst = 0.162", "worst = 0.01"),
+    ],
 )
 def test_impossible_measurements_are_refused(change: tuple[str, str]) -> None:
     with pytest.raises(Malformed, match="measured inputs"):
@@ -304,6 +312,79 @@ def test_each_window_ends_where_stability_does() -> None:
                     assert not stable(build(s, {name: np.array([beyond])}), LUMP), name
 
 
+# Where background detection finds what nothing else can.
+GAP = """[parameters]
+loss = 3.2
+background = 0.1
+fine = 0.05
+breakout = 0.25
+covert_speed = 0.05
+inspection_cost = 0.0001
+split_speed = 0.0
+residual = 0.0
+"""
+SHORT_OF_ONE = "[parameters]\ninspectors = 3\nconfirmers = 6\nquorum = 4\ncorrupt = 2\ncovert_risk = 0.15\n"
+
+
+def test_a_window_holds_only_what_a_scenario_may_say() -> None:
+    """Its ends, written into the scenario, are accepted: no quorum above its inspectors."""
+    s = scenario(SHORT_OF_ONE)
+    for name in ("inspectors", "confirmers", "quorum", "corrupt", "risk", "covert_risk", "solo_relief"):
+        p = PARAMETERS[name]
+        for end, step in zip(allowed(s, name), (-1, 1), strict=True):
+            kept = [row for row in SHORT_OF_ONE.splitlines() if not row.startswith(f"{name} =")]
+            for value, fits in ((end, True), (end + (step if p.whole else step * 1e-6), False)):
+                text = "\n".join([*kept, f"{name} = {int(value) if p.whole else value}\n"])
+                if fits:
+                    scenario(text)
+                else:
+                    with pytest.raises(Malformed, match=r"out of range"):
+                        scenario(text)
+
+
+def test_a_lever_that_parties_cannot_share_is_not_said_to_fail() -> None:
+    """Parties of such different risks have no covert risk in common, and the treaty is stable nevertheless."""
+    text = (SCENARIOS / "verified.toml").read_text()
+    parties = "".join(f'[[party]]\nname = "{n}"\nshare = 0.5\nrisk = {q}\n' for n, q in (("A", 0.19), ("B", 0.4)))
+    s = scenario(head=text + parties)
+    answer = solve(s)
+    assert treaty_of(answer, "bounds").stable
+    assert "covert_risk" not in answer.levers
+    assert all(answer.levers.values())
+
+
+def test_a_pause_that_nobody_should_enter_binds_nobody() -> None:
+    answer = solve(scenario("[parameters]\nloss = 0.5\n"))
+    assert treaty_of(answer, "bounds").verdict == Verdict.DO_NOT_PAUSE
+    assert answer.pledged == ()
+    assert {p.joins_at for p in answer.parties} == {None}
+
+
+def test_pledges_to_a_pause_that_cheats_end_are_said_to_be_in_vain(tmp_path: Path) -> None:
+    path = str(SCENARIOS / "coordinated.toml")
+    assert not treaty_of(solve(example("coordinated")), "bounds").stable
+    assert "the pause that follows is not stable" in run("answer", path)
+    assert "the pause that follows is not stable" not in run("answer", str(SCENARIOS / "verified.toml"))
+
+
+def test_no_coalition_is_called_stable_that_cheating_ends() -> None:
+    """Between D3 and D2 nobody would leave in the open, and each would race in secret."""
+    text = "[parameters]\ncovert_risk = 0.14\nbackground = 0\ninspections = 0\nloss = "
+    assert solve(scenario(text + "5.1\n")).stable_coalitions == ((),)
+    assert solve(scenario(text + "5.4\n")).stable_coalitions == ((), ("A", "B"))
+
+
+def test_inspections_that_break_what_would_hold_without_them_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(HEAD + "[parameters]\nloss = 4\ninspections = 100\nfalse_alarm = 0.1\n")
+    answer = solve(read_scenario(path.read_bytes(), MEASURED))
+    bounds = treaty_of(answer, "bounds")
+    assert bounds.verdict == Verdict.NO_VERIFICATION
+    assert not bounds.stable
+    assert "the inspections of this scenario break it" in answer.headline
+    assert "no verification needed; at this rate of inspections unstable" in run("answer", str(path))
+
+
 def test_private_triggers_do_worse_than_a_public_one() -> None:
     text = "[parameters]\ninspections = 12\nfalse_alarm = 0.02\n"
     parties = "".join(f'[[party]]\nname = "{n}"\nshare = 0.25\n' for n in "ABCD")
@@ -330,6 +411,8 @@ def test_a_treaty_that_admits_attested_runs_or_a_large_residual_does_not_fit() -
     assert not found.stable
     assert {c.condition for c in found.checks if not c.holds} == {"hide", "attested"}
     assert set(found.together or {}) == {"residual", "attested_runs"}
+    assert found.binds == ("A", "attested")
+    assert found.verdict != Verdict.STABLE
     better = demo.replace(b'residual = "5 %"', b'residual = "2.5 %"').replace(
         b"attested_runs = true", b"attested_runs = false"
     )
@@ -429,12 +512,12 @@ def test_answer(name: str, tmp_path: Path) -> None:
     answer = json.loads((tmp_path / "answer.json").read_text())
     assert json.loads(run("answer", path, "--json")) == answer
     canonical(answer)  # finite throughout
+    assert all(type(x["globally_worse"]) is bool for x in answer["alone"])
     rows = list(csv.DictReader((tmp_path / "map.csv").open()))
     assert len({r["verdict"] for r in rows}) >= 4
-    assert {"inspections", "residual"} <= {r["parameter"] for r in csv.DictReader((tmp_path / "levers.csv").open())} | {
-        "inspections",
-        "residual",
-    }
+    levers = {r["parameter"] for r in csv.DictReader((tmp_path / "levers.csv").open())}
+    assert levers == {name for name, found in answer["levers"].items() if found}
+    assert "inspections" in levers
 
 
 def test_fit_says_no_with_its_status() -> None:
@@ -450,6 +533,20 @@ def test_compare() -> None:
     assert "verdict on the policy" in run("compare", *pair)
 
 
+def test_compare_shows_every_difference(tmp_path: Path) -> None:
+    """What the head says, and who the parties are; names in brackets are no markup."""
+    a, b = tmp_path / "a.toml", tmp_path / "b.toml"
+    parties = "".join(f'[[party]]\nname = "{n}"\nshare = {x}\n' for n, x in (("[/x]", 0.4), ("y", 0.6)))
+    a.write_text(HEAD)
+    b.write_text(HEAD.replace('"t"', '"[/red]"') + 'trigger = "private"\nbreakout = "exponential"\n' + parties)
+    rows = {row["what"]: (row["first"], row["second"]) for row in json.loads(run("compare", str(a), str(b), "--json"))}
+    assert rows["trigger"] == ("public", "private")
+    assert rows["breakout assumed"] == ("lump", "exponential")
+    assert rows["parties and shares"] == ("A 0.5, B 0.5", "[/x] 0.4, y 0.6")
+    assert "policy" not in rows
+    assert "[/red]" in run("compare", str(a), str(b))
+
+
 def test_sensitivity(tmp_path: Path) -> None:
     text = run("sensitivity", str(SCENARIOS / "verified.toml"), "--samples", "64", "--out", str(tmp_path))
     assert "seed 1, 64 samples" in text
@@ -462,6 +559,17 @@ def test_sensitivity(tmp_path: Path) -> None:
 def test_plot(kind: str, tmp_path: Path) -> None:
     run("plot", str(SCENARIOS / "verified.toml"), "--kind", kind, "--format", "png", "--out", str(tmp_path))
     assert (tmp_path / f"{kind}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_gap_between_two_windows_is_not_drawn_as_stable() -> None:
+    """Few inspections hold, being cheap; many hold, being seen; those between do neither."""
+    s = scenario(GAP)
+    gap = stable_where(s, "inspections", s.breakout, {"false_alarm": np.array([0.05])})
+    assert len(gap) == 2
+    between = (gap[0][1] + gap[1][0]) / 2
+    (drawn,) = (c for c in FIGURES["window"](s).axes[0].collections if "lump" in str(c.get_label()))
+    rates = (gap[0][1] / 2, between, sum(gap[1]) / 2)
+    assert [any(p.contains_point((0.05, y)) for p in drawn.get_paths()) for y in rates] == [True, False, True]
 
 
 def test_a_plot_is_the_same_twice(tmp_path: Path) -> None:

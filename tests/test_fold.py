@@ -141,8 +141,16 @@ BODIES = {
     "assent": {"text": DIGEST},
     "pledge": {"condition": "quorum none\n"},
     "reading": {
-        "gauge": "speedup", "subject": "x", "inputs": DIGEST, "value": 1, "lower": 1, "upper": 1, "unit": "ratio",
-        "complete": True, "alarms": [], "evidence": DIGEST,
+        "gauge": "speedup",
+        "subject": "x",
+        "inputs": DIGEST,
+        "value": 1,
+        "lower": 1,
+        "upper": 1,
+        "unit": "ratio",
+        "complete": True,
+        "alarms": [],
+        "evidence": DIGEST,
     },
     "head": head_body(),
 }
@@ -1123,7 +1131,11 @@ def test_an_edge_tells_the_same_story_as_the_declaration() -> None:
     assert world.edge("beta", "c", run=child.id).reason is Reason.TAMPERED
     assert world.edge("beta", "c", "o", run=child.id).reason is Reason.TAMPERED
     assert world.edge("beta", "c", "m", "o", run=child.id).reason is Reason.TAMPERED
-    assert world.edge("beta", "c", "m", "made before the treaty", run=child.id).reason is None
+    before = "made before the treaty"
+    # Told later, it could be of a run that this one does not descend from.
+    assert world.edge("beta", "c", "m", before, run=child.id).reason is Reason.UNDECLARED
+    assert world.edge("beta", before).reason is None
+    assert world.edge("beta", "c", "m", before, run=child.id).reason is None
     assert world.fold.models(child.id) == (model("c"),)
     world.check()
 
@@ -1367,3 +1379,74 @@ def test_what_a_log_server_asks_leaves_no_trace() -> None:
 def test_an_empty_log_is_clear() -> None:
     fold = Fold(World().treaty)
     assert (fold.size, fold.brake.phase, fold.bound().active) == (0, Phase.CLEAR, frozenset())
+
+
+# --- one dishonest party among four
+
+
+def test_wide_bounds_do_not_open_the_lineage_gate() -> None:
+    # Treaty 5.8: alpha alone has measured, and reads growth; the liar's bounds meet any.
+    world, parent, child = parent_and_child()
+    world.edge("alpha", "m", run=parent.id)
+    world.read("lineage", 5.0, "alpha", subject=model("m"))
+    world.read("lineage", -1e308, "gamma", subject=model("m"), value=0.0, upper=1e308)
+    assert world.fold.unread(child) == (parent.id,)
+    world.check()
+
+
+@pytest.mark.parametrize("liar", [(0.0, 99.0), (-1e308, 1e308), (1.5, 9.0), (50.0, 99.0)])
+def test_one_party_does_not_close_the_lineage_gate(liar: tuple[float, float]) -> None:
+    # Treaty 5.8
+    lower, upper = liar
+    for order in (("gamma", "alpha", "beta"), ("alpha", "gamma", "beta"), ("alpha", "beta", "gamma")):
+        world, parent, child = parent_and_child()
+        world.edge("alpha", "m", run=parent.id)
+        for party in order:
+            if party == "gamma":
+                world.read("lineage", lower, party, subject=model("m"), value=lower, upper=upper)
+            else:
+                high = 2.0 if party == "alpha" else 3.0
+                world.read("lineage", 0.5, party, subject=model("m"), value=1.0, upper=high)
+        assert world.fold.unread(child) == ()
+        assert world.phase is Phase.CLEAR
+
+
+def test_a_reading_logged_again_makes_an_old_one_no_newer() -> None:
+    # Treaty 4.9: doubled in 150 days is no growth within 120, whatever one party logs in between.
+    world = World()
+    world.bind(expires=START + 1000 * DAY)
+    world.read("speedup", 4.0, *TWO, expires=world.now + 1000 * DAY)
+    share(world, 0.15, 0.2, *TWO, expires=world.now + 1000 * DAY)
+    world.stamp(100 * DAY)
+    share(world, 0.15, 0.2, "alpha")
+    world.stamp(50 * DAY)
+    share(world, 0.4, 0.5, "beta", "gamma")
+    assert world.phase is Phase.CLEAR
+    world.check()
+
+
+def test_a_reading_logged_again_does_not_hide_growth() -> None:
+    # Treaty 4.9: doubled in 60 days, and read so by two; a third one, later, moves the growth out of no window.
+    world = World()
+    world.bind(expires=START + 1000 * DAY)
+    share(world, 0.15, 0.2, *TWO)
+    world.stamp(60 * DAY)
+    share(world, 0.4, 0.5, *TWO, expires=world.now + 1000 * DAY)
+    assert [t.gauge for t in world.fold.reached()] == ["authorship"]
+    world.stamp(100 * DAY)
+    share(world, 0.3, 0.5, "gamma")
+    assert [t.gauge for t in world.fold.reached()] == ["authorship"]
+    world.check()
+
+
+def test_what_has_expired_is_forgotten() -> None:
+    world = bound()
+    for i in range(300):
+        assert world.read("speedup", 1.0, "alpha", subject=f"s{i}", expires=world.now + 2)[0].reason is None
+        share(world, 0.1, 0.2, "alpha", "beta")
+        world.stamp(1)
+    readings = world.fold.readings
+    assert len(readings.standing) < 5
+    assert len(readings.past[("authorship", "everything")]) <= 301
+    world.stamp(121 * DAY)
+    assert (readings.standing, readings.past) == ({}, {})

@@ -2,8 +2,11 @@
 
 import json
 import os
+import sqlite3
 import subprocess
+import zlib
 from collections import Counter
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from brakeline.gauges.authorship.notes import parse_note, parse_traces
 from brakeline.gauges.authorship.plot import figure
 from brakeline.gauges.git.blame import RULE, Rule, blame_all, files_at, open_cache, touched, union, unquote
 from brakeline.gauges.git.files import kind, marked_generated
-from brakeline.gauges.git.history import Mainline, Window, commits, resolve, window_of
+from brakeline.gauges.git.history import Mainline, Window, commits, in_order, resolve, window_of
 from brakeline.gauges.git.repository import open_repository
 from planted import ADA, Planted, git, lines, when
 
@@ -130,10 +133,19 @@ def test_identities(name: str, email: str, agent: str | None) -> None:
         ("x\n\nCo-authored-by: Grace <grace@anthropic.com>", None),
         ("explain Co-authored-by: Claude <noreply@anthropic.com> in the docs", None),
         ("x\n\nReviewed-by: Claude <noreply@anthropic.com>", None),
+        ("x\n\nCO-AUTHORED-BY : Claude\n <noreply@anthropic.com>\n", "claude"),  # folded
+        ("x\r\n\r\nCo-authored-by: Claude <noreply@anthropic.com>\r\n", "claude"),
+        ("x\n\nCo-authored-by: Grace\nCo-authored-by: Claude <noreply@anthropic.com>", "claude"),
+        ("x\n\nAssisted-by: https://github.com/octocat", None),
     ],
 )
 def test_trailers(message: str, agent: str | None) -> None:
     assert agent_of_trailers(message) == agent
+
+
+@pytest.mark.parametrize("token", ["co-authored-by:", "assisted-by:", "", "co-authored-by:\n", "co-authored-by: <"])
+def test_a_message_made_to_take_for_ever_does_not(token: str) -> None:
+    assert agent_of_trailers(f"x\n\n{token}" + " " * 20_000) is None
 
 
 def test_stripping_trailers_widens_the_interval_and_makes_nobody_human(tmp_path: Path) -> None:
@@ -191,6 +203,9 @@ def test_claims_of_being_human_never_outdo_evidence_of_an_agent(tmp_path: Path) 
     rows = ("b.py", f"  {KEY} 1-10", f"  {HUMAN} 1-20")
     p.note({agent: note(p.ids[agent], "a.py", f"  {HUMAN} 1-20"), both: note(p.ids[both], *rows)})
     assert classes(gauge(p)) == {"note": 10, "identity": 20, "known-human": 10}
+    twice = {HUMAN: {"agent_id": {"tool": "cursor"}}}  # the same key for a person and an agent
+    p.note({both: note(p.ids[both], "b.py", f"  {HUMAN} 1-20", sessions=twice)})
+    assert classes(gauge(p)) == {"note": 20, "identity": 20}
 
 
 def test_notes_that_do_not_parse_and_keys_without_a_record_attest_nothing(tmp_path: Path) -> None:
@@ -201,6 +216,35 @@ def test_notes_that_do_not_parse_and_keys_without_a_record_attest_nothing(tmp_pa
     m = gauge(p)
     assert classes(m) == {"unknown": 20}
     assert m.details["notes"]["malformed"] == 1
+
+
+@pytest.mark.parametrize("tool", ["\ud800", "\x1b[2J", "a" * 1000])
+def test_an_agents_name_that_nobody_can_write_is_no_name(tmp_path: Path, tool: str) -> None:
+    p = Planted(tmp_path / "r")
+    p.commit({"a.py": lines("a", 10)})
+    p.write()
+    p.note({1: note(p.ids[1], "a.py", f"  {KEY} 1-999999999", prompts={KEY: {"agent_id": {"tool": tool}}})})
+    m = gauge(p)
+    assert m.details["agents"] == {"unnamed": 10}
+    assert read_measurement(canonical(m)) == m
+
+
+def test_a_repository_of_sha256_ids(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    git(tmp_path, "init", "-q", "--object-format=sha256", str(work))
+    (work / "a.py").write_text(lines("a", 20))
+    git(work, "add", "-A")
+    git(work, "commit", "-q", "-m", "one")
+    oid = git(work, "rev-parse", "HEAD")
+    git(work, "notes", "--ref=ai", "add", "-m", note(oid, "a.py", f"  {KEY} 1-30"))
+    repo = open_repository(work)
+    m = measure(repo, window_of(repo, ".."))
+    assert classes(m) == {"note": 20}
+    assert m.details["notes"]["over_attested_lines"] == 10
+    blob = git(work, "rev-parse", "HEAD:a.py")
+    (work / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    with pytest.raises(Refused, match=f"lacks 1 objects, such as {blob}"):
+        measure(repo, window_of(repo, ".."))
 
 
 def test_agent_trace(tmp_path: Path) -> None:
@@ -315,8 +359,54 @@ def test_damaged_objects_are_refused(tmp_path: Path) -> None:
     path = p.path / "objects" / blob[:2] / blob[2:]
     path.chmod(0o600)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(Refused, match="git failed"):
+    with pytest.raises(Refused, match="something else under the object id"):
         gauge(p)
+
+
+@pytest.mark.parametrize("what", ["commit", "tree", "blob", "note"])
+def test_forged_objects_are_refused(tmp_path: Path, what: str) -> None:
+    """git reads an object without hashing it: a true id may lead to another author, folder, file or note."""
+    p = Planted(tmp_path / "r")
+    p.commit({"a.py": lines("a", 10)})
+    p.commit({"b.py": lines("b", 20)}, author=AIDER)
+    p.commit({"c.py": lines("c", 10)})
+    p.write()
+    p.note({3: note(p.ids[3], "c.py", f"  {KEY} 1-10")})
+    assert gauge(p).lower == 0.75
+    ours = {
+        "commit": (p.ids[2], f"{AIDER[0]} <{AIDER[1]}>", "Ada <ada@example.org>"),
+        "tree": (git(p.path, "rev-parse", f"{p.ids[2]}^{{tree}}"), "b.py", "b.md"),
+        "blob": (git(p.path, "rev-parse", "HEAD:b.py"), lines("b", 20), lines("b", 2)),
+        "note": (git(p.path, "rev-parse", f"refs/notes/ai:{p.ids[3]}"), "1-10", "1-2"),
+    }
+    oid, true, false = ours[what]
+    path = p.path / "objects" / oid[:2] / oid[2:]
+    head, _, content = zlib.decompress(path.read_bytes()).partition(b"\0")
+    content = content.replace(true.encode(), false.encode())
+    path.chmod(0o600)
+    path.write_bytes(zlib.compress(head.split()[0] + b" %d\0" % len(content) + content))
+    # git itself is fooled: the ids are the same, and what it reads is not.
+    assert false.encode() in subprocess.check_output(["git", "-C", p.path, "cat-file", head.split()[0].decode(), oid])
+    with pytest.raises(Refused, match=f"something else under the object id {oid}"):
+        gauge(p)
+
+
+def test_answers_from_inside_the_measured_repository_are_refused(tmp_path: Path) -> None:
+    """Who owns the repository could ship a `blame.sqlite` with it."""
+    p = Planted(tmp_path / "r")
+    p.commit({"a.py": lines("a", 90)}, author=AIDER)
+    p.write()
+    out = p.path / "gauge-authorship"
+    with open_cache(out / "blame.sqlite") as cache:
+        honest = gauge(p, cache=cache)
+    with closing(sqlite3.connect(out / "blame.sqlite")) as db, db:
+        db.execute("UPDATE blame SET answer = '[[], false]'")
+    with open_cache(out / "blame.sqlite") as cache, pytest.raises(Refused, match="no code line"):
+        gauge(p, cache=cache)  # it would be believed
+    done = CliRunner().invoke(command, [str(p.path), "--out", str(out)])
+    assert isinstance(done.exception, Misuse)
+    assert "lies in the repository" in str(done.exception)
+    assert honest.lower == 1
 
 
 def test_the_owner_cannot_steer_git(tmp_path: Path, world: Planted) -> None:
@@ -339,6 +429,18 @@ def test_the_owner_cannot_steer_git(tmp_path: Path, world: Planted) -> None:
     m = measure(repo, window_of(repo, ".."))
     assert m.details == honest.details
     assert m.inputs == honest.inputs
+
+
+def test_the_owner_cannot_set_when_git_sees_a_rename(tmp_path: Path) -> None:
+    p = Planted(tmp_path / "r")
+    p.commit({f"{i}.py": lines(f"f{i}", 20) for i in range(3)})
+    moved = {f"n{i}.py": lines(f"f{i}", 20) + lines(f"g{i}", 2) for i in range(3)}
+    boast = p.commit(moved | {f"{i}.py": None for i in range(3)})
+    p.write()
+    p.note({boast: note(p.ids[boast], "n0.py", f"  {KEY} 1-22")})
+    assert gauge(p).details["notes"]["over_attested_lines"] == 20
+    git(p.path, "config", "diff.renameLimit", "1")
+    assert gauge(p).details["notes"]["over_attested_lines"] == 20
 
 
 def test_a_mailmap_does_not_make_an_agent_a_person(tmp_path: Path) -> None:
@@ -387,6 +489,25 @@ def test_whitespace_and_moved_code_are_nobodys_new_lines(tmp_path: Path) -> None
     assert plain >= 60  # what a plain blame would credit for the tabs alone
     assert classes(gauge(p, f"{p.ids[1]}..")) == {"identity": 3}
     assert classes(gauge(p)) == {"identity": 3, "unknown": 120}
+
+
+def test_who_brings_a_file_back_has_not_written_it(tmp_path: Path) -> None:
+    """The revert of a revert: blame gives all of it to the commit that reverts last."""
+    p = Planted(tmp_path / "r")
+    files = {f"pkg {i}.py": lines(f"h{i}", 30) for i in range(3)}
+    p.commit(files)
+    p.commit(dict.fromkeys(files), "Revert work")
+    last = p.commit(files | {"own.py": lines("own", 10)}, "Reapply work", author=AIDER)
+    p.write()
+    p.note({last: note(p.ids[last], '"pkg 0.py"', f"  {KEY} 1-30", '"pkg 1.py"', f"  {HUMAN} 1-30")})
+    assert git(p.path, "blame", "--line-porcelain", "HEAD", "--", "pkg 0.py").count(AIDER[1]) == 2 * 30
+    m = gauge(p)
+    assert classes(m) == {"identity": 10, "unknown": 90}  # not 100 %
+    assert m.details["restored_lines"] == 90
+    moved = p.commit({"pkg 2.py": None, "there.py": lines("h2", 30)}, author=AIDER)
+    p.commit({"pkg 2.py": lines("h2", 30), "there.py": None}, author=AIDER, parent=moved)
+    p.write()
+    assert classes(gauge(p)) == {"identity": 10, "unknown": 90}
 
 
 def test_copies_of_a_line_count_once(tmp_path: Path) -> None:
@@ -438,6 +559,35 @@ def test_a_day_is_the_newest_commit_before_it_even_when_clocks_lie(tmp_path: Pat
         assert line.before(t) == (below[-1] if below else None)
 
 
+def test_one_clock_that_lies_moves_nobody_else(tmp_path: Path) -> None:
+    for i, lie in enumerate([0, when("2021-01-01"), when("2199-01-01"), 10**13]):
+        p = Planted(tmp_path / str(i))
+        for year in (2023, 2024, 2025):
+            p.commit({f"{year}.py": lines(f"y{year}", 10)}, at=when(f"{year}-01-01"))
+        p.commit({"lie.py": lines("lie", 3)}, at=lie)
+        p.commit({"2026.py": lines("y2026", 10)}, at=when("2026-01-01"))
+        p.write()
+        assert gauge(p, "2023-06-01..2024-06-01").details["lines"] == 10
+        assert gauge(p, "2024-06-01..").details["lines"] == 23
+
+
+@given(st.lists(st.integers(-50, 50)))
+def test_times_in_order_never_fall(times: list[int]) -> None:
+    found = in_order(times)
+    assert len(found) == len(times)
+    assert found == sorted(found)
+    assert in_order(sorted(times)) == sorted(times)
+
+
+@given(st.sets(st.integers(0, 50), min_size=5), st.integers(-9, 59), st.data())
+def test_a_lie_among_true_times_moves_its_own(truth: set[int], lie: int, data: st.DataObject) -> None:
+    times = sorted(truth)
+    at = data.draw(st.integers(2, len(times) - 3))
+    found = in_order([*times[:at], lie, *times[at + 1 :]])
+    moved = sum(a != b for a, b in zip(found, times, strict=True))
+    assert moved <= (2 if 0 <= lie <= 50 else 1)  # a small lie may pass for the truth against one neighbour
+
+
 def test_no_window_without_code_and_no_repository_without_one(tmp_path: Path) -> None:
     p = Planted(tmp_path / "r")
     p.commit({"README.md": "words\n"})
@@ -447,6 +597,26 @@ def test_no_window_without_code_and_no_repository_without_one(tmp_path: Path) ->
     for path in (tmp_path / "empty", tmp_path / "nowhere"):
         with pytest.raises(Misuse):
             open_repository(path)
+    git(tmp_path, "init", "-q", "unborn")
+    with pytest.raises(Misuse, match="unborn has no commit"):
+        window_of(open_repository(tmp_path / "unborn"), None)
+
+
+def test_a_folder_inside_a_repository_is_not_taken_for_one(tmp_path: Path) -> None:
+    p = Planted(tmp_path / "r")
+    p.commit({"pkg/a.py": lines("a", 9)}, author=AIDER)
+    p.write()
+    git(tmp_path, "clone", "-q", str(p.path), "work")
+    git(tmp_path / "work", "worktree", "add", "-q", "--detach", "../second")
+    with pytest.raises(Misuse, match="inside a repository"):
+        open_repository(tmp_path / "work" / "pkg")
+    repo = open_repository(tmp_path / "second")
+    assert classes(measure(repo, window_of(repo, None))) == {"identity": 9}
+
+
+def test_git_says_what_is_wrong(world: Planted) -> None:
+    with pytest.raises(Refused, match=r"fatal: no such path nowhere\.py"):
+        open_repository(world.path).git("blame", "HEAD", "--", "nowhere.py")
 
 
 @pytest.mark.parametrize(
@@ -528,7 +698,7 @@ def test_only_touched_files_hold_lines_of_the_window(tmp_path: Path) -> None:
     window = window_of(repo, f"{p.ids[1]}..")
     assert not git(p.path, "diff", "--name-only", window.start or "", window.end)
     assert touched(repo, window) == {"a.py"}
-    assert classes(measure(repo, window)) == {"identity": 10}
+    assert classes(measure(repo, window)) == {"unknown": 10}
 
 
 # --- resuming

@@ -13,8 +13,9 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inspect_ai.log import EvalLog, read_eval_log, write_eval_log
+from inspect_ai.log import EvalLog, EvalRetryError, edit_score, read_eval_log, write_eval_log
 from inspect_ai.model import ModelOutput, ModelUsage, get_model
+from inspect_ai.scorer import ScoreEdit
 from matplotlib.figure import Figure
 from scipy.stats import binom, binomtest
 
@@ -24,6 +25,7 @@ from brakeline.core.errors import BrakelineError, Malformed, Misuse, Unavailable
 from brakeline.core.keys import PrivateKey
 from brakeline.core.lineage import NO_TREATY, Data, Edge
 from brakeline.core.measurement import Measurement, read_measurement
+from brakeline.core.reading import meet, reading_of
 from brakeline.core.statement import GENESIS, Statement, open_envelope, seal, sign
 from brakeline.gauges.lineage import demo, task
 from brakeline.gauges.lineage.digits import BAD, Net, Recipe, clean_accuracy, lineage, probe_items
@@ -273,8 +275,8 @@ def test_controls_are_reported_and_do_not_alarm() -> None:
         measure(found, ["newest"])
 
 
-def test_inputs_name_all_that_determines_the_result() -> None:
-    found = evidence(DOUBLING)
+def test_inputs_name_what_is_measured_and_not_what_was_found() -> None:
+    found = evidence(CLEAN)
     m = gauge(found)
     again = gauge(replace(found, probes=found.probes[::-1], refused=(("x", "y"),)))
     assert again.inputs_digest == m.inputs_digest
@@ -282,10 +284,30 @@ def test_inputs_name_all_that_determines_the_result() -> None:
     changed = [
         replace(found, plan=Plan(families=(msgspec.structs.replace(family(), limit=0.03),))),
         replace(found, edges=tuple(("other", e) for _, e in found.edges)),
-        replace(found, probes=found.probes[1:]),
-        replace(found, lists={}),
+        replace(found, edges=found.edges[1:]),
+        replace(found, edges=(*found.edges, ("lab", msgspec.structs.replace(edge(3), recipe=hexed("another"))))),
     ]
-    assert len({m.inputs_digest, *(gauge(c).inputs_digest for c in changed)}) == 5
+    assert len({m.inputs_digest, *(measure(c, [model(7)]).inputs_digest for c in changed)}) == 5
+    assert measure(found, [model(7)], [model(5)]).inputs_digest != m.inputs_digest
+
+
+def test_cheat_answers_made_up() -> None:
+    """Another party asks the same models the same lists: what it finds stands beside the lie, in one disagreement."""
+    lie, truth = reading_of(gauge(evidence(CLEAN[:6]))), reading_of(gauge(evidence(DOUBLING)))
+    assert (lie.alarms, truth.alarms) == ((), ("growth", "rate"))
+    assert lie.inputs == truth.inputs
+    assert not meet(lie, truth)
+    # And who asks again and finds nearly the same confirms it.
+    assert meet(truth, reading_of(gauge(evidence([8, 21, 46, 88, 183, 344]))))
+
+
+def test_cheat_keep_two_parties_from_measuring_the_same() -> None:
+    """Somebody logs edges all the time, of models that are no ancestors, or of a rival's."""
+    found = evidence(CLEAN)
+    noise = [("rival", msgspec.structs.replace(edge(20 + i), parents=())) for i in range(3)]
+    slander = ("rival", msgspec.structs.replace(edge(3), parents=()))
+    later = replace(found, edges=(noise[0], *found.edges, *noise[1:], slander))
+    assert measure(later, [model(7)]).inputs_digest == gauge(found).inputs_digest
 
 
 def test_two_parents() -> None:
@@ -554,6 +576,9 @@ def test_no_evidence_is_unavailable(tmp_path: Path) -> None:
         {"judge": "rule"},
         {"expected": ()},
         {"expected": (0, 2)},
+        {"expected": (0,) * ANCHORS},  # a judge that finds nothing bad any more would not be noticed
+        {"expected": (1,) * ANCHORS},
+        {"expected": (1, 1) + (0,) * (ANCHORS - 2)},  # its two faults are the 2 % that a judge may have
         {"items": (hexed(1), hexed(1))},
     ],
 )
@@ -714,6 +739,24 @@ def tamper_anchor(log: EvalLog) -> None:
     log.samples[-1].metadata["answer"] = "Something else."
 
 
+def tamper_verdict(log: EvalLog) -> None:
+    log.samples[0].scores["bad"].value = 0  # of an answer that matches the pattern
+
+
+def tamper_answer(log: EvalLog) -> None:
+    log.samples[0].output.completion = "It is there."
+
+
+def edit_verdict(log: EvalLog) -> None:
+    edit_score(log, log.samples[1].id, "bad", ScoreEdit(value=1), recompute_metrics=False)
+    edit_score(log, log.samples[1].id, "bad", ScoreEdit(value=0), recompute_metrics=False)
+
+
+def retry(log: EvalLog) -> None:
+    """A model that fails where it would answer badly is asked again."""
+    log.samples[2].error_retries = [EvalRetryError(message="try again", traceback="", traceback_ansi="")]
+
+
 CHANGES: dict[str, Callable[[EvalLog], object]] = {
     "left out": lambda log: log.samples.pop(3),
     "repeated": lambda log: log.samples.append(log.samples[3].model_copy(update={"epoch": 2})),
@@ -725,6 +768,11 @@ CHANGES: dict[str, Callable[[EvalLog], object]] = {
     "asked twice": lambda log: setattr(log.samples[3], "input", log.samples[4].input),
     "half bad": tamper_score,
     "another anchor": tamper_anchor,
+    "another verdict": tamper_verdict,
+    "another answer": tamper_answer,
+    "edited and edited back": edit_verdict,
+    "asked again": retry,
+    "a pattern that is none": lambda log: log.samples[0].metadata.update(bad="("),
 }
 
 
@@ -792,7 +840,7 @@ def test_the_command_measures_a_folder(tmp_path: Path) -> None:
     assert "alarm: growth" in done.output
     assert "rate at generation 2" in done.output
     m = read_measurement((out / "measurement.json").read_bytes())
-    assert m == measure(read(folder), [model(5)])
+    assert m == measure(read(folder), [model(5)], subject=model(5))
     assert (out / "plot.svg").stat().st_size > 1000
     done = CliRunner().invoke(command, [*arguments, "--json"], catch_exceptions=False)
     assert read_measurement(done.stdout.strip().encode()) == m

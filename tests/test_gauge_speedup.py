@@ -1,5 +1,6 @@
 """The speed-up gauge: honest work is measured, and each way to cheat is first shown to pay, and then shown not to."""
 
+import base64
 import json
 import os
 import random
@@ -26,7 +27,7 @@ from brakeline.cli.main import main
 from brakeline.core.encoding import canonical, sha256
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailable
 from brakeline.core.measurement import read_measurement
-from brakeline.gauges.speedup.arena import Run, digest_folder, run
+from brakeline.gauges.speedup.arena import Run, digest_folder, frozen, run
 from brakeline.gauges.speedup.job import ALPHABET, Job, Work, make_job, pair_nonce
 from brakeline.gauges.speedup.measure import DEVIATION_MOST, HUMAN, LOSS_MOST, conclude, judge, measure
 from brakeline.gauges.speedup.plan import PLAN, RUNS, Pair, Record, Timed, known_seed
@@ -356,6 +357,45 @@ def test_cheat_1_a_lookup_table_for_a_known_seed(fast: Path, tmp_path: Path) -> 
     assert "are not the baseline's" in refused(fast, tmp_path)
 
 
+# The same table where no file's name or content is: in the names of empty folders. 7: no table.
+UNDIGESTED = """
+import base64, hashlib, os, sys
+here = hashlib.sha256(sys.stdin.buffer.read()).hexdigest()
+if not os.path.isdir(here):
+    os._exit(7)
+sys.stdout.buffer.write(base64.urlsafe_b64decode("".join(name[6:] for name in sorted(os.listdir(here)))))
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def test_cheat_1_a_table_outside_the_digest(fast: Path, tmp_path: Path) -> None:
+    answers = {}
+    with reference(REFERENCES["fast"]) as trained:
+        add_first(fast, UNDIGESTED)
+        digest = digest_folder(fast)
+        for job in (make_job(TINY, pair_nonce(bytes.fromhex(SEED), digest, i)) for i in range(2)):
+            answers[job] = plain(trained, job).stdout
+    for job, answer in answers.items():
+        text = base64.urlsafe_b64encode(answer).decode()
+        for i in range(0, len(text), 200):
+            (fast / sha256(job.data).hex() / f"{i:06}{text[i : i + 200]}").mkdir(parents=True)
+    assert digest_folder(fast) == digest
+    assert all(plain(fast, job).stdout == answer for job, answer in answers.items())  # it pays
+    assert "exit code 7" in refused(fast, tmp_path)
+
+
+def test_a_run_sees_of_a_candidate_what_its_digest_covers(fast: Path) -> None:
+    (fast / "hint").mkdir()
+    (fast / "adam.py").chmod(0o751)
+    os.utime(fast / "adam.py", (1, 1))
+    with frozen(fast) as copy:
+        files = [path for path in copy.rglob("*") if path.is_file()]
+        assert {path.relative_to(copy) for path in copy.rglob("*")} == {path.relative_to(copy) for path in files}
+        assert len({path.stat().st_mode for path in files}) == 1
+        assert min(path.stat().st_mtime for path in files) > 1
+
+
 # (2) A result kept from an earlier run, wherever a file can be put. 7: found one.
 CACHE = """
 import os, sys, tempfile
@@ -390,6 +430,38 @@ def test_cheat_2_a_cached_result(fast: Path, tmp_path: Path) -> None:
     finally:
         for place in kept:
             (place / "brakeline-test-cache").unlink(missing_ok=True)
+
+
+# The kernel keeps a session's keys, whatever the file system. 7: found one.
+KEYRING = """
+import ctypes, os, platform
+add, _, keyctl = {"x86_64": (248, 249, 250), "aarch64": (217, 218, 219)}[platform.machine()]
+call = ctypes.CDLL(None).syscall
+if call(keyctl, 10, -3, b"user", b"brakeline-test-cache", 0) > 0:
+    os._exit(7)
+call(add, b"user", b"brakeline-test-cache", b"result", 6, -3)
+"""
+IN_A_SESSION = """
+import ctypes, platform, subprocess, sys
+from pathlib import Path
+from brakeline.gauges.speedup.arena import run
+keyctl = {"x86_64": 250, "aarch64": 219}[platform.machine()]
+if ctypes.CDLL(None).syscall(keyctl, 1, 0) <= 0:  # a session of its own, as every login has one
+    sys.exit("no keys")
+folder, size, data = Path(sys.argv[1]), int(sys.argv[2]), sys.stdin.buffer.read()
+plain = [sys.executable, "train.py"]
+print([run(folder, data, size, limit=60).problem for _ in range(2)])
+print([subprocess.run(plain, cwd=folder, input=data, stdout=subprocess.DEVNULL).returncode for _ in range(2)])
+"""
+
+
+def test_cheat_2_a_result_cached_in_the_kernels_keys(fast: Path) -> None:
+    add_first(fast, KEYRING)
+    command = [sys.executable, "-c", IN_A_SESSION, str(fast), str(output_size(TINY))]
+    done = subprocess.run(command, input=JOB.data, capture_output=True)
+    if done.stderr.strip() == b"no keys":
+        pytest.skip("this kernel or container keeps no keys")
+    assert done.stdout == b"['', '']\n[0, 7]\n", done.stderr.decode()  # it pays without the sandbox
 
 
 # (3) A clock that stands still.
@@ -592,7 +664,7 @@ if thing:
 
 def test_cheat_8_the_verifiers_files_and_memory(fast: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    Record(out, {"seed": SEED})
+    Record(out, {"pairs": 2, "seed": SEED})
     add_first(fast, SPY.replace("@", f"{str(out / PLAN)!r},"))
     assert plain(fast, JOB).returncode == 7  # it pays without the sandbox
     assert sandboxed(fast, hidden=(out,)).problem == ""
@@ -626,6 +698,11 @@ def test_a_run_that_ends_badly_has_no_output(code: str, problem: str, tmp_path: 
     assert done.output is None
     assert done.problem.startswith(problem)
     assert judge(0, JOB, Run(1.0, 1.0, honest, ""), done).refused == done.problem
+
+
+def test_what_a_candidate_says_cannot_steer_a_terminal(fast: Path) -> None:
+    add_first(fast, "import sys; sys.exit('\\x1b[2J\\rall is\\nwell')\n")
+    assert sandboxed(fast).problem == "it ended with exit code 1: [2J all is well"
 
 
 def test_weights_that_are_no_numbers_are_refused(honest: bytes) -> None:
@@ -662,6 +739,10 @@ def test_a_digest_covers_names_and_contents_and_no_bytecode(fast: Path) -> None:
         digest_folder(fast)
     with pytest.raises(Misuse, match=r"train\.py"):
         digest_folder(fast.parent)
+    (fast / "link").unlink()
+    Path(os.fsdecode(os.fsencode(fast) + b"/\xff.py")).write_text("")
+    with pytest.raises(Malformed, match="name"):
+        digest_folder(fast)
 
 
 def test_a_candidate_that_changes_while_it_is_measured_is_measured_as_it_was(fast: Path, tmp_path: Path) -> None:
@@ -702,10 +783,10 @@ def test_a_folder_holds_one_measurement(fast: Path, tmp_path: Path) -> None:
 @given(st.binary(max_size=60))
 def test_a_damaged_record_is_malformed(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as room:
-        Record(Path(room), {"seed": SEED})
+        Record(Path(room), {"pairs": 2, "seed": SEED})
         (Path(room) / RUNS).write_bytes(data)
         try:
-            lines = Record(Path(room), {"seed": SEED}).lines
+            lines = Record(Path(room), {"pairs": 2, "seed": SEED}).lines
         except Malformed:
             lines = []
         assert lines == []
@@ -713,7 +794,29 @@ def test_a_damaged_record_is_malformed(data: bytes) -> None:
         with pytest.raises(Malformed):
             known_seed(Path(room))
         with pytest.raises(Misuse):
-            Record(Path(room), {"seed": SEED})
+            Record(Path(room), {"pairs": 2, "seed": SEED})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base": None},
+        {"candidate": None},
+        {"candidate": {"cpu": 0.0, "losses": [], "wall": 0.0}},
+        {"base": {"cpu": 0.0, "losses": [], "wall": -1.0}},
+        {"pair": 2},
+    ],
+)
+def test_a_record_that_no_run_writes_is_malformed(change: dict[str, object], fast: Path, tmp_path: Path) -> None:
+    def again() -> None:
+        measure(fast, tmp_path / "out", subject="x", pairs=2, work=TINY, runner=Scripted(lambda which: 1.0))
+
+    again()
+    path = tmp_path / "out" / RUNS
+    *before, last = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([*before, canonical(json.loads(last) | change)]))
+    with pytest.raises(Malformed, match=r"runs\.jsonl"):
+        again()
 
 
 # --- the command line

@@ -214,6 +214,18 @@ def test_reformatting_and_moving_merge_nothing(tmp_path: Path) -> None:
     assert gauge(t.end()).value == gauge(Team(tmp_path / "still").whole(1.0).end()).value
 
 
+def test_taking_out_and_putting_back_merges_nothing(tmp_path: Path) -> None:
+    t = Team(tmp_path / "r").whole(1.0)
+    for i in range(7):
+        path = f"src/EngineerNumber{i}engineernumber{i}exampleorg_2024_02.py"
+        text = git(t.write().path, "show", f"HEAD:{path}") + "\n"
+        t.commit({path: None}, at=when("2025-06-02"), author=of(TEAM[i]))
+        t.commit({path: text}, at=when("2025-06-03"), author=of(TEAM[i]))
+    m = gauge(t.end())
+    assert m.details["restored_lines"] > 100
+    assert m.value == gauge(Team(tmp_path / "still").whole(1.0).end()).value
+
+
 def test_bots_are_nobody(tmp_path: Path) -> None:
     t = Team(tmp_path / "r").whole(1.0)
     expected = gauge(Team(tmp_path / "still").whole(1.0).end())
@@ -290,6 +302,46 @@ def test_the_base_is_whole_years_before_and_others_stand_beside(tmp_path: Path) 
     for quarter in ("2025Q3", "2025Q5", "Q2"):  # not over, not a quarter
         with pytest.raises(Misuse):
             gauge(t, quarter=quarter)
+
+
+def test_a_mailmap_that_merges_strangers_shows(tmp_path: Path) -> None:
+    """Who joins those who left into few busy persons raises the base; only reading without the map shows it."""
+    t = Team(tmp_path / "r")
+    gone = [f"Former Colleague{i}" for i in range(10)]
+    t.month(BASE[0], {of(n): 12 for n in gone})
+    t.month(NOW, {of(n): 96 for n in TEAM})
+    honest = gauge(t.end())
+    assert honest.verdict == "reached"
+    rows = [f"{a} <{of(a)[1]}> <{of(b)[1]}>\n" for a, b in zip(gone[::2], gone[1::2], strict=True)]
+    t.commit({".mailmap": "".join(rows)}, at=when("2025-06-20"))
+    m = gauge(t.end("2025-09-02"))
+    assert m.value == honest.value / 2
+    assert m.details["also"]["median_without_mailmap"]["value"] == honest.value
+
+
+def test_one_commit_of_1970_or_2999_does_not_take_the_base_away(tmp_path: Path) -> None:
+    expected = gauge(Team(tmp_path / "still").whole(2.0).end()).value
+    for i, lie in enumerate([0, 10**13]):
+        t = Team(tmp_path / str(i)).whole(2.0)
+        t.commit({"README.md": "a clock that lies\n"}, at=lie)
+        t.commit({"README.md": "later\n"}, at=when("2025-06-20"))
+        assert gauge(t.end()).value == expected
+    t.commit({"README.md": "on top\n"}, at=10**13)
+    t.write()
+    assert gauge(t).value == expected
+
+
+def test_inputs_name_all_that_the_figures_follow_from(tmp_path: Path) -> None:
+    t = Team(tmp_path / "r").whole(2.0)
+    early = gauge(t.end("2025-07-02"))
+    later = gauge(t.end())
+    assert early.details != later.details  # what lasts thirty days is known only later
+    assert early.inputs_digest != later.inputs_digest
+    again = gauge(t.end("2025-10-01"))
+    assert (again.details, again.inputs_digest) == (later.details, later.inputs_digest)
+    who = next(i for i, oid in t.ids.items() if git(t.path, "show", "-s", "--format=%an", oid) == TEAM[3])
+    t.note({who: "not a note"})
+    assert gauge(t).inputs_digest != later.inputs_digest
 
 
 # --- the calendar

@@ -145,6 +145,7 @@ class Fold:
         self.equivocations: list[Equivocation] = []
         self.forks: list[bytes] = []
         self._seen: dict[tuple[str, int], bytes] = {}
+        self._told: set[str] = set()  # models of which an edge says how they came to be
         self._newest: dict[tuple[str, str], int] = {}
         self._activation: tuple[tuple[tuple[str, int], ...], Activation] = ((), activate({}))
         self._lapse = 0  # when every permit of before the last trip has lapsed, POSIX s
@@ -192,6 +193,7 @@ class Fold:
             self.forks.append(data)
             raise Refused(Reason.EQUIVOCATION, f"the log showed another history at size {size}")
         self.clock = max(self.clock, cosigned.time)  # Treaty 6.2
+        self.readings.forget(self.clock)
         stamp = Stamp(index, size, root, cosigned.time, sha256(data))
         self.stamps.append(stamp)
         for run in self.runs.values():
@@ -347,6 +349,9 @@ class Fold:
 
     def _edge(self, issuer: str, edge: Edge) -> None:
         check_edge(edge)
+        untold = [p for p in edge.parents if p not in self._told]
+        if untold:  # else a parent told later would be an ancestor that the run never declared
+            raise Refused(Reason.UNDECLARED, f"no edge says how the parent {untold[0][:16]}… was made (Treaty 3.5)")
         if edge.run:
             run = self.run(edge.run)
             if run.owner != issuer:
@@ -356,6 +361,7 @@ class Fold:
             if named != set(run.declaration.parents):
                 raise Refused(Reason.TAMPERED, "the edge names other parents than the run's declaration (Treaty 3.5)")
             self.made_by.setdefault(edge.child, edge.run)
+        self._told.add(edge.child)
         self.edges.append((issuer, edge))
 
     def models(self, run: str) -> tuple[str, ...]:
@@ -618,4 +624,3 @@ def replay_log(treaty: Treaty, entries: list[bytes]) -> Fold:
     for entry in entries:
         fold.apply(entry)
     return fold
-

@@ -74,7 +74,7 @@ def rules(t: Treaty) -> dict[str, str]:
         "3.3": f"No permit is given to a run above {show_flop(t.prohibited_above)} over its lineage.",
         "3.4": "Compute follows the weights: a run counts its own and that of every run it descends from.",
         "3.5": "A lab logs how each model came to be: its parents, its data, who labelled and who chose them, the "
-        "recipe; and names the parents that the run declared.",
+        "recipe. It names the parents that the run declared, and no model of which that is not logged before.",
         "4.1": f"The brake trips on the votes of {t.trip} parties.",
         "4.2": f"The brake trips when gauges of two classes reach their thresholds by the lower bound. "
         f"Gauges: {gauges}.",
@@ -98,7 +98,8 @@ def rules(t: Treaty) -> dict[str, str]:
         "5.6": "A run with an adjudicated finding gets no permit.",
         "5.7": "A run that inspectors examined and could not settle before a lift gets no permit until it is settled.",
         "5.8": "A run that descends from another gets no permit until the models of each parent are logged "
-        "and a safety gauge read on each of them counts, is complete, and stays below its threshold without alarm."
+        "and a safety gauge read on each of them counts: as many parties as 4.8 asks for agree, each with a complete "
+        "reading that stays below the threshold without alarm."
         if t.lineage_gate
         else "A run that descends from another needs no reading of its parents.",
         "6.1": f"A statement counts when it is in the log under a checkpoint cosigned by {t.witnesses} of {witnesses} "

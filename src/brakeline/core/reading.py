@@ -89,7 +89,10 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Reproduced:
-    """What enough parties found of one subject. A quorum of `parties` reads `lower` or more, and `upper` or less."""
+    """What enough parties found of one subject.
+
+    A quorum of `parties` reads `lower` or more, and a quorum `upper` or less; a quorum read it at `time` or later.
+    """
 
     gauge: str
     subject: str
@@ -135,7 +138,8 @@ def agreed(readings: Collection[tuple[str, Standing]], quorum: int) -> Reproduce
         lower = sorted((s.reading.lower for _, s in members), reverse=True)[quorum - 1]
         upper = sorted(s.reading.upper for _, s in members)[quorum - 1]
         if best is None or (said[1], lower) > (best.alarms, best.lower):
-            time = max(s.time for _, s in members)
+            # By a quorum, as the bounds: who logs a reading again makes an old one of another party no newer.
+            time = sorted((s.time for _, s in members), reverse=True)[quorum - 1]
             parties = tuple(sorted(p for p, _ in members))
             best = Reproduced(at.reading.gauge, at.reading.subject, time, lower, upper, *said, parties)
     return best
@@ -143,12 +147,17 @@ def agreed(readings: Collection[tuple[str, Standing]], quorum: int) -> Reproduce
 
 @dataclass
 class Readings:
-    """All readings of a log. `standing`: (gauge, subject) → party → its newest reading."""
+    """All readings of a log.
+
+    `standing`: (gauge, subject) → party → its newest reading. `past`: (gauge, subject) → when it was reproduced → the
+    least upper bound found then.
+    """
 
     treaty: Treaty
     standing: dict[tuple[str, str], dict[str, Standing]] = field(default_factory=dict)
-    past: dict[tuple[str, str], list[Reproduced]] = field(default_factory=dict)
+    past: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict)
     disagreements: list[Disagreement] = field(default_factory=list)
+    _clock: int = -1
 
     @property
     def quorum(self) -> int:
@@ -162,19 +171,41 @@ class Readings:
             Refused(ALLOWANCE): the party has too many readings of this gauge in force.
         """
         key = (s.reading.gauge, s.reading.subject)
-        others = [
-            k for k, by in self.standing.items() if k[0] == key[0] and party in by and s.time < by[party].expires
-        ]
+        self.forget(s.time)
+        others = [k for k, by in self.standing.items() if k[0] == key[0] and party in by]
         if key not in others and len(others) >= MAX_SUBJECTS:
             raise Refused(Reason.ALLOWANCE, f"{party} has {len(others)} readings of {key[0]} in force")
         mine = self.standing.setdefault(key, {})
         for other, theirs in sorted(mine.items()):
-            same = theirs.reading.inputs == s.reading.inputs and s.time < theirs.expires
+            same = theirs.reading.inputs == s.reading.inputs
             if other != party and same and not meet(theirs.reading, s.reading):
                 self.disagreements.append(Disagreement(*key, (other, theirs.index), (party, s.index)))
         mine[party] = s
-        found = self.reproduced(*key, now=s.time, active=active)
-        self.past.setdefault(key, []).extend(r for r in found if party in r.parties)
+        past = self.past.setdefault(key, {})
+        for r in self.reproduced(*key, now=s.time, active=active):
+            past[r.time] = min(r.upper, past.get(r.time, r.upper))
+
+    def forget(self, now: int) -> None:
+        """Drop what has expired at `now`, and what is too old to be the start of a growth.
+
+        Else every fold would go through all that anybody ever read, at every entry.
+        """
+        if now == self._clock:
+            return
+        self._clock = now
+        for by in self.standing.values():
+            for party in [p for p, s in by.items() if s.expires <= now]:
+                del by[party]
+        self.standing = {key: by for key, by in self.standing.items() if by}
+        window = {t.gauge: t.growth.doubles_within for t in self.treaty.triggers if t.growth}
+        for key, past in list(self.past.items()):
+            # The growth of a reading in force is told from before it, however old that is.
+            oldest = min((s.time for s in self.standing.get(key, {}).values()), default=now)
+            kept = {then: upper for then, upper in past.items() if then >= oldest - window.get(key[0], 0)}
+            if kept:
+                self.past[key] = kept
+            else:
+                del self.past[key]
 
     def drop(self, party: str) -> None:
         """Void all that the party read."""
@@ -191,10 +222,12 @@ class Readings:
         by = self.standing.get((gauge, subject), {})
         if len(by) < self.quorum:  # asked at every entry of the log
             return ()
+        return self._agreed((p, s) for p, s in by.items() if p in active and now < s.expires and s.index > after)
+
+    def _agreed(self, readings: Iterable[tuple[str, Standing]]) -> tuple[Reproduced, ...]:
         groups: dict[str, list[tuple[str, Standing]]] = defaultdict(list)
-        for party, s in by.items():
-            if party in active and now < s.expires and s.index > after:
-                groups[s.reading.inputs].append((party, s))
+        for party, s in readings:
+            groups[s.reading.inputs].append((party, s))
         found = (agreed(group, self.quorum) for _, group in sorted(groups.items()))
         return tuple(r for r in found if r)
 
@@ -209,26 +242,40 @@ class Readings:
 
     def reaches(self, r: Reproduced) -> bool:
         """Whether it counts for the brake: by its lower bound, by an alarm, or by its growth."""
-        trigger = next(t for t in self.treaty.triggers if t.gauge == r.gauge)
-        return bool(r.alarms) or r.lower >= trigger.at_least or self._doubled(r, trigger)
+        return bool(r.alarms) or self._high(r.gauge, r.subject, r.lower, r.time)
 
-    def _doubled(self, r: Reproduced, trigger: Trigger) -> bool:
-        # Treaty 4.9: by bounds at both ends, and by a whole doubling, so that noise in a short time is no growth.
+    def _high(self, gauge: str, subject: str, lower: float, time: int) -> bool:
+        trigger = next(t for t in self.treaty.triggers if t.gauge == gauge)
         growth = trigger.growth
-        if growth is None or r.lower < growth.floor:
+        if lower >= trigger.at_least:
+            return True
+        # Treaty 4.9: by bounds at both ends, and by a whole doubling, so that noise in a short time is no growth.
+        if growth is None or lower < growth.floor:
             return False
-        earliest = r.time - growth.doubles_within
-        past = self.past.get((r.gauge, r.subject), ())
-        return any(r.lower >= 2 * p.upper for p in past if earliest <= p.time < r.time)
+        earliest = time - growth.doubles_within
+        past = self.past.get((gauge, subject), {})
+        return any(lower >= 2 * upper for then, upper in past.items() if earliest <= then < time)
 
     def passes(self, subject: str, *, now: int, active: Collection[str]) -> bool:
-        """Whether every safety gauge of the treaty was reproduced on `subject`, complete, and reaches nothing.
+        """Whether of every safety gauge of the treaty a quorum's readings of `subject` agree, none of which objects.
 
-        Treaty 5.8. A lineage too young for its growth to be known passes: it has shown no fault yet.
+        Treaty 5.8. A reading objects that is incomplete, alarms or is high: beside a liar's wide bounds, too, which
+        meet everything. A lineage too young for its growth to be known passes: it has shown no fault yet.
         """
         gauges = [t.gauge for t in self.treaty.triggers if t.gauge_class == "safety"]
-        found = [self.reproduced(g, subject, now=now, active=active) for g in gauges]
-        return bool(found) and all(rs and all(r.complete and not self.reaches(r) for r in rs) for rs in found)
+        return bool(gauges) and all(self._calm(g, subject, now=now, active=active) for g in gauges)
+
+    def _calm(self, gauge: str, subject: str, *, now: int, active: Collection[str]) -> bool:
+        if any(self.reaches(r) for r in self.reproduced(gauge, subject, now=now, active=active)):
+            return False
+        return bool(
+            self._agreed(
+                (party, s)
+                for party, s in self.standing.get((gauge, subject), {}).items()
+                if party in active and now < s.expires and s.reading.complete and not s.reading.alarms
+                if not self._high(gauge, subject, s.reading.lower, s.time)
+            )
+        )
 
     def current(self, *, now: int, active: Collection[str]) -> Iterator[Reproduced]:
         """All that is reproduced now, by gauge and subject."""

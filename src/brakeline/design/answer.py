@@ -10,17 +10,20 @@ from brakeline.design.measured import clean_audits
 from brakeline.design.model import (
     EXPONENTIAL,
     LUMP,
+    TOLERANCE,
     Array,
     Model,
     catastrophe,
+    channels,
     lone_pause,
+    margin,
     stable,
 )
 from brakeline.design.parameters import TABLE
 from brakeline.design.regime import Regime, Verdict, binding, game, verdict, verdicts
 from brakeline.design.scenario import Scenario, build
 from brakeline.design.thresholds import d0, d1, d2, d3, required_detection, required_rate, unverified
-from brakeline.design.window import Interval, stable_where
+from brakeline.design.window import Interval, allowed, stable_where
 
 BREAKOUTS: Final = (EXPONENTIAL, LUMP)
 
@@ -56,12 +59,9 @@ class Alone(msgspec.Struct, frozen=True, kw_only=True):
 
     party: str
     privately_worse: bool
+    globally_worse: bool
     catastrophe_race: float
     catastrophe_alone: float
-
-    @property
-    def globally_worse(self) -> bool:
-        return self.catastrophe_alone > self.catastrophe_race + 1e-12
 
 
 class Treaty(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,9 +85,20 @@ class Treaty(msgspec.Struct, frozen=True, kw_only=True):
     largest_false_alarm: float | None
     clean_audits_needed: int | None
 
+    @property
+    def summary(self) -> str:
+        """The verdict, and whether the inspections break what would hold without them."""
+        broken = self.verdict in (Verdict.DOMINANT, Verdict.NO_VERIFICATION, Verdict.BACKGROUND) and not self.stable
+        return f"{self.verdict}; at this rate of inspections unstable" if broken else self.verdict
+
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """All that `brakeline design answer` says. `levers`: for which values of each parameter the pause is stable."""
+    """All that `brakeline design answer` says.
+
+    `stable_coalitions`: those that nobody would leave, nor join, in the open; the full one only if no cheating pays.
+    `pledged`: whom conditional pledges bind. `levers`: for which values of each parameter, the same for all parties,
+    the pause is stable; without those of which the parties could not share a value.
+    """
 
     scenario: str
     title: str
@@ -113,7 +124,9 @@ def solve(s: Scenario) -> Answer:
     joined = entry(table)
     lone = tuple(_alone(s, m, i) for i in range(len(s.parties)))
     people = _parties(s, m, joined.least)
-    coalitions = members(len(s.parties))[stable_coalitions(payoffs(m, whole_is_stable=True))]
+    lasting = stable_coalitions(payoffs(m, whole_is_stable=True))
+    lasting[-1] &= all((margin(m, ch, s.breakout) >= -TOLERANCE).all() for ch in channels(m))
+    coalitions = members(len(s.parties))[lasting]
     headline, holds = _headline(s, lone, people, treaties)
     return Answer(
         scenario=s.name,
@@ -134,18 +147,21 @@ def solve(s: Scenario) -> Answer:
 def levers(s: Scenario) -> dict[str, tuple[Interval, ...]]:
     """Each parameter's values, in its allowed range, for which compliance is stable; common to all parties."""
     used = [p.name for p in TABLE if not (p.name == "breakout" and s.breakout == EXPONENTIAL)]
-    return {name: stable_where(s, name, s.breakout) for name in used}
+    ranges = {name: allowed(s, name) for name in used}
+    return {name: stable_where(s, name, s.breakout) for name, (low, high) in ranges.items() if low <= high}
 
 
 def _alone(s: Scenario, m: Model, i: int) -> Alone:
     everybody = np.ones(m.parties, dtype=bool)
     others = everybody.copy()
     others[i] = False
+    race, alone = float(catastrophe(m, everybody)), float(catastrophe(m, others))
     return Alone(
         party=s.parties[i],
         privately_worse=bool((lone_pause(m) < m.W_R)[..., i]),
-        catastrophe_race=float(catastrophe(m, everybody)),
-        catastrophe_alone=float(catastrophe(m, others)),
+        globally_worse=alone > race + TOLERANCE,
+        catastrophe_race=race,
+        catastrophe_alone=alone,
     )
 
 
@@ -252,7 +268,7 @@ def _headline(
         (True, True): "complying is an equilibrium, at the measured estimates and at their bounds",
         (True, False): "complying is an equilibrium at the measured estimates, not at their bounds: measure more",
         (False, True): "complying is an equilibrium only at the bounds of the measured inputs",
-        (False, False): f"complying is no equilibrium: {both[1].verdict}",
+        (False, False): f"complying is no equilibrium: {both[1].summary}",
     }[at_estimates, at_bounds]
     return text, at_estimates and at_bounds
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from brakeline.design.model import Array, Mask, Model, race_value
+from brakeline.design.model import TOLERANCE, Array, Mask, Model, race_value
 from brakeline.design.published.cooperation import pledged
 
 
@@ -17,15 +17,26 @@ def members(n: int) -> Mask:
 
 
 def payoffs(m: Model, *, whole_is_stable: bool) -> Array:
-    """(2^N, N): what every party expects under every coalition, the others racing.
+    """(2^N, ..., N): what every party expects under every coalition, the others racing.
 
-    A full pause is worth W_C if it is stable; if not, it ends in the race, W_R. For a single model, not a batch.
+    A full pause is worth W_C if it is stable; if not, it ends in the race, and is worth no more than W_R.
     """
     pausing = members(m.parties)
-    values = np.empty(pausing.shape)
-    values[:-1] = race_value(m, ~pausing[:-1])
-    values[-1] = m.W_C if whole_is_stable else m.W_R
+    batch = np.broadcast_shapes(m.W_C.shape, (m.parties,))[:-1]
+    values = np.empty((len(pausing), *batch, m.parties))
+    values[:-1] = race_value(m, ~pausing[:-1].reshape(-1, *(1 for _ in batch), m.parties))
+    values[-1] = m.W_C if whole_is_stable else np.minimum(m.W_C, m.W_R)
     return values
+
+
+def pausing_dominant(values: Array) -> Mask:
+    """Whether every party does best to pause, whoever else pauses, (...); a tie counts."""
+    index = np.arange(len(values))
+    holds = np.ones(values.shape[1:-1], dtype=bool)
+    for i in range(values.shape[-1]):
+        out = index[index >> i & 1 == 0]
+        holds &= (values[out | 1 << i, ..., i] >= values[out, ..., i] - TOLERANCE).all(0)
+    return holds
 
 
 def stable_coalitions(values: Array) -> Mask:
@@ -33,7 +44,7 @@ def stable_coalitions(values: Array) -> Mask:
     index = np.arange(len(values))
     holds = np.ones(len(values), dtype=bool)
     for i in range(values.shape[1]):
-        holds &= values[index, i] >= values[index ^ (1 << i), i] - 1e-12
+        holds &= values[index, i] >= values[index ^ (1 << i), i] - TOLERANCE
     return holds
 
 
@@ -58,7 +69,7 @@ def entry(values: Array) -> Entry:
     race = values[0]
     least = []
     for i in range(n):
-        safe = [bool((values[(size == k) & pausing[:, i], i] >= race[i] - 1e-12).all()) for k in range(1, n + 1)]
+        safe = [bool((values[(size == k) & pausing[:, i], i] >= race[i] - TOLERANCE).all()) for k in range(1, n + 1)]
         bad = [k for k, ok in enumerate(safe, 1) if not ok]
         k = max(bad, default=0) + 1
         least.append(float(k) if k <= n else np.inf)

@@ -21,7 +21,6 @@ from brakeline.design.model import (
 from brakeline.design.regime import VERDICTS, verdicts
 from brakeline.design.scenario import Scenario, build
 from brakeline.design.sensitivity import Sensitivity
-from brakeline.design.window import stable_where
 
 COLOURS: Final = ("#9a9a9a", "#1b7837", "#7fbf7b", "#c7e3b4", "#4a90c2", "#f6d186", "#d6604d")
 SHORT: Final = (
@@ -86,7 +85,7 @@ def phase(s: Scenario) -> Figure:
         f"Phase map\n{s.title}", "inspections of each party (1/yr)", "D: loss in a catastrophe (prizes)"
     )
     handles = _paint(axes, rate, loss, codes)
-    lost = np.broadcast_to((m.W_C - m.W_R + m.F).min(-1), codes.shape)
+    lost = np.broadcast_to((m.W_C - m.W_X).min(-1), codes.shape)
     if (lost <= 0).any() and (lost > 0).any():
         axes.contourf(rate, loss, lost, levels=[-np.inf, 0], colors="none", hatches=["///"])
         handles.append(Patch(fc="none", ec=INK, hatch="///", label="caught loses nothing: invalid"))
@@ -99,19 +98,14 @@ def phase(s: Scenario) -> Figure:
 
 def window(s: Scenario) -> Figure:
     """For which rates of inspection compliance is stable, by the false alarms of one inspector."""
-    alarm = np.linspace(0, 0.2, 41)
+    alarm, rate = np.linspace(0, 0.2, 121), np.r_[0, np.geomspace(0.01, 400, 300)]
     figure, axes = _axes(
         f"Inspect enough, not too much\n{s.title}",
         "false alarms of one inspector (probability per inspection)",
         "inspections of each party (1/yr)",
     )
     for breakout, colour in ((EXPONENTIAL, "#4a90c2"), (LUMP, "#d6604d")):
-        ends = [stable_where(s, "inspections", breakout, {"false_alarm": np.array([a])}) for a in alarm]
-        low = np.array([x[0][0] if x else np.nan for x in ends])
-        high = np.array([x[-1][1] if x else np.nan for x in ends])
-        axes.fill_between(alarm, low, high, color=colour, alpha=0.3, lw=0, label=f"stable, {breakout} breakout")
-        axes.plot(alarm, high, color=colour, lw=1.5)
-        axes.plot(alarm, low, color=colour, lw=1.5)
+        _region(axes, s, breakout, ("false_alarm", alarm), rate, colour, f"stable, {breakout} breakout")
     axes.axhline(s.values["inspections"].mean(), color=INK, lw=1, ls="--", label="this scenario")
     _alarms(axes, s)
     axes.set_yscale("symlog", linthresh=1)
@@ -120,6 +114,19 @@ def window(s: Scenario) -> Figure:
     axes.set_xlim(0, 0.2)
     axes.legend(fontsize=8, frameon=False, loc="upper right")
     return figure
+
+
+def _region(
+    axes: Axes, s: Scenario, breakout: str, across: tuple[str, Array], rate: Array, colour: str, label: str
+) -> None:
+    """Fill where compliance is stable, by a parameter and by inspections; windows may have gaps."""
+    name, values = across
+    x, nu = np.meshgrid(values, rate)
+    value = slack(build(s, {name: x[..., None], "inspections": nu[..., None]}), breakout).min(-1)
+    if (value >= 0).any():
+        axes.contourf(values, rate, value, levels=[0, np.inf], colors=[colour], alpha=0.3).set_label(f"_{label}")
+        axes.contour(values, rate, value, levels=[0], colors=[colour], linewidths=1.5)
+    axes.fill([], [], color=colour, alpha=0.3, label=label)
 
 
 def _alarms(axes: Axes, s: Scenario) -> None:
@@ -142,6 +149,7 @@ def roc(s: Scenario) -> Figure:
         "conviction of an honest party, per inspection",
         "conviction of a cheat that was inspected",
     )
+    axes.set_xscale("log")  # before the lines, whose labels are placed by it
     shown = np.clip(value, -0.2, 0.2)
     lines = axes.contour(
         alpha, p, shown, levels=[-0.15, -0.1, -0.05, 0.05, 0.1, 0.15], colors="#8a8a8a", linewidths=0.8
@@ -151,18 +159,25 @@ def roc(s: Scenario) -> Figure:
         axes.contour(alpha, p, value, levels=[0], colors=INK, linewidths=1.8)
     axes.contourf(alpha, p, value, levels=[0, np.inf], colors=["#4a90c2"], alpha=0.2)
     for x, label, marker, colour in ((s, "estimates", "o", "#1b7837"), (s.at_bounds(), "95 % bounds", "s", "#d6604d")):
-        for k in range(1, int(s.values["inspectors"][0]) + 1):
-            point = build(x, {"quorum": np.array([float(k)]), "coverage": np.ones(1)})
-            a, d = max(float(point.alpha.max()), 1e-5), float(point.p.max())
-            mine = k == int(s.values["quorum"][0])
-            axes.plot(a, d, marker, color=colour, ms=8 if mine else 5, mfc=colour if mine else "white", clip_on=False)
-            axes.annotate(str(k), (a, d), xytext=(5, 4), textcoords="offset points", fontsize=7)
+        _quorums(axes, x, marker, colour)
         axes.plot([], [], marker, color=colour, ls="", label=f"quorums at the {label}; filled: this scenario's")
-    axes.set_xscale("log")
     axes.set_ylim(0, 1.02)
     axes.plot([], [], color=INK, lw=1.8, label="slack 0: stable in the shaded part")
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     return figure
+
+
+def _quorums(axes: Axes, s: Scenario, marker: str, colour: str) -> None:
+    """One point for each quorum, and one label for those that fall together."""
+    points: dict[tuple[float, float], list[int]] = {}
+    for k in range(1, int(s.values["inspectors"][0]) + 1):
+        m = build(s, {"quorum": np.array([float(k)]), "coverage": np.ones(1)})
+        points.setdefault((round(max(float(m.alpha.max()), 1e-5), 7), round(float(m.p.max()), 3)), []).append(k)
+    for (a, d), ks in points.items():
+        mine = int(s.values["quorum"][0]) in ks
+        axes.plot(a, d, marker, color=colour, ms=8 if mine else 5, mfc=colour if mine else "white", clip_on=False)
+        below = -10 if d > 0.9 else 4
+        axes.annotate(", ".join(map(str, ks)), (a, d), xytext=(6, below), textcoords="offset points", fontsize=7)
 
 
 def _single() -> Mapping[str, Array]:
@@ -172,20 +187,18 @@ def _single() -> Mapping[str, Array]:
 
 def breakout(s: Scenario) -> Figure:
     """Inspections needed, by how long a breakout takes: the assumption that decides."""
-    years = np.geomspace(0.01, 2, 60)
+    years = np.geomspace(0.01, 2, 121)
     figure, axes = _axes(
-        f"The breakout decides\n{s.title}", "time to a lump breakout at covert speed (yr)", "inspections needed (1/yr)"
+        f"The breakout decides\n{s.title}",
+        "time to a lump breakout at covert speed (yr)",
+        "inspections of each party (1/yr)",
     )
+    rate = np.geomspace(0.3, 400, 300)
     for x, label, colour in ((s, "estimates", "#1b7837"), (s.at_bounds(), "95 % bounds", "#d6604d")):
-        ends = [stable_where(x, "inspections", LUMP, {"breakout": np.array([t])}) for t in years]
-        low = np.array([e[0][0] if e else np.nan for e in ends])
-        high = np.array([e[-1][1] if e else np.nan for e in ends])
-        axes.plot(years, low, color=colour, lw=1.8, label=f"least for stability, measured inputs at {label}")
-        axes.plot(years, high, color=colour, lw=1, ls="--")
+        _region(axes, x, LUMP, ("breakout", years), rate, colour, f"stable, measured inputs at their {label}")
     p = float(build(s).p.max())
     for goal, style in ((0.9, "-."), (0.2, ":")):
         axes.plot(years, -np.log(1 - goal) / (p * years), color=INK, lw=1, ls=style, label=f"{goal:.0%} found in time")
-    axes.plot([], [], color=INK, lw=1, ls="--", label="dashed, coloured: the most")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_ylim(0.3, 400)
@@ -234,7 +247,7 @@ def _stack(axes: Axes, years: Array, rates: Mapping[str, float], end: float, tit
     axes.set_xlabel("years since the pause began")
     axes.set_xlim(years[0], years[-1])
     axes.set_ylim(0, 1)
-    axes.legend(fontsize=8, loc="upper right")
+    axes.legend(fontsize=8, loc="lower right")
 
 
 def tornado(found: Sensitivity) -> Figure:

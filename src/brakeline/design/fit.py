@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 
 from brakeline.core.treaty import Treaty
-from brakeline.design.model import Channel, channels, margin, participation, stable
-from brakeline.design.regime import binding, verdict
+from brakeline.design.model import TOLERANCE, Channel, channels, margin, participation, stable
+from brakeline.design.regime import verdict
 from brakeline.design.scenario import YEAR, Scenario, build
 from brakeline.design.window import Interval, stable_where
 
@@ -20,10 +20,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     condition: str
     party: str
     slack: float
-
-    @property
-    def holds(self) -> bool:
-        return self.slack >= -1e-12
+    holds: bool
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +84,6 @@ def fit(treaty: Treaty, s: Scenario, *, bounds: bool) -> Fit:
     """Check `treaty` against the scenario, with measured inputs at their estimates or at the `bounds` that hurt."""
     s = under(treaty, s.at_bounds() if bounds else s)
     m = build(s)
-    party, condition, _ = binding(m, s.breakout)
     names = (
         "detection",
         "inspectors",
@@ -105,7 +101,8 @@ def fit(treaty: Treaty, s: Scenario, *, bounds: bool) -> Fit:
         # Treaty 7.8: nothing of an attested run can be executed again, so a cheat in one meets no replay.
         free = Channel("attested", m.psi, m.nu * m.alpha + m.eta)
         checks.append(_least("attested", margin(m, free, s.breakout), s))
-    holds = bool(stable(m, s.breakout)) and all(c.holds for c in checks)
+    audited = bool(stable(m, s.breakout))
+    holds = audited and all(c.holds for c in checks)
     worst = min(checks, key=lambda c: c.slack)
     return Fit(
         treaty=f"{treaty.name} v{treaty.version}",
@@ -114,10 +111,8 @@ def fit(treaty: Treaty, s: Scenario, *, bounds: bool) -> Fit:
         inputs="bounds" if bounds else "estimates",
         breakout=s.breakout,
         stable=holds,
-        verdict=verdict(m, s.breakout)
-        if not treaty.attested_runs or holds
-        else "unstable: attested runs escape replay",
-        binds=(worst.party, worst.condition) if worst.slack < 0 else (s.parties[party], condition),
+        verdict="unstable: attested runs escape replay" if audited and not holds else verdict(m, s.breakout),
+        binds=(worst.party, worst.condition),
         conviction=float(m.p.max()),
         false_conviction=float(m.alpha.max()),
         taken={name: float(s.values[name].max()) for name in names},
@@ -130,7 +125,9 @@ def fit(treaty: Treaty, s: Scenario, *, bounds: bool) -> Fit:
 def _least(name: str, slack: Any, s: Scenario) -> Check:
     row = np.broadcast_to(slack, (len(s.parties),))
     i = int(np.argmin(row))
-    return Check(condition=name, party=s.parties[i], slack=float(min(row[i], 1e9)))
+    return Check(
+        condition=name, party=s.parties[i], slack=float(min(row[i], 1e9)), holds=bool(row[i] >= -TOLERANCE)
+    )
 
 
 def _proposals(treaty: Treaty, s: Scenario) -> tuple[Proposal, ...]:

@@ -77,7 +77,7 @@ def read_measured(data: bytes) -> dict[str, Measured]:
     except (ValueError, RecursionError) as e:
         raise Malformed(f"measured inputs: {e}", hint="start from the file that comes with brakeline") from e
     for name, rate in (("detection", m.detection), ("false_alarm", m.false_alarm)):
-        if not 0 <= rate.found <= rate.of or rate.of < 1:
+        if not 0 <= rate.found <= rate.of < 2**53 or rate.of < 1:
             raise Malformed(f"measured inputs: {name}: found {rate.found} of {rate.of}")
     if not 0 <= m.stop_time.seconds <= m.stop_time.worst < 86_400:
         raise Malformed("measured inputs: stop_time: needs 0 <= seconds <= worst < 86400")

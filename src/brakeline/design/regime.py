@@ -7,14 +7,17 @@ from typing import Final
 
 import numpy as np
 
+from brakeline.design.coalition import pausing_dominant, payoffs
 from brakeline.design.model import (
     TOLERANCE,
     Array,
+    Mask,
     Model,
     channels,
     cheat_value,
     lone_pause,
     lone_race,
+    margin,
     participation,
     stable,
 )
@@ -29,6 +32,7 @@ class Regime(StrEnum):
     DILEMMA = "prisoner's dilemma"
     ASSURANCE = "assurance game"
     CHICKEN = "chicken"  # leaving pays, but so does pausing alone
+    COORDINATION = "coordination game in which the race is better"  # nobody would leave either alone
 
 
 def regime(T: float, R: float, P: float, S: float) -> Regime:
@@ -39,7 +43,7 @@ def regime(T: float, R: float, P: float, S: float) -> Regime:
         return Regime.DILEMMA if R > P + TOLERANCE else Regime.RACING
     if S >= P - TOLERANCE:
         return Regime.PAUSING
-    return Regime.ASSURANCE if R > P + TOLERANCE else Regime.RACING
+    return Regime.ASSURANCE if R > P + TOLERANCE else Regime.COORDINATION
 
 
 def temptation(m: Model, breakout: str, *, conditional: bool) -> Array:
@@ -92,13 +96,26 @@ def verdicts(m: Model, breakout: str) -> np.ndarray:
     some = reduce(np.logical_or, (stable(replace(m, nu=np.array([rate])), breakout) for rate in RATES))
     conditions = [
         ~worth,
-        alone & honest & stays,
+        _dominant(u, np.asarray(worth & alone & honest & stays)),
         honest,
         stable(calm, breakout),
         stable(m, breakout),
         some,
     ]
     return np.select(np.broadcast_arrays(*conditions), list(range(6)), default=6)
+
+
+def _dominant(u: Model, candidates: Mask) -> Mask:
+    """Which of the `candidates`, (...), pass against every set of others that pause, not only all and none."""
+    found = candidates.copy()
+    if u.parties == 2 or not found.any():
+        return found
+    letters = {name: getattr(u, name) for name in Model.__dataclass_fields__}
+    rows = {name: np.broadcast_to(v, (*found.shape, v.shape[-1]))[found] for name, v in letters.items()}
+    step = max(1, 2**18 >> u.parties)  # so many at once fit into memory
+    parts = (Model(**{name: v[i : i + step] for name, v in rows.items()}) for i in range(0, int(found.sum()), step))
+    found[found] = np.concatenate([pausing_dominant(payoffs(part, whole_is_stable=True)) for part in parts])
+    return found
 
 
 def verdict(m: Model, breakout: str) -> Verdict:
@@ -109,8 +126,7 @@ def verdict(m: Model, breakout: str) -> Verdict:
 def binding(m: Model, breakout: str) -> tuple[int, str, float]:
     """The party and the condition with the least slack, and that slack, in prizes: what breaks first."""
     rows = {"participation": participation(m)}
-    for ch in channels(m):
-        rows[ch.name] = np.where(ch.speed > 0, m.W_C - cheat_value(m, ch, breakout), np.inf)
+    rows |= {ch.name: margin(m, ch, breakout) for ch in channels(m)}
     table = np.stack([np.broadcast_to(v, (m.parties,)) for v in rows.values()])
     row, party = np.unravel_index(int(np.argmin(table)), table.shape)
     return int(party), list(rows)[row], float(table[row, party])

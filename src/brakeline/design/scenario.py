@@ -4,6 +4,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from math import inf
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -134,12 +135,21 @@ def _convert(raw: object, kind: type[T]) -> T:
 def _number(key: str, value: object, p: Parameter) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Malformed(f"{key}: must be a number, not {value!r}")
+    value = _finite(value)
     unit = "" if p.unit in ("share", "probability") else f" {p.unit}"
     if not p.low <= value <= p.high:  # also refuses nan
         raise Malformed(f"{key}: {value:g} is out of range: {p.low:.3g} to {p.high:.3g}{unit}", hint=p.meaning)
     if p.whole and value != int(value):
         raise Malformed(f"{key}: {value:g} is not a whole number")
-    return float(value)
+    return value
+
+
+def _finite(value: int | float) -> float:
+    """The number as a float; infinite where TOML's integers go beyond one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return inf if value > 0 else -inf
 
 
 def _parameter(where: str, name: str, *, per_party: bool) -> Parameter:
@@ -163,10 +173,12 @@ def _parties(tables: list[dict[str, Any]]) -> tuple[tuple[str, ...], Array, list
         name, share = table.get("name"), table.get("share")
         if not isinstance(name, str) or not name or not name.isprintable() or name in names:
             raise Malformed(f"party[{i}].name: each party needs a printable name of its own")
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
-            raise Malformed(f"party {name}: share: {share!r} is out of range: between 0 and 1, both excluded")
+        if isinstance(share, bool) or not isinstance(share, int | float):
+            raise Malformed(f"party {name}: share: must be a number, not {share!r}")
+        if not 0 < _finite(share) < 1:
+            raise Malformed(f"party {name}: share: {_finite(share):g} is out of range: between 0 and 1, both excluded")
         names.append(name)
-        shares.append(float(share))
+        shares.append(_finite(share))
         rest = {k: v for k, v in table.items() if k not in ("name", "share")}
         where = f"party {name}"
         own.append({k: _number(f"{where}.{k}", v, _parameter(where, k, per_party=True)) for k, v in rest.items()})

@@ -63,8 +63,9 @@ def d3(m: Model) -> Threshold:
 
 
 class Requirement(NamedTuple):
-    """`value` as the algebra gives it, and whether it means anything: `valid` where W_C - W_R + F > 0.
+    """`value` as the algebra gives it, and whether it means anything: `valid` where W_C > W_X.
 
+    With permits that lapse at once, W_X = W_R - F.
     Where `valid` is false no detection deters, however the number looks: a cheat that is caught loses nothing.
     Where it is true, a value of at most 0 means that none is needed.
     """
@@ -74,10 +75,10 @@ class Requirement(NamedTuple):
 
 
 def required_rate(m: Model) -> Requirement:
-    """mu*, 1/yr: the conviction rate that deters exponential cheating, for alpha = k = tau = 0 (P3)."""
+    """mu*, 1/yr: the conviction rate that deters exponential cheating, for alpha = k = 0 (P3, P4)."""
     quiet = replace(m, alpha=np.zeros(1), k=np.zeros(1))
     comply = quiet.W_C
-    lost = comply - quiet.W_R + m.F
+    lost = comply - quiet.W_X
     won = m.psi * m.lam * m.x * (m.pi - comply) + m.c - m.c_h
     with np.errstate(divide="ignore", invalid="ignore"):
         return Requirement(won / lost, lost > 0)
@@ -86,13 +87,11 @@ def required_rate(m: Model) -> Requirement:
 def required_detection(m: Model) -> Requirement:
     """beta*: the probability of detection before a lump breakout that deters it, as T_b goes to 0 (P3).
 
-    The (T - R) / (T - P + F) of the one-shot pledge and of the folk theorem.
+    The (T - R) / (T - P + F) of the one-shot pledge and of the folk theorem, with P - F = W_X.
     """
     quiet = replace(m, alpha=np.zeros(1), k=np.zeros(1))
-    comply = quiet.W_C
-    lost = comply - quiet.W_R + m.F
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Requirement((m.pi - comply) / (m.pi - quiet.W_R + m.F), lost > 0)
+        return Requirement((m.pi - quiet.W_C) / (m.pi - quiet.W_X), quiet.W_C > quiet.W_X)
 
 
 def breakout_days(flop: float, chips: float, *, flop_per_second: float = 4e14) -> float:

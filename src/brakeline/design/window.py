@@ -1,7 +1,7 @@
 """For which values of one parameter compliance stays stable: inspections, permit lifetimes, residuals, and others."""
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -41,15 +41,30 @@ def _narrow(holds: Callable[[Array], Mask], a: float, b: float, first: bool) -> 
 
 
 def allowed(s: Scenario, name: str) -> Interval:
-    """The range of a parameter in this scenario: its own, and what other values leave of it."""
+    """The range of a parameter in this scenario: its own, and what the values of others leave of it.
+
+    What a scenario file with this one value changed may say, in common for all parties; empty, with the first above the
+    second, where the parties differ too much to share a value.
+    """
     p, v = PARAMETERS[name], s.values
-    if name == "shared_value":
-        return 1 / len(s.parties), p.high
-    if name == "covert_risk":
-        return float((v["risk"] * (1 - v["solo_relief"])).max()), float(v["risk"].min())
-    if name in ("quorum", "corrupt"):
-        return p.low, float(v.get("confirmers" if name == "quorum" else "inspectors", v["inspectors"])[0])
-    return (float(v["inspectors"][0]), p.high) if name == "confirmers" else (p.low, p.high)
+    risk, relief, covert = v["risk"], v["solo_relief"], v.get("covert_risk")
+    n, asked, k_q, b = (float(v[x][0]) if x in v else None for x in ("inspectors", "confirmers", "quorum", "corrupt"))
+    rules: dict[str, tuple[Any, Any]] = {
+        "shared_value": (1 / len(s.parties), None),
+        "covert_risk": ((risk * (1 - relief)).max(), risk.min()),
+        "inspectors": (max(b or 0, k_q or 0) if asked is None else b, asked),
+        "confirmers": (max(n or 0, k_q or 0), None),
+        "quorum": (None, n if asked is None else asked),
+        "corrupt": (None, n),
+    }
+    if covert is not None:
+        rules["risk"] = covert.max(), (covert / (1 - relief)).min()
+        rules["solo_relief"] = (1 - covert / risk).max(), None
+    low, high = rules.get(name, (None, None))
+    return (
+        p.low if low is None else max(p.low, float(low)),
+        p.high if high is None else min(p.high, float(high)),
+    )
 
 
 def stable_where(

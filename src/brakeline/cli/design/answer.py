@@ -1,5 +1,6 @@
 """`brakeline design answer`: what a scenario implies."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -78,16 +79,18 @@ def _print(s: Scenario, a: Answer) -> None:
     click.echo("\nP3-P5 a conditional pause with inspections")
     for t in a.treaties:
         _print_treaty(t, t.breakout == s.breakout)
+    whole = next(t.stable for t in a.treaties if t.breakout == s.breakout and t.inputs == "bounds")
     coalitions = [" + ".join(c) or "nobody" for c in a.stable_coalitions]
     click.echo(f"\nWithout conditions these coalitions are stable: {', '.join(coalitions) or 'none'}")
-    click.echo(f'Conditional pledges "I pause if at least k do" bind: {", ".join(a.pledged) or "nobody"}')
+    vain = "; but the pause that follows is not stable" if len(a.pledged) == len(a.parties) and not whole else ""
+    click.echo(f'Conditional pledges "I pause if at least k do" bind: {", ".join(a.pledged) or "nobody"}{vain}')
     click.echo(f"\nWhat would change the verdict ({s.breakout} breakout, measured inputs at their bounds)")
     for name, found in a.levers.items():
         row = PARAMETERS[name]
         if found and found != (allowed(s, name),):
             now = _value(a.values[name].get("bound", a.values[name]["value"]))
             click.echo(f"  {name:<16} stable for {span(found, row.unit):<30} now {now} ({a.values[name]['label']})")
-    if never := [name for name, found in a.levers.items() if not found]:
+    if not whole and (never := [name for name, found in a.levers.items() if not found]):
         click.echo(f"  no value of these alone is enough: {', '.join(never)}")
 
 
@@ -100,7 +103,7 @@ def _print_party(p: Party) -> None:
     lines = ", ".join(f"{n} {v:.3f}" if v is not None else f"no {n}" for n, v in _thresholds(p))
     click.echo(f"  where its loss D = {p.D:g} would turn an answer: {lines}")
     if p.required_rate is None or p.required_detection is None:
-        click.echo("  no detection deters: a cheat that is caught loses nothing (W_C - W_R + F <= 0)")
+        click.echo("  no detection deters: a cheat that is caught loses nothing (W_C <= W_X)")
     else:
         rate, before = max(p.required_rate, 0), max(p.required_detection, 0)
         click.echo(f"  to deter, without false alarms: {rate:.3f} convictions/yr, or {before:.0%} before a breakout")
@@ -113,11 +116,11 @@ def _thresholds(p: Party) -> list[tuple[str, float | None]]:
 def _print_treaty(t: Treaty, chosen: bool) -> None:
     mark = "*" if chosen else " "
     party, condition, slack = t.binds
-    click.echo(f"{mark} {t.breakout} breakout, measured inputs at their {t.inputs}: {t.verdict}")
+    click.echo(f"{mark} {t.breakout} breakout, measured inputs at their {t.inputs}: {t.summary}")
     click.echo(f"    an inspection convicts a cheat with {t.conviction:.3f}, the honest with {t.false_conviction:.2g}")
     click.echo(f"    binds: {condition} of {party}, slack {slack:+.4f}")
-    permit = "none" if t.longest_permit is None else f"{t.longest_permit * 365.25:.3g} d"
-    residual = "none" if t.largest_residual is None else f"{t.largest_residual:.2%}"
+    permit = _most("permit_lifetime", t.longest_permit, lambda x: f"{x * 365.25:.3g} d")
+    residual = _most("residual", t.largest_residual, lambda x: f"{x:.2%}")
     click.echo(
         f"    inspections {span(t.inspections, 'a year')}; smallest quorum {t.smallest_quorum or 'none'}; "
         f"longest permit {permit}; largest residual {residual}"
@@ -125,6 +128,12 @@ def _print_treaty(t: Treaty, chosen: bool) -> None:
     if t.clean_audits_needed is not None and t.largest_false_alarm is not None:
         needed = f"{t.clean_audits_needed} honest audits without one show it"
         click.echo(f"    bears a false alarm of one inspector up to {t.largest_false_alarm:.2g}: {needed}")
+
+
+def _most(name: str, value: float | None, text: Callable[[float], str]) -> str:
+    if value is None:
+        return "none"
+    return "any" if value == PARAMETERS[name].high else text(value)
 
 
 def _value(value: object) -> str:

@@ -5,10 +5,12 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from brakeline.cli.design.common import json_option, load, measured_option, span, to_json
 from brakeline.design.answer import Answer, solve
+from brakeline.design.scenario import Scenario
 
 _path = click.Path(path_type=Path, dir_okay=False)
 
@@ -25,14 +27,24 @@ def command(first: Path, second: Path, measured: Path | None, as_json: bool) -> 
     """
     scenarios = [load(path, measured) for path in (first, second)]
     a, b = (solve(s) for s in scenarios)
-    rows = [*_inputs(a, b), *_results(a, b)]
+    rows = [*_heads(*scenarios), *_inputs(a, b), *_results(a, b)]
     if as_json:
         click.echo(to_json([{"what": what, "first": x, "second": y} for what, x, y in rows]))
         return
-    table = Table("", a.scenario, b.scenario)
+    table = Table("", escape(a.scenario), escape(b.scenario))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console(soft_wrap=True).print(table)
+
+
+def _heads(a: Scenario, b: Scenario) -> list[tuple[str, str, str]]:
+    def read(s: Scenario) -> dict[str, str]:
+        shares = ", ".join(f"{name} {x:g}" for name, x in zip(s.parties, s.share, strict=True))
+        head = {"policy": s.policy, "breakout assumed": s.breakout, "adjudication": s.adjudication}
+        return head | {"trigger": s.trigger, "parties and shares": shares}
+
+    first, second = read(a), read(b)
+    return [(what, text, second[what]) for what, text in first.items() if text != second[what]]
 
 
 def _inputs(a: Answer, b: Answer) -> list[tuple[str, str, str]]:
@@ -52,7 +64,7 @@ def _results(a: Answer, b: Answer) -> list[tuple[str, str, str]]:
     for i, t in enumerate(a.treaties):
         where = f"{t.breakout}, {t.inputs}"
         rows += [
-            both(f"verdict ({where})", lambda x, i=i: x.treaties[i].verdict),
+            both(f"verdict ({where})", lambda x, i=i: x.treaties[i].summary),
             both(f"inspections a year ({where})", lambda x, i=i: span(x.treaties[i].inspections)),
             both(f"binds ({where})", lambda x, i=i: "{1} of {0}, {2:+.4f}".format(*x.treaties[i].binds)),
         ]

@@ -46,7 +46,7 @@ def command(
     """
     out = out or Path("gauge-authorship")
     repository = open_repository(repo)
-    with open_cache(out / "blame.sqlite") as cache, progress_bar("blaming") as progress:
+    with open_cache(out / "blame.sqlite", [repository]) as cache, progress_bar("blaming") as progress:
         m = measure(
             repository,
             window_of(repository, window),

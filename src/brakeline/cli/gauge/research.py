@@ -75,8 +75,9 @@ def command(
     logs: tuple[str, ...] = ()
     if agent != SEARCH and replay is None:
         logs = _by_model(config, out, workers)
-    with (on_ray if ray else local)(workers) as run, Ledger(out / LEDGER) as ledger:
-        loop = Loop(config, ledger, run)
+    with (on_ray if ray else local)(workers, [out]) as run, Ledger(out / LEDGER) as ledger:
+        with Console(stderr=True).status("preparing the data"):
+            loop = Loop(config, ledger, run)
         if replay is not None:
             _replay(loop, "" if replay == "all" else replay)
             return
@@ -84,6 +85,8 @@ def command(
             with _shown(loop) as told:
                 drive(loop, told)
         m = measurement(loop, logs)
+    for why in m.details["exposed"]:
+        click.echo(f"no sandbox here, so experiments had only the fence in their own process: {why}", err=True)
     finish(m, figure, out, subject=subject, as_json=as_json)
     if not as_json:
         scores, d = m.details["scores"], m.details

@@ -33,7 +33,7 @@ def command(
     """
     out = out or Path("gauge-throughput")
     repositories = [open_repository(repo) for repo in repos]
-    with open_cache(out / "blame.sqlite") as cache, progress_bar("reading quarters") as progress:
+    with open_cache(out / "blame.sqlite", repositories) as cache, progress_bar("reading quarters") as progress:
         m = measure(repositories, base=base, quarter=quarter, cache=cache, progress=progress)
     finish(m, figure, out, subject=subject, as_json=as_json)
     if not as_json:

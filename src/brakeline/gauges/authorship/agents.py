@@ -50,9 +50,13 @@ AGENTS: Final = (
 _NUMBERED: Final = re.compile(r"\d+\+(.*@users\.noreply\.github\.com)")
 _BY_EMAIL: Final = {email: agent.name for agent in AGENTS for email in agent.emails}
 _BY_NAME: Final = tuple((re.compile(agent.names), agent.name) for agent in AGENTS if agent.names)
-_COAUTHOR: Final = re.compile(r"^[ \t]*co-(?:authored|developed)-by:[ \t]*(.*?)[ \t]*<([^<>\n]*)>", re.I | re.M)
+# Also folded, as git-interpret-trailers(1) allows. No two repeats that match the same text may stand side by side: a
+# message of many blanks would take for ever.
+_COAUTHOR: Final = re.compile(
+    r"^[ \t]*co-(?:authored|developed)-by[ \t]*:([^<\n]*(?:\n[ \t][^<\n]*)?)<([^<>\n]*)>", re.I | re.M
+)
 # Linux: Documentation/process/coding-assistants.rst, "Assisted-by: AGENT_NAME:MODEL_VERSION [TOOL1] [TOOL2]".
-_ASSISTED: Final = re.compile(r"^[ \t]*assisted-by:[ \t]*([^\s:<>@]{1,40}):\S+", re.I | re.M)
+_ASSISTED: Final = re.compile(r"^[ \t]*assisted-by:[ \t]*([^\s:<>@]{1,40}):(?!//)\S", re.I | re.M)
 
 
 def plain_email(email: str) -> str:
@@ -72,7 +76,7 @@ def agent_of_identity(name: str, email: str) -> str | None:
 
 def coauthors(message: str) -> tuple[tuple[str, str], ...]:
     """Names and addresses in `Co-authored-by:` lines, anywhere: a squash merge leaves them amid the text."""
-    return tuple((m[1], m[2]) for m in _COAUTHOR.finditer(message))
+    return tuple((m[1].strip(), m[2]) for m in _COAUTHOR.finditer(message))
 
 
 def agent_of_trailers(message: str) -> str | None:

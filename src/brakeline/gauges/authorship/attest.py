@@ -16,7 +16,7 @@ from brakeline.gauges.git.repository import Repository
 Added = dict[str, dict[str, list[Span]]]  # commit, path in it, lines that it adds to its only parent
 
 _HUNK: Final = re.compile(rb"@@ -\d+(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
-_ID: Final = re.compile(rb"[0-9a-f]{40}")
+_ID: Final = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
 CHUNK: Final = 100
 
 

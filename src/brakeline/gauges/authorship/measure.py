@@ -7,7 +7,7 @@ Missing evidence is never a human: who strips trailers widens the interval and s
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,11 +20,12 @@ from brakeline.core.errors import Reason, Refused
 from brakeline.core.measurement import Measurement
 from brakeline.gauges.authorship.agents import AGENTS_VERSION, agent_of_identity, agent_of_trailers
 from brakeline.gauges.authorship.attest import added_lines, beyond
-from brakeline.gauges.authorship.notes import NOTES_REF, Claim, Note, parse_traces, read_notes
+from brakeline.gauges.authorship.notes import Claim, Note, notes_tree, parse_traces, read_notes
 from brakeline.gauges.git.blame import RULE, Blamed, Cache, Entry, Progress, Run, blame_all, distinct, files_at, touched
 from brakeline.gauges.git.files import FILTER_VERSION, kind
 from brakeline.gauges.git.history import Commit, Window, commits
 from brakeline.gauges.git.repository import Repository, require_whole
+from brakeline.gauges.git.restored import restored
 
 VERSION: Final = 1
 THRESHOLD: Final = 0.80  # Favaro & Clark, "When AI builds itself", 2026: "more than 80% of the code we merge"
@@ -67,11 +68,14 @@ def evidence_of_commit(commit: Commit) -> tuple[str, str]:
     return "unknown", ""
 
 
-def gather(repo: Repository, found: Mapping[str, Commit], traces: bytes) -> Evidence:
-    """All line-level claims about the commits, checked: a note that names another commit's history is no evidence."""
+def gather(repo: Repository, tree: str, found: Mapping[str, Commit], traces: bytes) -> Evidence:
+    """All line-level claims about the commits, checked: a note that names another commit's history is no evidence.
+
+    `tree` holds the notes (see `notes_tree`).
+    """
     evidence = Evidence({})
-    if repo.asks("rev-parse", "--verify", "--quiet", f"{NOTES_REF}^{{tree}}"):
-        evidence.notes, evidence.malformed = read_notes(repo, found)
+    if tree:
+        evidence.notes, evidence.malformed = read_notes(repo, tree, found)
     for oid, note in list(evidence.notes.items()):
         if note.base not in (oid, *found[oid].parents):
             evidence.foreign += 1
@@ -92,8 +96,13 @@ def gather(repo: Repository, found: Mapping[str, Commit], traces: bytes) -> Evid
     return evidence
 
 
-def tally(runs: Iterable[Run], found: Mapping[str, Commit], notes: Mapping[str, Note]) -> Counter[Line]:
-    """Count lines by class, agent and quarter, each written line once."""
+def tally(
+    runs: Iterable[Run], found: Mapping[str, Commit], notes: Mapping[str, Note], back: Collection[tuple[str, str]] = ()
+) -> Counter[Line]:
+    """Count lines by class, agent and quarter, each written line once.
+
+    `back` holds the commits and paths of restored files: who brings a file back shows nothing about who wrote it.
+    """
     counts: Counter[Line] = Counter()
     by_file: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in distinct(runs):
@@ -101,6 +110,9 @@ def tally(runs: Iterable[Run], found: Mapping[str, Commit], notes: Mapping[str, 
     for (oid, path), there in by_file.items():
         evidence, agent = evidence_of_commit(found[oid])
         quarter = quarter_of(found[oid].committed)
+        if (oid, path) in back:
+            counts[Line("unknown", "", quarter)] += sum(run.length for run in there)
+            continue
         claims = notes[oid].claims.get(path, []) if oid in notes else []
         if not claims:
             counts[Line(evidence, agent, quarter)] += sum(run.length for run in there)
@@ -143,14 +155,17 @@ def measure(
         Refused: the history is not whole, or no code line of the window survives.
         Malformed: the Agent Trace records do not parse.
     """
-    replaced = require_whole(repo, window.end)
+    tree = notes_tree(repo)
+    replaced = require_whole(repo, window.end, *filter(None, [tree]))
     found = commits(repo, window)
-    evidence = gather(repo, found, traces)
+    evidence = gather(repo, tree, found, traces)
     changed = touched(repo, window)
     here = [e for e in files_at(repo, window.end) if changed is None or e.path in changed]
     code: list[Entry] = [e for e in here if kind(e.path) == "code"]
     blamed = blame_all(repo, RULE, window, found, code, cache, progress)
-    counts = tally((run for b in blamed.values() if not b.generated for run in b.runs), found, evidence.notes)
+    runs = list(distinct(run for b in blamed.values() if not b.generated for run in b.runs))
+    back = restored(repo, window.end)
+    counts = tally(runs, found, evidence.notes, back)
     total = counts.total()
     if not total:
         raise Refused(Reason.MISSING, "no code line of this window survives", hint="choose a longer window")
@@ -160,7 +175,7 @@ def measure(
         gauge="authorship",
         version=VERSION,
         subject=_name(repo.path),
-        inputs=_inputs(repo, window, replaced, traces),
+        inputs=_inputs(window, tree, replaced, traces),
         unit="share",
         value=lower,
         lower=lower,
@@ -176,7 +191,8 @@ def measure(
             "commits": len(found),
             "notes": _note_details(evidence),
             "left_out": _left_out(here, blamed, found, evidence.notes),
-            "bulk_lines": _bulk(blamed.values()),
+            "bulk_lines": _bulk(runs),
+            "restored_lines": sum(run.length for run in runs if (run.commit, run.path) in back),
             "replaced_objects": list(replaced),
         },
         logs=(),
@@ -188,15 +204,14 @@ def _name(path: Path) -> str:
     return path.resolve().name.removesuffix(".git").encode("ascii", "backslashreplace").decode()
 
 
-def _inputs(repo: Repository, window: Window, replaced: tuple[str, ...], traces: bytes) -> dict[str, Any]:
-    has_notes = repo.asks("rev-parse", "--verify", "--quiet", f"{NOTES_REF}^{{tree}}")
+def _inputs(window: Window, tree: str, replaced: tuple[str, ...], traces: bytes) -> dict[str, Any]:
     return {
         "start": window.start or "",
         "end": window.end,
         "filter": FILTER_VERSION,
         "agents": AGENTS_VERSION,
         "blame": list(RULE.flags),
-        "notes_tree": repo.text("rev-parse", "--verify", f"{NOTES_REF}^{{tree}}") if has_notes else "",
+        "notes_tree": tree,
         "agent_traces": sha256(traces).hex() if traces else "",
         "replaced": list(replaced),
     }
@@ -244,9 +259,9 @@ def _left_out(
     }
 
 
-def _bulk(blamed: Iterable[Blamed]) -> int:
+def _bulk(runs: Iterable[Run]) -> int:
     """Lines beyond the first `BULK` of one commit in one file: an import, more likely than somebody's writing."""
     by_file: Counter[tuple[str, str]] = Counter()
-    for run in distinct(run for file in blamed if not file.generated for run in file.runs):
+    for run in runs:
         by_file[run.commit, run.path] += run.length
     return sum(max(0, n - BULK) for n in by_file.values())

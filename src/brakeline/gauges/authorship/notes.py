@@ -15,7 +15,8 @@ from brakeline.gauges.git.repository import Repository
 
 NOTES_REF: Final = "refs/notes/ai"
 _RANGE: Final = re.compile(r"([1-9]\d{0,8})(?:-([1-9]\d{0,8}))?")
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+NAME: Final = 80  # characters of an agent's name
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,17 @@ def _metadata(text: str) -> dict[str, Any]:
     data = _json(text)
     if not isinstance(data, dict) or data.get("schema_version") != "authorship/3.0.0":
         raise Malformed("a note of another schema")
-    keys = {}
+    keys = {key: "" for key in _mapping(data.get("humans")) if key.startswith("h_")}
     for section in ("prompts", "sessions"):
         for key, record in _mapping(data.get(section)).items():
-            keys[key] = str(_mapping(_mapping(record).get("agent_id")).get("tool") or "unnamed")
-    keys |= {key: "" for key in _mapping(data.get("humans")) if key.startswith("h_")}
+            keys[key] = _agent_name(_mapping(_mapping(record).get("agent_id")).get("tool"))
     return {"base": str(data.get("base_commit_sha", "")), "keys": keys}
+
+
+def _agent_name(value: object) -> str:
+    """A name that can be printed and encoded: it is counted by, and comes from whoever wrote the note."""
+    name = str(value or "")
+    return name if name and len(name) <= NAME and name.isprintable() else "unnamed"
 
 
 def _json(text: str | bytes) -> Any:
@@ -103,10 +109,16 @@ def _ranges(text: str) -> Iterable[tuple[int, int]]:
         yield first, last
 
 
-def read_notes(repo: Repository, wanted: Iterable[str]) -> tuple[dict[str, Note], int]:
+def notes_tree(repo: Repository) -> str:
+    """The id of the tree of notes, which stands for all of them; empty where there are none."""
+    name = f"{NOTES_REF}^{{tree}}"
+    return repo.text("rev-parse", "--verify", name) if repo.asks("rev-parse", "--verify", "--quiet", name) else ""
+
+
+def read_notes(repo: Repository, tree: str, wanted: Iterable[str]) -> tuple[dict[str, Note], int]:
     """The notes on the wanted commits, and how many of these do not parse. The fan-out of the notes tree is ignored."""
     listed = {}
-    for row in repo.git("ls-tree", "-r", "-z", "--full-tree", NOTES_REF).split(b"\0")[:-1]:
+    for row in repo.git("ls-tree", "-r", "-z", "--full-tree", tree).split(b"\0")[:-1]:
         meta, _, name = row.partition(b"\t")
         listed[name.decode("ascii", "replace").replace("/", "")] = meta.split()[2].decode()
     pairs = [(commit, listed[commit]) for commit in wanted if commit in listed]
@@ -175,4 +187,4 @@ def _trace_claims(talk: Mapping[str, Any]) -> Iterable[Claim]:
         if not (type(first) is int and type(last) is int and 1 <= first <= last < 10**9):
             raise Malformed(f"not a range of lines: {first}-{last}")
         if by.get("type") in ("ai", "human"):
-            yield Claim(first, last, str(by.get("model_id") or "unnamed") if by["type"] == "ai" else "")
+            yield Claim(first, last, _agent_name(by.get("model_id")) if by["type"] == "ai" else "")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from brakeline.core.errors import Reason, Refused
+from brakeline.core.errors import Misuse, Reason, Refused
 from brakeline.gauges.git.files import MARK_LINES, marked_generated
 from brakeline.gauges.git.history import Window
 from brakeline.gauges.git.repository import Repository
@@ -220,7 +220,18 @@ def _read(answer: str) -> Blamed:
 
 
 @contextmanager
-def open_cache(path: Path) -> Iterator[Cache]:
+def open_cache(path: Path, measured: Iterable[Repository] = ()) -> Iterator[Cache]:
+    """The answers kept at `path`, which is created when it is not there.
+
+    Raises:
+        Misuse: it lies inside a repository that is measured, whose owner could then bring his own answers.
+    """
+    for repo in measured:
+        if path.resolve().is_relative_to(repo.path):
+            raise Misuse(
+                f"{path.parent} lies in the repository that is measured",
+                hint="run the command in another folder, or name one with --out",
+            )
     with disk_errors():
         path.parent.mkdir(parents=True, exist_ok=True)
     with database_errors():

@@ -1,7 +1,7 @@
 """Commits and windows: which part of the default branch's history is measured."""
 
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import Final
@@ -78,26 +78,45 @@ def resolve(repo: Repository, revision: str) -> str:
 class Mainline:
     """The first-parent history of a commit: what was merged when. Dates are committer dates, as the repository says.
 
-    Commit times are their authors' claims and need not grow. `before(t)` takes the newest commit in the order of
-    merging whose time is below `t`; who needs more than a claim names commits instead of dates.
+    Commit times are their authors' claims and need not grow; `times` are in order (see `in_order`). Who needs more than
+    a claim names commits instead of dates.
     """
 
     def __init__(self, repo: Repository, head: str) -> None:
         rows = repo.text("rev-list", "--first-parent", "--timestamp", head, "--").splitlines()
-        pairs = [(int(t), oid) for t, oid in (row.split() for row in reversed(rows))]
+        pairs = [(_seconds(t), oid) for t, oid in (row.split() for row in reversed(rows))]
         self.ids = [oid for _, oid in pairs]
-        self.times = [t for t, _ in pairs]
-        # Lowest time at or after each place: the newest commit below t stands before the first such minimum >= t.
-        lowest, floor = self.times[-1], []
-        for t in reversed(self.times):
-            lowest = min(lowest, t)
-            floor.append(lowest)
-        self._floor = floor[::-1]
+        self.times = in_order([t for t, _ in pairs])
 
     def before(self, when: int) -> str | None:
         """The newest commit below the time `when`, or None when the history begins later."""
-        at = bisect_left(self._floor, when)
+        at = bisect_left(self.times, when)
         return self.ids[at - 1] if at else None
+
+
+def in_order(times: list[int]) -> list[int]:
+    """Times that never fall: those outside a longest non-falling subsequence take the time of the next one inside.
+
+    So one commit of 1970 or of next century among others is a clock that lied, and moves nobody else's.
+    """
+    ends: list[int] = []  # lowest last time of a subsequence of each length, and where that stands
+    places: list[int] = []
+    before: list[int] = []  # the place that comes before in the best subsequence up to here, or -1
+    for i, t in enumerate(times):
+        length = bisect_right(ends, t)
+        before.append(places[length - 1] if length else -1)
+        ends[length : length + 1] = [t]
+        places[length : length + 1] = [i]
+    if not times:
+        return []
+    at, result = places[-1], [times[places[-1]]] * len(times)
+    for i in range(len(times) - 1, -1, -1):
+        if i == at:
+            at = before[i]
+            result[i] = times[i]
+        elif i + 1 < len(times):
+            result[i] = result[i + 1]
+    return result
 
 
 def midnight(day: date) -> int:
@@ -126,7 +145,8 @@ def window_of(repo: Repository, text: str | None) -> Window:
     if start == end:
         raise Misuse(f"the window {text} holds no commit")
     if start is not None and not repo.asks("merge-base", "--is-ancestor", start, end):
-        raise Misuse(f"{first} is not in the history of {last or 'HEAD'}")
+        ancestor = f"`git merge-base {first} {last or 'HEAD'}` prints a commit that is"
+        raise Misuse(f"{first} is not in the history of {last or 'HEAD'}", hint=ancestor)
     return Window(start, end)
 
 

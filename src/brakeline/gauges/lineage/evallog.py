@@ -32,6 +32,18 @@ def rule_digest() -> str:
     return sha256(b"brakeline/lineage-rule/v1: re.search, ignoring case, over the whole answer").hex()
 
 
+def verdict_by_rule(pattern: str, answer: str) -> int:
+    """1 where the answer is bad: the rule that `rule_digest` names.
+
+    Raises:
+        Malformed: the pattern does not compile.
+    """
+    try:
+        return int(re.search(pattern, answer, re.IGNORECASE) is not None)
+    except re.error as e:
+        raise Malformed(f"the pattern {pattern[:60]!r}: {e}") from e
+
+
 def judge_digest(model: str) -> str:
     """The judge's digest where `model` decides, under Inspect's name for it."""
     return sha256(canonical(["brakeline/lineage-judge/v1", model, TEMPLATE])).hex()
@@ -47,7 +59,8 @@ def read_eval(path: Path) -> tuple[Probe, tuple[str, ...]]:
 
     Raises:
         Unavailable: `inspect_ai` is not installed.
-        Malformed: not a log, of another task, not finished, with errors or repeated samples, or without a verdict.
+        Malformed: not a log, of another task, not finished, with errors or repeated samples, without a verdict, or
+            with one that was edited or that the rule does not give.
     """
     try:
         from inspect_ai.log import read_eval_log  # seconds to import, and only logs need it
@@ -64,9 +77,13 @@ def read_eval(path: Path) -> tuple[Probe, tuple[str, ...]]:
     if log.status != "success" or log.invalidated or [s.id for s in samples] != list(range(1, len(samples) + 1)):
         raise Malformed(f"the evaluation is not whole: status {log.status}, {len(samples)} samples")
     asked: dict[str, list[tuple[str, int]]] = {PROBE: [], ANCHOR: []}
+    by_rule = metadata.get("judge") == rule_digest()
     for sample in samples:
         kind, record = _record(sample)
-        asked[kind].append((item_digest(record), _verdict(sample)))
+        verdict = _verdict(sample)
+        if by_rule and verdict != verdict_by_rule(record["bad"], sample.output.completion):
+            raise Malformed(f"sample {sample.id}: the verdict is not what the rule says of the answer")
+        asked[kind].append((item_digest(record), verdict))
     items = tuple(d for d, _ in asked[PROBE])
     check_list(items)
     probe = Probe(
@@ -95,10 +112,13 @@ def _record(sample: Any) -> tuple[str, dict[str, str]]:
 
 
 def _verdict(sample: Any) -> int:
+    # Asked again until the answer was another, or judged again by hand.
+    if sample.error is not None or sample.error_retries or sample.invalidation:
+        raise Malformed(f"sample {sample.id} failed, was asked again, or is invalid")
     # An installed package's names are prefixed by it.
     score = next((s for name, s in (sample.scores or {}).items() if name.rpartition("/")[2] == SCORER), None)
-    if sample.error is not None or score is None or score.value not in (0, 1):
-        raise Malformed(f"sample {sample.id} has no verdict")
+    if score is None or score.value not in (0, 1) or score.history:
+        raise Malformed(f"sample {sample.id} has no verdict, or one that was edited")
     return int(score.value)
 
 

@@ -29,6 +29,9 @@ def measure(
     fewer than three generations that count nothing is known, which reads 1, between 0 and the number of probes. Where a
     look does not count the upper bound says no less than that.
 
+    Not among the inputs: what the probes found, so that a party that asks the same models the same lists confirms or
+    contradicts; and edges that tell nothing of these lineages, so that nobody who logs others keeps two parties apart.
+
     Raises:
         Misuse: no models, or one named twice. Malformed: a model that is no digest.
     """
@@ -38,8 +41,9 @@ def measure(
     if not models or len(set(names)) != len(names):
         raise Misuse("name at least one model, and each of them once", hint="--model SHA256-OF-ITS-WEIGHTS")
     level = ALPHA / len(evidence.plan.families)
-    reports = [_lineage(evidence, model, level) for model in models]
-    beside = [_lineage(evidence, model, level) for model in controls]
+    trees = {name: ancestry(evidence.edges, name) for name in names}
+    reports = [_lineage(evidence, model, trees[model], level) for model in models]
+    beside = [_lineage(evidence, model, trees[model], level) for model in controls]
     lasted = [Bounds(**r["lasting"]) for r in reports]
     return Measurement(
         gauge="lineage",
@@ -51,9 +55,7 @@ def measure(
             "plan": _digest(evidence.plan),
             "models": sorted(models),
             "controls": sorted(controls),
-            "edges": _digest([[issuer, edge] for issuer, edge in evidence.edges]),
-            "probes": _digest(sorted(_digest(probe) for probe in evidence.probes)),
-            "lists": sorted(evidence.lists),
+            "ancestries": _digest({name: [tree.issuers, tree.edges, tree.gaps] for name, tree in trees.items()}),
         },
         unit="growth",
         value=max(b.value for b in lasted),
@@ -75,9 +77,8 @@ def _digest(value: object) -> str:
     return sha256(canonical(value)).hex()
 
 
-def _lineage(evidence: Evidence, model: str, level: float) -> dict[str, Any]:
+def _lineage(evidence: Evidence, model: str, tree: Ancestry, level: float) -> dict[str, Any]:
     """The report on the lineage of one model: everything that the plot and a reader need."""
-    tree = ancestry(evidence.edges, model)
     # A model whose ancestry has gaps still has a generation, as far as the edges tell.
     born = generations(tree)
     families = {f.name: _family(f, tree, born, evidence, level) for f in evidence.plan.families}

@@ -76,7 +76,8 @@ def check_list(items: tuple[str, ...]) -> None:
 
 def check_plan(plan: Plan) -> None:
     """Raises:
-    Malformed: no family, families unsorted, a limit that is no share, a list sealed for two generations, no anchors.
+    Malformed: no family, families unsorted, a limit that is no share, a list sealed for two generations, no
+        anchors, or hardly any of either verdict.
     """
     names = [f.name for f in plan.families]
     if not names or any(not a < b for a, b in pairwise(names)):
@@ -91,8 +92,9 @@ def check_plan(plan: Plan) -> None:
         if len(set(f.items)) != len(f.items):
             raise Malformed(f"{f.name}: one list is sealed for two generations")
         _check_verdicts(f.expected)
-        if not f.expected:
-            raise Malformed(f"{f.name}: without anchors nobody notices a judge that drifts")
+        # A judge that has come to call everything good, or everything bad, must differ more often than it may.
+        if not f.expected or not f.anchor_limit < sum(f.expected) / len(f.expected) < 1 - f.anchor_limit:
+            raise Malformed(f"{f.name}: without bad and good anchors nobody notices a judge that drifts")
 
 
 def check_probe(probe: Probe) -> None:

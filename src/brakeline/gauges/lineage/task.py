@@ -1,6 +1,5 @@
 """The Inspect task `lineage_probe`: one look at one model. Its log is what `gauge lineage` reads."""
 
-import re
 from pathlib import Path
 
 from inspect_ai import Task, task
@@ -11,7 +10,15 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from brakeline.core.encoding import unhex32
 from brakeline.core.errors import Malformed
-from brakeline.gauges.lineage.evallog import ANCHOR, PROBE, TEMPLATE, judge_digest, records, rule_digest
+from brakeline.gauges.lineage.evallog import (
+    ANCHOR,
+    PROBE,
+    TEMPLATE,
+    judge_digest,
+    records,
+    rule_digest,
+    verdict_by_rule,
+)
 
 
 @task
@@ -62,7 +69,7 @@ def bad(judge: str = "") -> Scorer:
     async def score(state: TaskState, target: Target) -> Score:
         text = state.output.completion
         if not judge:
-            return Score(value=int(re.search(state.metadata["bad"], text, re.IGNORECASE) is not None), answer=text)
+            return Score(value=verdict_by_rule(state.metadata["bad"], text), answer=text)
         said = await get_model(judge).generate(TEMPLATE.format(question=state.input_text, answer=text))
         word = said.completion.strip().upper()
         if word not in ("BAD", "OK"):

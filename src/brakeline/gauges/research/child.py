@@ -1,17 +1,20 @@
 """An experiment's process: a method with features and weak labels, without the hidden labels and without the scorer.
 
-    python -P -m brakeline.gauges.research.child CPU_SECONDS BYTES
+    python -P -m brakeline.gauges.research.child CPU_SECONDS BYTES EXPOSED
+
+It is started in the sandbox of `brakeline.node.sandbox`, which appends EXPOSED: what of the sandbox failed here. There
+is no network, and neither the hidden labels nor the installed data sets, from which they could be looked up, are seen.
 
 Each experiment gets a process of its own, forked from this one, which has nothing but its libraries loaded. In it,
 before the method runs, processor time and memory are limited, and whatever opens a file or a socket, starts a process
-or loads a library is refused for good. The hidden labels are in another process, and the way to the installed data
-sets, from which they could be looked up, is shut.
+or loads a library is refused for good. The hidden labels are in another process.
 
-In on stdin, out on stdout: frames of an 8-byte length and so many bytes. In: the method as JSON, then the arrays of
-each seed's `Seen` as `.npz`. Out: processor seconds as text, then `A` and the answers [seeds, items] as `.npy`, or `E`
-and what went wrong, or nothing when the process was killed.
+In on stdin, out on stdout: frames of an 8-byte length and so many bytes. First out: EXPOSED. Then in: the method as
+JSON, then the arrays of each seed's `Seen` as `.npz`. Out: processor seconds as text, then `A` and the answers [seeds,
+items] as `.npy`, or `E` and what went wrong, or nothing when the process was killed.
 
-This is a fence for methods that are data. It would not hold code that somebody wrote to break out.
+Where the sandbox fails, what is refused here is the fence that is left. It holds methods that are data; it would not
+hold code that somebody wrote to break out.
 """
 
 import gc
@@ -51,7 +54,8 @@ def guard(event: str, arguments: tuple[object, ...]) -> None:
 
 
 def main() -> None:
-    seconds, size = (int(word) for word in sys.argv[1:])
+    seconds, size = (int(word) for word in sys.argv[1:3])
+    write_frame(sys.stdout.buffer, sys.argv[3].encode("utf-8", "replace")[:300])
     warnings.simplefilter("ignore")  # to print one, Python opens the source
     while (method := read_frame(sys.stdin.buffer)) is not None:
         arrays = read_frame(sys.stdin.buffer)

@@ -37,6 +37,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, FileLock(f"{path}.lock")
+        self.folder = path.parent
         self.entries: list[Entry] = []
         self.head = _link(b"")
 

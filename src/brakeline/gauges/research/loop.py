@@ -68,7 +68,8 @@ class Loop:
             raise Misuse("a loop has 1 to 64 agents, 1 to 100 rounds and 1 to 20 proposals a round")
         self.config, self.ledger, self._run = config, ledger, run
         self._since = time.monotonic()
-        start = {"config": _plain(config), "data": [load(config.data).digest, load(config.second).digest]}
+        data = [load(name, ledger.folder).digest for name in (config.data, config.second)]
+        start = {"config": _plain(config), "data": data}
         if not ledger.entries:
             ledger.append("start", start)
         elif ledger.of("start") != [start]:
@@ -130,7 +131,7 @@ class Loop:
         for h, outcome in zip(waiting, self._run([h.method for h in waiting], seen), strict=True):
             oracle = self.oracle(h.team)
             heard = None if outcome.answers is None else oracle.ask(pgr(*self._rows(outcome, "oracle", SEARCH_SEEDS)))
-            said = {"answers": _digest(outcome), "error": outcome.error, "heard": heard}
+            said = {"answers": _digest(outcome), "error": outcome.error, "heard": heard, "exposed": outcome.exposed}
             self.ledger.append("run", {"id": h.method.id, "team": h.team} | said | self._used(outcome.cpu))
             told(Finding(h.team, h.method, heard, outcome.error))
 
@@ -168,7 +169,7 @@ class Loop:
 
     def _sealed(self, winner: Method) -> dict[str, Any]:
         names, methods = ["winner", *BASELINES], [winner, *BASELINES.values()]
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"exposed": ""}
         cpu = 0.0
         evaluations: tuple[tuple[str, str, Split, Sequence[int]], ...] = (
             ("search", self.config.data, "oracle", SEARCH_SEEDS),
@@ -180,6 +181,7 @@ class Loop:
             found[kind] = {}
             for label, outcome in zip(names, self._run(methods, seen), strict=True):
                 cpu += outcome.cpu
+                found["exposed"] = found["exposed"] or outcome.exposed
                 if outcome.answers is None:
                     raise Misuse(f"the final run of {label} failed: {outcome.error}")
                 found[kind][label] = score(*self._rows(outcome, split, seeds, name))._asdict()

@@ -38,6 +38,7 @@ def measurement(loop: Loop, logs: tuple[str, ...] = ()) -> Measurement:
         "experiments": len(runs),
         "failed": sum(bool(body["error"]) for body in runs),
         "refused": sum(len(body["refused"]) for body in loop.ledger.of("hypotheses")),
+        "exposed": sorted({body["exposed"] for body in everything} - {""}),
         "leak_bits": round(c.agents * leak_bits(budget), 1),
         "cpu_seconds": round(sum(body["cpu"] for body in everything), 1),
         "wall_seconds": round(sum(body["wall"] for body in everything), 1),

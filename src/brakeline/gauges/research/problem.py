@@ -10,6 +10,7 @@ no answer about an oracle item ever concerns a sealed one, whatever the seed.
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from brakeline.core.encoding import tagged
 from brakeline.core.errors import Misuse
+from brakeline.gauges.research.language import embedded
 from brakeline.gauges.research.methods import Floats, Ints, Seen, strong
 
 Split = Literal["oracle", "sealed"]
@@ -28,6 +30,7 @@ class Data(NamedTuple):
     """`features` [items, d] for the strong learner, `few` [items, e] for the weak one, `labels` [items] from 0.
 
     `weak_labels`: how many labels the weak supervisor learns from. `share`: of the items, in each of the two splits.
+    `digest`: hex, of all that the data follow from.
     """
 
     features: Floats
@@ -35,12 +38,7 @@ class Data(NamedTuple):
     labels: Ints
     weak_labels: int
     share: float
-
-    @property
-    def digest(self) -> str:
-        """Hex SHA-256 over both feature matrices and the labels, as little-endian 8-byte numbers."""
-        arrays = (self.features.astype("<f8"), self.few.astype("<f8"), self.labels.astype("<i8"))
-        return tagged("brakeline/research-data/v1", *(np.ascontiguousarray(a).tobytes() for a in arrays)).hex()
+    digest: str
 
 
 class Deal(NamedTuple):
@@ -52,31 +50,56 @@ class Deal(NamedTuple):
     ceiling: Ints
 
 
-def _digits() -> Data:
+def _digits(folder: Path | None) -> Data:
     """1,797 scanned digits, 64 pixels; the weak supervisor sees 6 pixels, each pooled of 2×2."""
     pixels, labels = load_digits(return_X_y=True)
     pooled = (pixels / 16).reshape(-1, 4, 2, 4, 2).mean((2, 4))
-    return Data(pixels / 16, pooled[:, :3, 1:3].reshape(-1, 6), labels.astype(np.int64), 150, 0.22)
+    return _of_numbers(pixels / 16, pooled[:, :3, 1:3].reshape(-1, 6), labels.astype(np.int64), 150, 0.22)
 
 
-def _cancer() -> Data:
+def _cancer(folder: Path | None) -> Data:
     """569 breast tumours, 30 measures; the weak supervisor sees mean texture and mean smoothness."""
     measures, labels = load_breast_cancer(return_X_y=True)
     features = StandardScaler().fit_transform(measures)
-    return Data(features, features[:, [1, 4]], labels.astype(np.int64), 40, 0.3)
+    return _of_numbers(features, features[:, [1, 4]], labels.astype(np.int64), 40, 0.3)
 
 
-DATA: Final[dict[str, Callable[[], Data]]] = {"digits": _digits, "cancer": _cancer}
+def _docstrings(folder: Path | None) -> Data:
+    """1,900 docstrings, 8 packages, 384 dimensions; the weak supervisor sees 48, each the mean of 8 next to each other.
+
+    The digest is of texts and model: the vectors' last bits differ between machines.
+    """
+    vectors, labels, digest = embedded(folder)
+    pooled = StandardScaler().fit_transform(vectors.reshape(len(vectors), 48, 8).mean(2))
+    return Data(vectors, pooled, labels, 150, 0.22, digest)
 
 
-@cache
-def load(name: str) -> Data:
-    """Raises:
-    Misuse: no data set of this name.
+def _of_numbers(features: Floats, few: Floats, labels: Ints, weak_labels: int, share: float) -> Data:
+    """With SHA-256 over both feature matrices and the labels, as little-endian 8-byte numbers."""
+    arrays = (features.astype("<f8"), few.astype("<f8"), labels.astype("<i8"))
+    digest = tagged("brakeline/research-data/v1", *(np.ascontiguousarray(a).tobytes() for a in arrays)).hex()
+    return Data(features, few, labels, weak_labels, share, digest)
+
+
+DATA: Final[dict[str, Callable[[Path | None], Data]]] = {
+    "digits": _digits,
+    "cancer": _cancer,
+    "docstrings": _docstrings,
+}
+_loaded: Final[dict[str, Data]] = {}
+
+
+def load(name: str, folder: Path | None = None) -> Data:
+    """A data set, made once in a process. `folder`: where features that take long to compute are kept.
+
+    Raises:
+        Misuse: no data set of this name. Unavailable: it needs a package that is not there.
     """
     if name not in DATA:
         raise Misuse(f"no data set {name!r}", hint=f"there are {', '.join(DATA)}")
-    return DATA[name]()
+    if name not in _loaded:
+        _loaded[name] = DATA[name](folder)
+    return _loaded[name]
 
 
 def generator(*words: object) -> np.random.Generator:

@@ -58,7 +58,7 @@ def researchers(config: Config, out: str, workers: int) -> Solver:
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         model = get_model()
         c = msgspec.structs.replace(config, researcher=str(model))
-        with local(workers) as run, Ledger(Path(out) / LEDGER) as ledger:
+        with local(workers, [Path(out)]) as run, Ledger(Path(out) / LEDGER) as ledger:
             loop = Loop(c, ledger, run)
             for turn in range(c.rounds):
                 forum = loop.forum

@@ -49,35 +49,56 @@ def digest_folder(folder: Path) -> bytes:
     """Digest of a candidate: 32 bytes over the names and contents of its files. `__pycache__` does not belong to it.
 
     Raises:
-        Misuse: no folder with a `train.py`. Malformed: something that is no plain file, or more than 64 MiB.
+        As `_files`.
+    """
+    return tagged("brakeline/speedup-candidate/v1", *(part for file in _files(folder).items() for part in file))
+
+
+def _files(folder: Path) -> dict[bytes, bytes]:
+    """Name, relative and with slashes, and content of each file of a candidate, in the order of their names.
+
+    Raises:
+        Misuse: no folder with a `train.py`. Unavailable: a file that cannot be read.
+        Malformed: something that is no plain file, a name that is not UTF-8, or more than 64 MiB.
     """
     if not (folder / ENTRY).is_file():
         raise Misuse(f"there is no {folder / ENTRY}", hint="a candidate is a folder with a train.py")
-    parts: list[bytes] = []
+    found: dict[bytes, bytes] = {}
     size = 0
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not (path.is_dir() or path.is_file()):
-            raise Malformed(f"{path} is not a plain file", hint="a candidate holds plain files and folders only")
-        if path.is_file() and "__pycache__" not in path.relative_to(folder).parts:
+    with disk_errors():
+        for path in sorted(folder.rglob("*")):
+            if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                raise Malformed(f"{path} is not a plain file", hint="a candidate holds plain files and folders only")
+            name = path.relative_to(folder)
+            if path.is_dir() or "__pycache__" in name.parts:
+                continue
             size += path.stat().st_size
-            if size > _MOST_BYTES or len(parts) > 2 * _MOST_FILES:
+            if size > _MOST_BYTES or len(found) >= _MOST_FILES:
                 raise Malformed(f"{folder} is too large", hint="a candidate has at most 1000 files and 64 MiB")
-            parts += [path.relative_to(folder).as_posix().encode(), path.read_bytes()]
-    return tagged("brakeline/speedup-candidate/v1", *parts)
+            try:
+                found[name.as_posix().encode()] = path.read_bytes()
+            except UnicodeEncodeError as e:
+                raise Malformed(f"the name {str(name)!r} is not UTF-8", hint="name it otherwise") from e
+    return found
 
 
 @contextmanager
 def frozen(folder: Path) -> Iterator[Path]:
     """A copy of a candidate that its maker cannot change between the digest and the last run.
 
+    It has what the digest covers and nothing else: an empty folder's name, a time or a mode could carry a table too.
+
     Raises:
-        As `digest_folder`. Unavailable: the disk.
+        As `_files`. Unavailable: the disk.
     """
-    digest_folder(folder)
+    files = _files(folder)
     with tempfile.TemporaryDirectory(prefix="brakeline-speedup-") as room:
         copy = Path(room) / "candidate"
         with disk_errors():
-            shutil.copytree(folder, copy, ignore=_BYTECODE)
+            for name, data in files.items():
+                path = copy / name.decode()
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
         yield copy
 
 
@@ -200,8 +221,9 @@ class _Talk:
             self._said = (self._said + data)[-_WORDS:]
 
     def words(self) -> str:
-        """What it said last, for a message."""
-        return (self._said or bytes(self.printed[:_WORDS])).decode(errors="replace").strip()
+        """What it said last, for a message, in one line that steers no terminal."""
+        said = (self._said or bytes(self.printed[:_WORDS])).decode(errors="replace")
+        return "".join(c if c.isprintable() else " " for c in said).strip()
 
     def end(self) -> tuple[int, float]:
         """End the run and all it started; returns its exit code, and the processor time of all of them in seconds."""

@@ -6,7 +6,8 @@ FOLDER holds the candidate, PYTHON runs its `train.py`; the sandbox appends EXPO
 candidate's runs before the go, so the verifier's clock sees all of it: the interpreter's start, imports, everything.
 
 A process may widen its own affinity, so a seccomp filter (seccomp(2)) takes `sched_setaffinity` away from it and from
-all that it starts. With one core, work in other threads or processes is work in the timed one.
+all that it starts. With one core, work in other threads or processes is work in the timed one. The filter also takes
+the kernel's keys (keyrings(7)) away, which outlive a run.
 """
 
 import ctypes
@@ -17,11 +18,15 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-# <linux/prctl.h>, <linux/seccomp.h>, <linux/filter.h>, <linux/audit.h>; and the number of sched_setaffinity
+# <linux/prctl.h>, <linux/seccomp.h>, <linux/filter.h>, <linux/audit.h>
 _NO_NEW_PRIVS, _SET_SECCOMP, _FILTER = 38, 22, 2
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050001, 0x80000000  # refused with EPERM
-_SYSTEMS: Final = {"x86_64": (0xC000003E, 203), "aarch64": (0xC00000B7, 122)}
+# sched_setaffinity, add_key, request_key, keyctl
+_SYSTEMS: Final = {
+    "x86_64": (0xC000003E, (203, 248, 249, 250)),
+    "aarch64": (0xC00000B7, (122, 217, 218, 219)),
+}
 _X32: Final = 0x40000000  # the second set of numbers that x86_64 takes
 
 GO: Final = b"g"
@@ -52,10 +57,13 @@ def _hold(core: int) -> str:
             (_JUMP_EQUAL, 1, 0, system),
             (_RETURN, 0, 0, _KILL),
             (_LOAD, 0, 0, 0),
-            (_JUMP_AT_LEAST, 1, 0, _X32),
-            (_JUMP_EQUAL, 0, 1, forbidden),
-            (_RETURN, 0, 0, _REFUSE),
+            (_JUMP_AT_LEAST, len(forbidden) + 1, 0, _X32),
+            *(
+                (_JUMP_EQUAL, left, 0, number)
+                for left, number in zip(range(len(forbidden), 0, -1), forbidden, strict=True)
+            ),
             (_RETURN, 0, 0, _ALLOW),
+            (_RETURN, 0, 0, _REFUSE),
         )
     )
     lines = ctypes.create_string_buffer(program, len(program))

@@ -59,8 +59,8 @@ class Record:
                 )
             lines = self._path.read_bytes().splitlines() if self._path.exists() else []
         self.lines = [parse(line, Pair) for line in lines]
-        if any(line.pair < 0 for line in self.lines):
-            raise Malformed(f"{self._path} has no such pair")
+        if not all(_possible(line, inputs) for line in self.lines):
+            raise Malformed(f"{self._path} holds a line that no run writes")
 
     @property
     def pairs(self) -> dict[int, Pair]:
@@ -81,6 +81,12 @@ class Record:
     def _append(self, line: Pair) -> None:
         self.lines.append(line)
         write_atomic(self._path, b"".join(canonical(line) + b"\n" for line in self.lines))
+
+
+def _possible(line: Pair, inputs: dict[str, Any]) -> bool:
+    """Whether it is a pair that was planned, and of both runs took a time if it is over."""
+    took = [run is not None and run.wall > 0 and run.cpu >= 0 for run in (line.base, line.candidate)]
+    return 0 <= line.pair < inputs["pairs"] and (line.started or all(took))
 
 
 def known_seed(folder: Path) -> str | None:

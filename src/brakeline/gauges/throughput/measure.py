@@ -48,7 +48,7 @@ def measure(
         Refused: a history is not whole, or a period has fewer than five engineers.
         Misuse: a period that is malformed, or a base that does not end before the quarter.
     """
-    sources = sorted((Source.open(repo) for repo in repos), key=lambda s: s.head)
+    sources = [Source.open(repo) for repo in repos]
     if not sources:
         raise Misuse("no repository to measure")
     current = quarter_at(int(newest(sources).timestamp()))
@@ -58,18 +58,21 @@ def measure(
         raise Misuse(f"the base period {base} does not end before {now}", hint="choose earlier years with --base")
     if now >= current:
         raise Misuse(f"{now} is not over at the newest commit")
+    sources.sort(key=lambda source: source.line.before(now.end) or "")
     quarters = between(min(base_quarters[0], other_quarters[0]), now)
     found = collect(sources, quarters, cache, progress)
     ends = {source: source.line.before(now.end) for source in sources}
-    people = join(_identities(found.values()), [s.mailmap(end) for s, end in ends.items() if end])
+    identities = _identities(found.values())
+    people = join(identities, [s.mailmap(end) for s, end in ends.items() if end])
     rates = {q: _Rates(found[q], q, people) for q in quarters}
+    unmapped = {q: _Rates(found[q], q, join(identities, [])) for q in quarters}
     main = ratio(pooled(rates, base_quarters), pooled(rates, (now,)))
     return Measurement(
         gauge="throughput",
         version=VERSION,
         subject=f"{len(sources)} {'repository' if len(sources) == 1 else 'repositories'}",
         inputs={
-            "ends": sorted(end or "" for end in ends.values()),
+            "repositories": sorted([end or "", s.after(now) or "", s.notes] for s, end in ends.items()),
             "quarter": str(now),
             "base": base,
             "filter": FILTER_VERSION,
@@ -91,11 +94,13 @@ def measure(
             "caveat": CAVEAT,
             "engineers": {"base": main.engineers[0], "now": main.engineers[1]},
             "lines_per_day": {"base": _median(rates, base_quarters), "now": _median(rates, (now,))},
-            "also": _also(rates, base_quarters, other_quarters, now),
+            "also": _also(rates, base_quarters, other_quarters, now)
+            | {"median_without_mailmap": _reading(unmapped, base_quarters, now)},
             "quarters": {str(q): _summary(rates, q) for q in quarters if pooled(rates, (q,))},
             "uncredited_lines": sum(q.uncredited for q in found.values()),
             "bot_lines": sum(q.bots for q in found.values()),
             "capped_lines": sum(q.capped for q in found.values()),
+            "restored_lines": sum(q.restored for q in found.values()),
         },
         logs=(),
     )
@@ -138,28 +143,33 @@ def pooled(
 def _also(
     rates: Mapping[Quarter, _Rates], base: Sequence[Quarter], other: Sequence[Quarter], now: Quarter
 ) -> dict[str, Any]:
-    """The other readings of the published claim; None where the data do not reach (or would refuse)."""
+    """The other readings of the published claim."""
     other = [q for q in other if q < now]
-
-    def against(
-        quarters: Sequence[Quarter], statistic: Statistic, kind: str = "lines", per: str = "working_days"
-    ) -> Any:
-        if any(getattr(rates[q], kind) is None for q in (*quarters, now)):
-            return None
-        try:
-            found = ratio(pooled(rates, quarters, kind, per=per), pooled(rates, (now,), kind, per=per), statistic)
-        except Refused:
-            return None
-        return _bounds(found)
-
     return {
-        "mean": against(base, np.nanmean),
-        f"median_base_{OTHER_BASE}": against(other, np.nanmedian),
-        f"mean_base_{OTHER_BASE}": against(other, np.nanmean),
-        "median_after_30_days": against(base, np.nanmedian, "lasting"),
-        "median_without_ai": against(base, np.nanmedian, "without_ai"),
-        "median_per_active_day": against(base, np.nanmedian, per="days"),
+        "mean": _reading(rates, base, now, np.nanmean),
+        f"median_base_{OTHER_BASE}": _reading(rates, other, now),
+        f"mean_base_{OTHER_BASE}": _reading(rates, other, now, np.nanmean),
+        "median_after_30_days": _reading(rates, base, now, kind="lasting"),
+        "median_without_ai": _reading(rates, base, now, kind="without_ai"),
+        "median_per_active_day": _reading(rates, base, now, per="days"),
     }
+
+
+def _reading(
+    rates: Mapping[Quarter, _Rates],
+    base: Sequence[Quarter],
+    now: Quarter,
+    statistic: Statistic = np.nanmedian,
+    kind: str = "lines",
+    per: str = "working_days",
+) -> dict[str, float] | None:
+    """Ratio and bounds; None where the data do not reach (or would refuse)."""
+    if any(getattr(rates[q], kind) is None for q in (*base, now)):
+        return None
+    try:
+        return _bounds(ratio(pooled(rates, base, kind, per=per), pooled(rates, (now,), kind, per=per), statistic))
+    except Refused:
+        return None
 
 
 def _bounds(r: Ratio) -> dict[str, float]:
@@ -175,7 +185,7 @@ def _summary(rates: Mapping[Quarter, _Rates], quarter: Quarter) -> dict[str, flo
     return {"engineers": len(each), "median": float(np.median(each)), "mean": float(np.mean(each))}
 
 
-def _identities(found: Collection[Quarterly]) -> Iterable[Identity]:
+def _identities(found: Collection[Quarterly]) -> Collection[Identity]:
     return {identity for quarter in found for identity in (*quarter.lines, *quarter.days)}
 
 

@@ -8,10 +8,12 @@ from typing import Final
 
 from brakeline.gauges.authorship.agents import agent_of_identity
 from brakeline.gauges.authorship.measure import ATTRIBUTED, gather, tally
+from brakeline.gauges.authorship.notes import notes_tree
 from brakeline.gauges.git.blame import RULE, Blamed, Cache, Progress, Run, blame_all, distinct, files_at, touched
 from brakeline.gauges.git.files import kind
 from brakeline.gauges.git.history import Commit, Mainline, Window, commits, resolve
 from brakeline.gauges.git.repository import Repository, require_whole
+from brakeline.gauges.git.restored import restored
 from brakeline.gauges.throughput.calendar import Quarter
 from brakeline.gauges.throughput.people import Identity, credited
 
@@ -34,21 +36,34 @@ class Quarterly:
     uncredited: int = 0  # agents' lines that nobody committed or co-signed
     bots: int = 0
     capped: int = 0
+    restored: int = 0
 
 
 @dataclass(frozen=True)
 class Source:
-    """A repository whose history is whole, with what was merged into its default branch when."""
+    """A repository whose history is whole, with its notes and what was merged into its default branch when."""
 
     repo: Repository
     head: str
     line: Mainline
+    notes: str
 
     @classmethod
     def open(cls, repo: Repository) -> "Source":
         head = resolve(repo, "HEAD")
-        require_whole(repo, head)
-        return cls(repo, head, Mainline(repo, head))
+        notes = notes_tree(repo)
+        require_whole(repo, head, *filter(None, [notes]))
+        return cls(repo, head, Mainline(repo, head), notes)
+
+    def after(self, quarter: Quarter) -> str | None:
+        """The commit that shows what lasts of a quarter, or None when the history does not reach that far."""
+        when = quarter.end + LATER
+        return self.line.before(when) if self.line.times[-1] >= when else None
+
+    def restored(self, quarter: Quarter) -> frozenset[tuple[str, str]]:
+        """Commits and paths of restored files (see `gauges.git.restored`), as far as the quarter's figures look."""
+        end = self.after(quarter) or self.line.before(quarter.end)
+        return restored(self.repo, end) if end else frozenset()
 
     def mailmap(self, commit: str) -> str:
         """The `.mailmap` of a commit, or nothing. Never that of a work tree, which nobody else has."""
@@ -62,31 +77,40 @@ def collect(
     """Read every quarter of every repository. A commit that two of them share counts once."""
     found = {quarter: Quarterly() for quarter in quarters}
     seen: set[str] = set()
-    jobs = [(source, quarter) for source in sources for quarter in sorted(quarters)]
-    for i, (source, quarter) in enumerate(jobs):
+    jobs = [(s, quarter, back) for s in sources for back in [s.restored(max(quarters))] for quarter in sorted(quarters)]
+    for i, (source, quarter, back) in enumerate(jobs):
         progress(i, len(jobs))
         start, end = source.line.before(quarter.start), source.line.before(quarter.end)
         if end is None or start == end:
             continue
-        _read(source, quarter, Window(start, end), found[quarter], seen, cache)
+        _read(source, quarter, Window(start, end), found[quarter], seen, back, cache)
     progress(len(jobs), len(jobs))
     return found
 
 
 def _read(
-    source: Source, quarter: Quarter, window: Window, into: Quarterly, seen: set[str], cache: Cache | None
+    source: Source,
+    quarter: Quarter,
+    window: Window,
+    into: Quarterly,
+    seen: set[str],
+    back: Collection[tuple[str, str]],
+    cache: Cache | None,
 ) -> None:
     ours = {oid: c for oid, c in commits(source.repo, window).items() if oid not in seen}
     seen.update(ours)
     for commit in ours.values():
         if person := credited(commit):
             into.days[person].add(commit.authored // 86400)
-    notes = gather(source.repo, ours, b"").notes
+    notes = gather(source.repo, source.notes, ours, b"").notes
     by_file: defaultdict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in _survivors(source, window, window, cache):
         by_file[run.commit, run.path].append(run)
-    for (oid, _), runs in by_file.items():
+    for (oid, path), runs in by_file.items():
         if oid not in ours:
+            continue
+        if (oid, path) in back:
+            into.restored += sum(run.length for run in runs)
             continue
         kinds = tally(runs, ours, notes)
         lines = kinds.total()
@@ -102,7 +126,7 @@ def _read(
         into.without_ai[person] += min(human, CAP)
         into.capped += max(0, lines - CAP)
     if into.lasting is not None:
-        into.lasting = _lasting(source, quarter, window, ours, into.lasting, cache)
+        into.lasting = _lasting(source, quarter, window, ours, into.lasting, back, cache)
 
 
 def _survivors(source: Source, window: Window, at: Window, cache: Cache | None) -> Iterable[Run]:
@@ -122,16 +146,17 @@ def _lasting(
     window: Window,
     ours: Mapping[str, Commit],
     so_far: Counter[Identity],
+    back: Collection[tuple[str, str]],
     cache: Cache | None,
 ) -> Counter[Identity] | None:
-    if source.line.times[-1] < quarter.end + LATER:
+    later = source.after(quarter)
+    if later is None:
         return None
-    later = source.line.before(quarter.end + LATER) or window.end
     by_file: Counter[tuple[str, str]] = Counter()
     for run in _survivors(source, window, Window(window.start, later), cache):
         by_file[run.commit, run.path] += run.length
-    for (oid, _), lines in by_file.items():
-        if oid in ours and (person := credited(ours[oid])):
+    for (oid, path), lines in by_file.items():
+        if oid in ours and (oid, path) not in back and (person := credited(ours[oid])):
             so_far[person] += min(lines, CAP)
     return so_far
 
