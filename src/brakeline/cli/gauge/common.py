@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from rich.progress import Progress
 
 from brakeline.core.encoding import canonical, sha256
 from brakeline.core.measurement import Measurement
+from brakeline.node.disk import disk_errors, write_atomic
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,10 +46,12 @@ def finish(
     if subject:
         measurement = msgspec.structs.replace(measurement, subject=subject)
     figure = draw(measurement)
-    out.mkdir(parents=True, exist_ok=True)
-    data = canonical(measurement)
-    (out / "measurement.json").write_bytes(data)
-    figure.savefig(out / "plot.svg", metadata={"Date": None})
+    data, drawn = canonical(measurement), BytesIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    with disk_errors():
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(out / "plot.svg", drawn.getvalue())
+        write_atomic(out / "measurement.json", data)
     if as_json:
         click.echo(data.decode())
         return
