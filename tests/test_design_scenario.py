@@ -112,6 +112,7 @@ def test_the_documented_table_is_this_one() -> None:
         (f"[parameters]\nloss = 1{'0' * 400}\n", "parameters.loss: inf is out of range: 0 to 10 prizes", ""),
         (f'[[party]]\nname = "A"\nshare = 1{"0" * 400}\n' * 2, "party A: share: inf is out of range", ""),
         ("oops", "not TOML", ""),
+        ('[party]\nname = "A"\n', "Expected `array`, got `object` - at `$.party`", "[[party]]"),
     ],
 )
 def test_a_bad_scenario_is_named(text: str, said: str, hint: str) -> None:
@@ -136,6 +137,16 @@ def test_a_bad_scenario_is_named(text: str, said: str, hint: str) -> None:
 def test_a_bad_head_is_named(head: str, said: str) -> None:
     with pytest.raises(Malformed, match=said.replace("(", r"\(")):
         scenario(head=head)
+
+
+def test_a_choice_of_words_is_named_with_the_words() -> None:
+    with pytest.raises(Malformed, match="scenario.policy: must be one of unilateral, coordinated, verified"):
+        scenario(head=HEAD.replace("verified", "verify"))
+    with pytest.raises(Malformed, match="scenario.breakout: must be one of exponential, lump"):
+        scenario(head=HEAD + 'breakout = "slow"\n')
+    with pytest.raises(Malformed) as e:
+        scenario(head="")
+    assert "[scenario]" in e.value.hint
 
 
 @settings(max_examples=150)
@@ -381,7 +392,7 @@ def test_inspections_that_break_what_would_hold_without_them_are_named(tmp_path:
     bounds = treaty_of(answer, "bounds")
     assert bounds.verdict == Verdict.NO_VERIFICATION
     assert not bounds.stable
-    assert "the inspections of this scenario break it" in answer.headline
+    assert "at this rate of inspections unstable" in answer.headline
     assert "no verification needed; at this rate of inspections unstable" in run("answer", str(path))
 
 

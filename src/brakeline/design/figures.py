@@ -202,7 +202,7 @@ def breakout(s: Scenario) -> Figure:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_ylim(0.3, 400)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="lower left")
     return figure
 
 
