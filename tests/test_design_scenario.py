@@ -128,10 +128,10 @@ def test_a_bad_scenario_is_named(text: str, said: str, hint: str) -> None:
         ('[scenario]\nname = "t"\ntitle = "t"\npolicy = "unilateral"\n', "names the party that pauses alone"),
         ('[scenario]\nname = "t"\ntitle = "t"\npolicy = "unilateral"\npauses = "C"\n', "there is no party 'C'"),
         ('[scenario]\nname = "t"\ntitle = "t"\npolicy = "verified"\npauses = "A"\n', "and no other"),
-        ('[scenario]\nname = "t"\ntitle = "t"\npolicy = "hope"\n', "Invalid enum value 'hope'"),
+        ('[scenario]\nname = "t"\ntitle = "t"\npolicy = "hope"\n', "must be one of unilateral, coordinated, verified"),
         ('[scenario]\nname = "t"\ntitle = ""\npolicy = "verified"\n', "scenario.title: must be printable"),
         ('[scenario]\nname = "t"\npolicy = "verified"\n', "missing required field `title`"),
-        (HEAD + 'breakout = "sudden"\n', "Invalid enum value 'sudden'"),
+        (HEAD + 'breakout = "sudden"\n', "scenario.breakout: must be one of exponential, lump"),
     ],
 )
 def test_a_bad_head_is_named(head: str, said: str) -> None:
@@ -139,11 +139,7 @@ def test_a_bad_head_is_named(head: str, said: str) -> None:
         scenario(head=head)
 
 
-def test_a_choice_of_words_is_named_with_the_words() -> None:
-    with pytest.raises(Malformed, match="scenario.policy: must be one of unilateral, coordinated, verified"):
-        scenario(head=HEAD.replace("verified", "verify"))
-    with pytest.raises(Malformed, match="scenario.breakout: must be one of exponential, lump"):
-        scenario(head=HEAD + 'breakout = "slow"\n')
+def test_an_empty_scenario_is_told_how_to_begin() -> None:
     with pytest.raises(Malformed) as e:
         scenario(head="")
     assert "[scenario]" in e.value.hint

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from math import inf
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, get_args, get_type_hints
 
 import msgspec
 import numpy as np
@@ -19,7 +19,6 @@ from brakeline.design.quorum import convict
 Policy = Literal["unilateral", "coordinated", "verified"]
 MOST_PARTIES: Final = 12  # coalitions are enumerated
 YEAR: Final = 365.25 * 86_400
-T = TypeVar("T")
 
 
 class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,7 +83,7 @@ def read_scenario(data: bytes, measured: Mapping[str, Measured]) -> Scenario:
         raise Malformed(f"scenario is not UTF-8 at byte {e.start}") from e
     except (ValueError, RecursionError) as e:
         raise Malformed(f"scenario is not TOML: {e}") from e
-    file = _convert(raw, _File)
+    file = _convert(raw)
     head = file.scenario
     for key, text in (("name", head.name), ("title", head.title)):
         if not text or not text.isprintable():
@@ -125,11 +124,17 @@ def build(s: Scenario, changes: Mapping[str, Array] | None = None) -> Model:
     return Model(x=s.share, **letters)
 
 
-def _convert(raw: object, kind: type[T]) -> T:
+def _convert(raw: object) -> _File:
     try:
-        return msgspec.convert(raw, kind, strict=True)
+        return msgspec.convert(raw, _File, strict=True)
     except msgspec.ValidationError as e:
-        raise Malformed(f"scenario: {e}", hint="`brakeline design parameters` lists what a scenario may set") from e
+        key = str(e).rpartition("`$.scenario.")[2].removesuffix("`")
+        if words := get_args(get_type_hints(_Head).get(key)):
+            raise Malformed(f"scenario.{key}: must be one of {', '.join(words)}") from e
+        hint = "it begins with [scenario], its name, title and policy; `brakeline design parameters` lists the rest"
+        if "`$.party" in str(e):
+            hint = "each party is a table of its own, which begins with [[party]]"
+        raise Malformed(f"scenario: {e}", hint=hint) from e
 
 
 def _number(key: str, value: object, p: Parameter) -> float:
