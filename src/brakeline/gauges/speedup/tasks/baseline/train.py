@@ -6,9 +6,10 @@ import sys
 
 import numpy as np
 from adam import Adam
-from data import Data
 from model import Model
 from tensor import Tensor
+
+from data import Data
 
 
 def main() -> None:

@@ -8,8 +8,9 @@ import sys
 
 import numpy as np
 from adam import Adam
-from data import Data
 from model import Model
+
+from data import Data
 
 
 def main() -> None:

@@ -4,8 +4,9 @@ import json
 import sys
 
 from adam import Adam
-from data import Data
 from model import Model
+
+from data import Data
 
 
 def main() -> None:
