@@ -88,19 +88,16 @@ def _enclose(libc: ctypes.CDLL, scratch: Path, hidden: Sequence[Path]) -> None:
     (Path("/dev") / "fd").symlink_to("/proc/self/fd")
     python = (sys.prefix, sys.base_prefix, *sys.path)
     needed = [Path(path).resolve() for path in (str(scratch.parent), *python)]
-    for folder in _outermost([*hidden, Path("/run")]):
-        _hide(libc, folder, [path for path in needed if path.is_dir()])
+    shown = [path for path in needed if path.is_dir()]
+    # Outer folders first. One inside another is gone by then, or is seen again through what is shown, and hidden there.
+    for folder in sorted({path.resolve() for path in (*hidden, Path("/run"))}):
+        if folder.is_dir():
+            _hide(libc, folder, shown)
     _do("mount_setattr", libc.syscall(_SYS_MOUNT_SETATTR, _AT_FDCWD, b"/", _AT_RECURSIVE, *_readonly()))
     for folder in (scratch, Path("/dev/shm")):
         _mount(libc, "tmpfs", folder, "tmpfs", _NOSUID | _NODEV)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         fcntl.ioctl(s, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
-
-
-def _outermost(folders: Sequence[Path]) -> list[Path]:
-    """Each folder that exists, once, without those inside another."""
-    found = {folder.resolve() for folder in folders if folder.is_dir()}
-    return [folder for folder in sorted(found) if not found & set(folder.parents)]
 
 
 def _hide(libc: ctypes.CDLL, folder: Path, shown: Sequence[Path]) -> None:
