@@ -152,12 +152,12 @@ class Story:
             self._run("pledge", "--if-at-least", "2", "--home", p, show=f"pledge --if-at-least 2   [{p}]")
 
     def measure(self) -> None:
-        self._act(3, "Gauges: who writes gamma's code, and does a fault grow from its models to their successors?")
+        self._act(3, "Gauges: who writes the code, and does a fault grow from model to model?")
         folder = self.stage.folder
         write_history(folder / "gamma-code")
         for p in ("alpha", "delta"):
             self._run("gauge", "authorship", "gamma-code", "--out", f"{p}/authorship", show=f"gauge authorship   [{p}]")
-        self.console.print("  gamma trains nine generations of small models, each on labels of the one before")
+        self.console.print("  gamma trains nine small models, each on labels of the one before")
         made = ("gauge", "lineage", "--seeds", "1", "--out", "gamma/lineage")
         self._wait("training generations", lambda: self.stage.call(*made))
         edges = sorted((folder / "gamma" / "lineage" / "evidence" / "edges").glob("*-compounding-*.dsse"))

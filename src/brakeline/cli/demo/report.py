@@ -274,7 +274,7 @@ def gauge_rows(fold: Fold) -> list[dict[str, Any]]:
         {
             "gauge": r.gauge,
             "gauge_class": triggers[r.gauge].gauge_class,
-            "subject": short(r.subject),
+            "subject": short(r.subject, 20),
             "bounds": f"{r.lower:.4g} to {r.upper:.4g} {triggers[r.gauge].unit}",
             "threshold": f"{triggers[r.gauge].at_least:g}",
             "alarms": ", ".join(r.alarms),

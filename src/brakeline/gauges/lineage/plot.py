@@ -16,6 +16,11 @@ _LINEAGE: Final = "tab:blue"
 _CONTROL: Final = "0.6"
 
 
+def shorter(name: str) -> str:
+    """A digest by its beginning."""
+    return name if len(name) <= 40 else f"{name[:16]}…"
+
+
 def figure(m: Measurement) -> Figure:
     """Bad rate, growth and evidence by generation: every lineage, every control, and where the alarms came."""
     fig = Figure(figsize=(10, 7), layout="constrained")
@@ -35,7 +40,7 @@ def figure(m: Measurement) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     word = "complete" if m.complete else "not complete"
     alarms = ", ".join(m.alarms) or "none"
-    fig.suptitle(f"{m.subject}: growth {m.value:.3g} [{m.lower:.3g}, {m.upper:.3g}], alarms: {alarms}; {word}")
+    fig.suptitle(f"{shorter(m.subject)}: growth {m.value:.3g} [{m.lower:.3g}, {m.upper:.3g}], alarms: {alarms}; {word}")
     return fig
 
 

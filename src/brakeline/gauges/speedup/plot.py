@@ -58,4 +58,4 @@ def _draw_ratios(axes: Axes, m: Measurement, ratios: list[float]) -> None:
     axes.set_yticks([])
     axes.set_xlabel("times faster than the baseline")
     axes.set_title(f"training-code speed-up of {m.subject}: {m.verdict}", fontsize="medium")
-    axes.legend(loc="upper left", fontsize="small", frameon=False)
+    axes.legend(loc="upper left", fontsize="small", framealpha=1)
