@@ -59,8 +59,8 @@ def arm(name: str, recipe: Recipe, seeds: Iterable[int], *, honest: bool) -> lis
     found = []
     for seed in seeds:
         found.append(report(recipe, seed, honest=honest))
-        print(f"\r{name}: {len(found)}", end="", file=sys.stderr, flush=True)
-    print("\r", end="", file=sys.stderr)
+        if sys.stderr.isatty():
+            print(f"\r{name}: {len(found)}", end="\r", file=sys.stderr, flush=True)
     spent = (time.process_time() - began) / len(found)
     alarmed = {a: sum(a in f["alarms"] for f in found) for a in ("ancestry", "rate", "growth", "anchors")}
     by_generation = np.array([rates(f) for f in found])
