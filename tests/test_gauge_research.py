@@ -275,6 +275,18 @@ def test_a_killed_loop_resumes_and_isolated_processes_give_the_same_result(strai
     assert (mine.inputs_digest, mine.value, mine.lower) == (theirs.inputs_digest, theirs.value, theirs.lower)
 
 
+@pytest.mark.soak
+def test_a_loop_on_ray_gives_the_same_result(straight: Loop, tmp_path: Path) -> None:
+    options = ["--data=cancer", "--second=cancer", "--agents=2", "--rounds=2", "--proposals=3", f"--out={tmp_path}"]
+    program = "from brakeline.cli.gauge.research import command; command()"
+    env = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    run = [sys.executable, "-c", program, *options, "--workers=2", "--ray"]
+    done = subprocess.run(run, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        assert result(ledger) == result(straight.ledger)
+
+
 def test_another_configuration_does_not_go_on_with_this_ledger(straight: Loop) -> None:
     with pytest.raises(Misuse):
         Loop(msgspec.structs.replace(CONFIG, draw=1), straight.ledger, inline)
