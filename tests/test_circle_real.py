@@ -223,6 +223,8 @@ def test_successor_waits_for_the_lineage_of_its_parent(circle: Circle) -> None:
     folder = circle.stage.folder
     (folder / "edge.json").write_bytes(canonical(edge))
     (folder / "growth.json").write_bytes(canonical(growth))
+    refused = circle.stage.result("edge", "edge.json", "--home", "beta")  # another lab's run
+    assert (refused.returncode, "has no effect" in refused.stderr) == (4, True)
     circle.stage.call("edge", "edge.json", "--home", "alpha")
     circle.stage.call("reading", "growth.json", "--home", "alpha")
     assert f"child waits for a safety reading of its parents: {parent.id[:16]}" in circle.stage.call(

@@ -29,9 +29,5 @@ def command(edge: Path, home: Path) -> None:
     body = convert(raw, Edge)
     check_edge(body)
     desk = Desk(Home(home))
-    sent = desk.log("edge", body)
-    desk.catch_up()
-    outcome = desk.fold.outcomes[sent.index]
-    if outcome.reason:
-        raise Malformed(f"entry {sent.index} has no effect: {outcome.text}")
+    sent = desk.enter("edge", body)
     click.echo(f"entry {sent.index}: {body.child[:16]}… descends from {len(body.parents)} models")

@@ -5,7 +5,6 @@ from pathlib import Path
 import click
 
 from brakeline.cli.common import home_option, read_file
-from brakeline.core.errors import Malformed
 from brakeline.core.measurement import read_measurement
 from brakeline.core.reading import check_reading, reading_of
 from brakeline.node.desk import Desk
@@ -23,11 +22,8 @@ def command(measurement: Path, home: Path) -> None:
     reading = reading_of(read_measurement(read_file(measurement)))
     desk = Desk(Home(home))
     trigger = check_reading(reading, desk.treaty)
-    sent = desk.log("reading", reading)
-    desk.catch_up()
+    sent = desk.enter("reading", reading)
     fold = desk.fold
-    if (outcome := fold.outcomes[sent.index]).reason:
-        raise Malformed(f"entry {sent.index} has no effect: {outcome.text}")
     side = "reaches" if reading.alarms or reading.lower >= trigger.at_least else "is below"
     click.echo(f"entry {sent.index}: {reading.gauge} of {reading.subject} {side} {trigger.at_least:g} {reading.unit}")
     found = fold.readings.reproduced(reading.gauge, reading.subject, now=fold.clock, active=fold.bound().active)

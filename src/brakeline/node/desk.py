@@ -43,6 +43,19 @@ class Desk:
         """Sign a statement and bring it to the log."""
         return self.outbox.send(self.add, kind, body)
 
+    def enter(self, kind: str, body: object) -> Sent:
+        """Log a statement and read the log up to it.
+
+        Raises:
+            Refused: it is in the log and has no effect, for the reason that the fold gives.
+        """
+        sent = self.log(kind, body)
+        self.catch_up()
+        outcome = self.fold.outcomes[sent.index]
+        if outcome.reason:
+            raise Refused(outcome.reason, f"entry {sent.index} has no effect: {outcome.text}")
+        return sent
+
     def show_signers(self, envelope: bytes) -> int:
         """Show a vote to trip to every permit signer, so that nobody who keeps the log can hide it. Treaty 4.7.
 

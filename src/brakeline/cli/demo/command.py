@@ -163,8 +163,8 @@ class Story:
         edges = sorted((folder / "gamma" / "lineage" / "evidence" / "edges").glob("*-compounding-*.dsse"))
         bodies = [open_envelope(path.read_bytes()).statement.body for path in edges]
         for i, body in enumerate(bodies):
-            (folder / f"edge-{i}.json").write_bytes(canonical(body))
-            self.stage.call("edge", f"edge-{i}.json", "--home", "gamma")
+            (folder / "gamma" / "lineage" / f"edge-{i}.json").write_bytes(canonical(body))
+            self.stage.call("edge", f"gamma/lineage/edge-{i}.json", "--home", "gamma")
         self.console.print(f"  and logs how each came to be: {len(bodies)} edges")
         for p in ("beta", "delta"):
             args = ("gauge", "lineage", "gamma/lineage/evidence", "--model", bodies[-1]["child"], "--home", p)
