@@ -38,10 +38,10 @@ from brakeline.core.brake import Phase
 from brakeline.core.finding import Audit
 from brakeline.core.gate import GateState, admit, decide, halt
 from brakeline.core.transcript import Head
+from brakeline.training.audit import inspect
 from brakeline.training.cell import Cell, Facts, Failed, describe
 from brakeline.training.digest import Snapshot
 from brakeline.training.environment import digest, profile
-from brakeline.training.inspect import inspect
 from brakeline.training.recipe import Recipe
 from brakeline.training.recorder import LEAVES, Recorder
 from brakeline.training.replay import Rerun, rerun

@@ -29,12 +29,12 @@ from brakeline.core.encoding import parse
 from brakeline.core.fold import Fold, RunRecord
 from brakeline.core.gate import GateState, admit
 from brakeline.core.keys import PublicKey
-from brakeline.core.merkle import inclusion_proof, leaf_hash, reader
-from brakeline.core.note import ED25519, cosignature_message, parse_note
 from brakeline.core.permit import Permit
-from brakeline.core.proof import Proof, verify_proof
-from brakeline.core.quorum import verify_cosigned
 from brakeline.core.statement import open_envelope, pae
+from brakeline.core.tlog.merkle import inclusion_proof, leaf_hash, reader
+from brakeline.core.tlog.note import ED25519, cosignature_message, parse_note
+from brakeline.core.tlog.policy import verify_cosigned
+from brakeline.core.tlog.proof import Proof, verify_proof
 from brakeline.node.client import Follower
 from brakeline.node.permits import LiveGate
 from brakeline.node.signer import Signer, app

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from brakeline.core.checkpoint import Checkpoint
 from brakeline.core.encoding import b64encode, sha256
 from brakeline.core.keys import PrivateKey
-from brakeline.core.merkle import consistency_proof, inclusion_proof
-from brakeline.core.note import COSIGNATURE, ED25519, VerifierKey, sign_note
-from brakeline.core.proof import Proof, verify_proof
-from brakeline.core.quorum import Gate, Policy
+from brakeline.core.tlog.checkpoint import Checkpoint
+from brakeline.core.tlog.merkle import consistency_proof, inclusion_proof
+from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey, sign_note
+from brakeline.core.tlog.policy import Gate, Policy
+from brakeline.core.tlog.proof import Proof, verify_proof
 from brakeline.node.disk import connect
 from brakeline.node.logstore import LogStore
 from brakeline.node.witness import Witness

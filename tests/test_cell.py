@@ -18,8 +18,8 @@ import audit as bench
 
 from brakeline.core.errors import Refused, Unavailable
 from brakeline.core.finding import Audit, Fault
+from brakeline.training.audit import _check_fault, inspect
 from brakeline.training.cell import Cell
-from brakeline.training.inspect import _check_fault, inspect
 from brakeline.training.recorder import LEAVES, checkpoint_path
 from world import key
 
@@ -118,9 +118,9 @@ def thief(start, recorder, model):
         return
     except Exception:
         pass
-    import brakeline.core.judge, brakeline.training.inspect
+    import brakeline.core.judge, brakeline.training.audit
 
-    brakeline.core.judge.judge = brakeline.training.inspect.judge = lambda *a, **k: ()
+    brakeline.core.judge.judge = brakeline.training.audit.judge = lambda *a, **k: ()
 
 
 def troublemaker(start, recorder, model):

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brakeline.core.checkpoint import Checkpoint, cosign, parse_checkpoint, verify_cosignature
 from brakeline.core.encoding import b64encode, sha256
 from brakeline.core.errors import Malformed, Misuse, Reason
 from brakeline.core.keys import PrivateKey
-from brakeline.core.note import (
+from brakeline.core.tlog.checkpoint import Checkpoint, cosign, parse_checkpoint, verify_cosignature
+from brakeline.core.tlog.note import (
     COSIGNATURE,
     ED25519,
     Note,

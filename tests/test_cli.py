@@ -122,8 +122,8 @@ def test_verify_tells_what_a_bundle_proves(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize("k", [0, 1, 3])
 def test_pledge_conditions(k: int) -> None:
     others = ("beta", "gamma", "delta")
-    gate = Pledge(condition=at_least(k, others)).gate(frozenset(PARTIES))
-    assert (gate is None) == (k == 0)
-    if gate is not None:
-        assert gate.holds(frozenset(others[:k]))
-        assert not gate.holds(frozenset(others[: k - 1]))
+    group = Pledge(condition=at_least(k, others)).group(frozenset(PARTIES))
+    assert (group is None) == (k == 0)
+    if group is not None:
+        assert group.holds(frozenset(others[:k]))
+        assert not group.holds(frozenset(others[: k - 1]))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.keys import KeyType, PrivateKey, PublicKey
-from brakeline.core.note import ED25519, VerifierKey, parse_vkey
+from brakeline.core.tlog.note import ED25519, VerifierKey, parse_vkey
 from vector import Vector, load, refused
 
 P = 2**255 - 19

@@ -23,15 +23,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from brakeline.core import merkle
-from brakeline.core.checkpoint import Checkpoint, cosign, parse_checkpoint
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused, Unavailable
 from brakeline.core.keys import PrivateKey
-from brakeline.core.note import COSIGNATURE, ED25519, Note, SignatureLine, VerifierKey, parse_note, sign_note
-from brakeline.core.proof import parse_proof, verify_proof
-from brakeline.core.quorum import Gate, Policy, parse_policy, verify_cosigned
 from brakeline.core.statement import open_envelope, sign
-from brakeline.core.tile import ENTRIES, Tile, decode_bundle
+from brakeline.core.tlog.checkpoint import Checkpoint, cosign, parse_checkpoint
+from brakeline.core.tlog.note import COSIGNATURE, ED25519, Note, SignatureLine, VerifierKey, parse_note, sign_note
+from brakeline.core.tlog.policy import Gate, Policy, parse_policy, verify_cosigned
+from brakeline.core.tlog.proof import parse_proof, verify_proof
+from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
 from brakeline.node import http, logserver, witness
 from brakeline.node.logstore import LogStore
 from brakeline.node.sequencer import Sequencer, Timing

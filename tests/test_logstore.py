@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brakeline.core import merkle
-from brakeline.core.checkpoint import Checkpoint
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailable
 from brakeline.core.keys import PrivateKey
-from brakeline.core.note import sign_note
-from brakeline.core.tile import ENTRIES, Tile, decode_bundle, parse_path, tiles_for
+from brakeline.core.tlog.checkpoint import Checkpoint
+from brakeline.core.tlog.note import sign_note
+from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle, parse_path, tiles_for
 from brakeline.node import logstore
 from brakeline.node.logstore import LogStore
 

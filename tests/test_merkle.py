@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused
-from brakeline.core.merkle import (
+from brakeline.core.tlog.merkle import (
     EMPTY_ROOT,
     Frontier,
     consistency_proof,

@@ -9,10 +9,10 @@ import pytest
 
 from brakeline.core.encoding import canonical
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailable
-from brakeline.core.merkle import inclusion_proof, leaf_hash, reader
-from brakeline.core.proof import Proof
 from brakeline.core.statement import open_envelope
-from brakeline.core.tile import encode_bundle
+from brakeline.core.tlog.merkle import inclusion_proof, leaf_hash, reader
+from brakeline.core.tlog.proof import Proof
+from brakeline.core.tlog.tile import encode_bundle
 from brakeline.node import permits
 from brakeline.node.client import BUNDLE, Follower, LogClient, add_verified
 from brakeline.node.home import Home, load_key, new_key, save_key

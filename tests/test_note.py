@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused
 from brakeline.core.keys import PrivateKey
-from brakeline.core.note import (
+from brakeline.core.tlog.note import (
     COSIGNATURE,
     ED25519,
     MAX_BYTES,

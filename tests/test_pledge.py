@@ -10,28 +10,28 @@ from hypothesis import strategies as st
 
 from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.pledge import Activation, Pledge, activate, check_activation
-from brakeline.core.quorum import Gate
+from brakeline.core.tlog.policy import Group
 from vector import refused
 
 NAMES = tuple("abcdef")
-Conditions = Mapping[str, Gate | None]
+Conditions = Mapping[str, Group | None]
 
 
 @st.composite
-def gates(draw: st.DrawFn, leaves: tuple[str, ...]) -> Gate:
-    """A gate, nested at will, that uses each of `leaves` once."""
+def gates(draw: st.DrawFn, leaves: tuple[str, ...]) -> Group:
+    """A group, nested at will, that uses each of `leaves` once."""
     cuts = sorted(draw(st.sets(st.integers(1, len(leaves) - 1)))) if len(leaves) > 1 else []
     parts = [leaves[i:j] for i, j in zip([0, *cuts], [*cuts, len(leaves)], strict=True)]
     nested = len(parts) > 1
     members = tuple(draw(gates(p)) if nested and (len(p) > 1 or draw(st.booleans())) else p[0] for p in parts)
-    return Gate(draw(st.integers(1, len(members))), members)
+    return Group(draw(st.integers(1, len(members))), members)
 
 
 @st.composite
-def pledges(draw: st.DrawFn) -> dict[str, Gate | None]:
+def pledges(draw: st.DrawFn) -> dict[str, Group | None]:
     """Conditions of up to six parties; they may name parties that have not pledged, and themselves."""
     who = draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=6))
-    found: dict[str, Gate | None] = {}
+    found: dict[str, Group | None] = {}
     for name in who:
         leaves = tuple(draw(st.permutations(NAMES))[: draw(st.integers(0, 6))])
         found[name] = draw(gates(leaves)) if leaves else None
@@ -41,7 +41,7 @@ def pledges(draw: st.DrawFn) -> dict[str, Gate | None]:
 def keeps(conditions: Conditions, members: frozenset[str]) -> bool:
     """Whether every member's own promise holds among the others."""
     gates = {i: conditions[i] for i in members}
-    return all(gate is None or gate.holds(members - {i}) for i, gate in gates.items())
+    return all(group is None or group.holds(members - {i}) for i, group in gates.items())
 
 
 def brute_force(conditions: Conditions) -> frozenset[str]:
@@ -51,7 +51,7 @@ def brute_force(conditions: Conditions) -> frozenset[str]:
 
 
 @given(pledges())
-def test_the_active_set_is_the_largest_that_keeps_its_promises(conditions: dict[str, Gate | None]) -> None:
+def test_the_active_set_is_the_largest_that_keeps_its_promises(conditions: dict[str, Group | None]) -> None:
     # Treaty 2.2
     found = activate(conditions)
     assert found.active == brute_force(conditions)
@@ -60,7 +60,7 @@ def test_the_active_set_is_the_largest_that_keeps_its_promises(conditions: dict[
 
 
 @given(pledges())
-def test_a_certificate_with_another_active_set_is_refused(conditions: dict[str, Gate | None]) -> None:
+def test_a_certificate_with_another_active_set_is_refused(conditions: dict[str, Group | None]) -> None:
     right = activate(conditions)
     for k in range(len(conditions) + 1):
         for members in map(frozenset, combinations(sorted(conditions), k)):
@@ -75,7 +75,7 @@ def test_a_certificate_with_another_active_set_is_refused(conditions: dict[str, 
 
 @given(pledges(), st.data())
 def test_a_bent_certificate_is_refused_or_proves_the_same(
-    conditions: dict[str, Gate | None], data: st.DataObject
+    conditions: dict[str, Group | None], data: st.DataObject
 ) -> None:
     right = activate(conditions)
     claimed = replace(
@@ -89,13 +89,13 @@ def test_a_bent_certificate_is_refused_or_proves_the_same(
         return
     # Whoever is named satisfies the promise, and the order still shows every exclusion.
     for i in right.active:
-        gate = conditions[i]
+        group = conditions[i]
         assert claimed.satisfied[i] <= right.active - {i}
-        assert gate is None or gate.holds(claimed.satisfied[i])
+        assert group is None or group.holds(claimed.satisfied[i])
 
 
 def test_each_kind_of_wrong_certificate() -> None:
-    conditions: Conditions = {"a": Gate(1, ("b",)), "b": None, "c": Gate(1, ("d",)), "e": Gate(1, ("c",))}
+    conditions: Conditions = {"a": Group(1, ("b",)), "b": None, "c": Group(1, ("d",)), "e": Group(1, ("c",))}
     right = activate(conditions)
     assert right == Activation(frozenset("ab"), {"a": frozenset("b"), "b": frozenset()}, ("c", "e"))
     for wrong in (
@@ -118,38 +118,38 @@ def test_each_kind_of_wrong_certificate() -> None:
 
 
 @given(pledges(), pledges(), st.booleans())
-def test_more_pledges_never_free_anybody(one: dict[str, Gate | None], two: dict[str, Gate | None], drop: bool) -> None:
-    more: dict[str, Gate | None] = {**two, **one}
+def test_more_pledges_never_free_anybody(one: dict[str, Group | None], two: dict[str, Group | None], drop: bool) -> None:
+    more: dict[str, Group | None] = {**two, **one}
     assert activate(one).active <= activate(more).active
-    eased: dict[str, Gate | None] = {i: None if drop else g for i, g in one.items()}
+    eased: dict[str, Group | None] = {i: None if drop else g for i, g in one.items()}
     assert activate(one).active <= activate(eased).active
 
 
 def test_circular_pledges_hold_each_other_up() -> None:
-    ring: Conditions = {i: Gate(1, (j,)) for i, j in zip(NAMES, NAMES[1:] + NAMES[:1], strict=True)}
+    ring: Conditions = {i: Group(1, (j,)) for i, j in zip(NAMES, NAMES[1:] + NAMES[:1], strict=True)}
     assert activate(ring).active == frozenset(NAMES)
     for missing in NAMES:
         assert activate({i: g for i, g in ring.items() if i != missing}).active == frozenset()
-    everybody: Conditions = {i: Gate(5, tuple(n for n in NAMES if n != i)) for i in NAMES}
+    everybody: Conditions = {i: Group(5, tuple(n for n in NAMES if n != i)) for i in NAMES}
     assert activate(everybody).active == frozenset(NAMES)
 
 
 def test_a_condition_never_counts_its_own_party() -> None:
-    assert activate({"a": Gate(1, ("a",))}).active == frozenset()
-    assert activate({"a": Gate(1, ("a", "b")), "b": None}).satisfied["a"] == frozenset("b")
+    assert activate({"a": Group(1, ("a",))}).active == frozenset()
+    assert activate({"a": Group(1, ("a", "b")), "b": None}).satisfied["a"] == frozenset("b")
 
 
 def test_parties_are_deleted_in_rounds_and_in_order() -> None:
-    chain: Conditions = {"d": Gate(1, ("x",)), "c": Gate(1, ("d",)), "b": Gate(1, ("x",)), "a": Gate(1, ("c",))}
+    chain: Conditions = {"d": Group(1, ("x",)), "c": Group(1, ("d",)), "b": Group(1, ("x",)), "a": Group(1, ("c",))}
     assert activate(chain).deleted == ("b", "d", "c", "a")
 
 
 def test_a_condition_in_words() -> None:
     names = frozenset(NAMES)
-    assert Pledge(condition="quorum none\n").gate(names) is None
+    assert Pledge(condition="quorum none\n").group(names) is None
     text = "group labs 2 a b c\ngroup both all labs d\nquorum both\n"
-    assert Pledge(condition=text).gate(names) == Gate(2, (Gate(2, ("a", "b", "c")), "d"))
-    assert Pledge(condition="quorum b\n").gate(names) == Gate(1, ("b",))
+    assert Pledge(condition=text).group(names) == Group(2, (Group(2, ("a", "b", "c")), "d"))
+    assert Pledge(condition="quorum b\n").group(names) == Group(1, ("b",))
 
 
 @pytest.mark.parametrize(
@@ -174,14 +174,14 @@ def test_a_condition_in_words() -> None:
 )
 def test_a_condition_that_is_none(text: str) -> None:
     with pytest.raises(Malformed):
-        Pledge(condition=text).gate(frozenset(NAMES))
+        Pledge(condition=text).group(frozenset(NAMES))
 
 
 def test_nesting_is_bounded() -> None:
     deep = "".join(f"group g{i} 1 {f'g{i - 1}' if i else 'a'}\n" for i in range(200))
     with pytest.raises(Malformed):
-        Pledge(condition=deep + "quorum g199\n").gate(frozenset(NAMES))
+        Pledge(condition=deep + "quorum g199\n").group(frozenset(NAMES))
     deep = deep[: deep.index("group g128")] + "quorum g127\n"
-    gate = Pledge(condition=deep).gate(frozenset(NAMES))
-    assert gate is not None
-    assert gate.holds(frozenset("a"))
+    group = Pledge(condition=deep).group(frozenset(NAMES))
+    assert group is not None
+    assert group.holds(frozenset("a"))

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brakeline.core.checkpoint import Checkpoint, cosign, parse_checkpoint
 from brakeline.core.encoding import b64decode, sha256
 from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.keys import PrivateKey
-from brakeline.core.merkle import inclusion_proof, leaf_hash, reader, root, verify_inclusion
-from brakeline.core.note import COSIGNATURE, ED25519, VerifierKey, parse_note, sign_note, verify_note
-from brakeline.core.proof import Proof, parse_proof, verify_proof
-from brakeline.core.quorum import Gate, Policy, parse_policy
+from brakeline.core.tlog.checkpoint import Checkpoint, cosign, parse_checkpoint
+from brakeline.core.tlog.merkle import inclusion_proof, leaf_hash, reader, root, verify_inclusion
+from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey, parse_note, sign_note, verify_note
+from brakeline.core.tlog.policy import Gate, Policy, parse_policy
+from brakeline.core.tlog.proof import Proof, parse_proof, verify_proof
 from vector import Vector, load, refused
 
 LOG = PrivateKey(b"l" * 32)

@@ -14,19 +14,19 @@ from brakeline.cli.demo import report
 from brakeline.cli.demo.report import ReportTimes, StopTime, render, write_report
 from brakeline.core.brake import Phase, Vote
 from brakeline.core.bundle import Bundle, Proven, verify_bundle
-from brakeline.core.checkpoint import Checkpoint, cosign
 from brakeline.core.encoding import Wire, b64encode, sha256
 from brakeline.core.errors import Unavailable
 from brakeline.core.finding import Audit, Fault, Finding, verdict
 from brakeline.core.fold import Fold, RunRecord
 from brakeline.core.keys import PrivateKey
-from brakeline.core.merkle import Frontier, leaf_hash
-from brakeline.core.note import COSIGNATURE, ED25519, VerifierKey, sign_note
 from brakeline.core.pledge import Assent, Pledge
 from brakeline.core.reading import Reading
 from brakeline.core.run import Declaration
 from brakeline.core.sampling import ticket_message
 from brakeline.core.statement import GENESIS, Statement, open_envelope, sign
+from brakeline.core.tlog.checkpoint import Checkpoint, cosign
+from brakeline.core.tlog.merkle import Frontier, leaf_hash
+from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey, sign_note
 from brakeline.core.transcript import NONE, Head, Leaf
 from brakeline.core.treaty import parse_treaty
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brakeline.core.errors import Malformed, Misuse
-from brakeline.core.merkle import leaf_hash, reader, root
-from brakeline.core.tile import (
+from brakeline.core.tlog.merkle import leaf_hash, reader, root
+from brakeline.core.tlog.tile import (
     ENTRIES,
     WIDTH,
     Tile,

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from brakeline.core.errors import Malformed, Misuse, Unavailable
-from brakeline.core.merkle import leaf_hash, root
+from brakeline.core.tlog.merkle import leaf_hash, root
 from brakeline.core.transcript import LEAF_BYTES, NONE
 from brakeline.training.digest import capture, digest_batch, restore, seed_generators, snapshot
 from brakeline.training.gatehook import RankGate

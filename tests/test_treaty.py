@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from brakeline.core import units
 from brakeline.core.errors import BrakelineError, Malformed
 from brakeline.core.legal import ARTICLES, PEOPLE, render, rules
-from brakeline.core.note import COSIGNATURE, ED25519, VerifierKey
-from brakeline.core.quorum import Gate
+from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey
+from brakeline.core.tlog.policy import Group
 from brakeline.core.treaty import draft_roles, missing_keys, parse_treaty
 from vector import Vector, load
 from world import DAY, EXAMPLE, PARTIES, STEP_FLOP, World, edited, enrolled, key, log_key, treaty, treaty_text
@@ -87,7 +87,7 @@ def test_values_are_read_exactly() -> None:
     assert t.effective == 1_767_225_600
     assert [x.gauge_class for x in t.triggers] == ["activity", "capability", "safety"]
     assert t.signer_keys == {key(p, "signer").public: p for p in PARTIES}
-    assert t.policy.quorum == Gate(3, PARTIES)
+    assert t.policy.quorum == Group(3, PARTIES)
     assert [k for k, _ in t.policy.logs] == [log_key("delta")]
 
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brakeline.core import merkle
-from brakeline.core.checkpoint import Checkpoint, cosign, verify_cosignature
 from brakeline.core.encoding import b64encode, sha256
 from brakeline.core.errors import Malformed, Misuse
 from brakeline.core.keys import PrivateKey
-from brakeline.core.note import COSIGNATURE, ED25519, Note, SignatureLine, VerifierKey, parse_note, sign_note
+from brakeline.core.tlog.checkpoint import Checkpoint, cosign, verify_cosignature
+from brakeline.core.tlog.note import COSIGNATURE, ED25519, Note, SignatureLine, VerifierKey, parse_note, sign_note
 from brakeline.node import witness as module
 from brakeline.node.witness import Answer, Seen, Witness, add_checkpoint, parse_request
 

@@ -17,7 +17,6 @@ import msgspec
 from brakeline.core.brake import START as START_STATE
 from brakeline.core.brake import TRANSITIONS, Event, Phase
 from brakeline.core.bundle import Bundle
-from brakeline.core.checkpoint import Checkpoint, cosign
 from brakeline.core.encoding import b64encode, canonical, sha256
 from brakeline.core.finding import Audit, Finding
 from brakeline.core.finding import verdict as verdict_of
@@ -27,15 +26,16 @@ from brakeline.core.grant import check_request
 from brakeline.core.judge import Openings, judge
 from brakeline.core.keys import PrivateKey
 from brakeline.core.lineage import FRESH, Data, Edge
-from brakeline.core.merkle import leaf_hash
-from brakeline.core.merkle import root as tree_root
-from brakeline.core.note import COSIGNATURE, ED25519, VerifierKey, sign_note
 from brakeline.core.permit import KIND, Permit
 from brakeline.core.pledge import Assent, Pledge, Withdrawal, check_activation
 from brakeline.core.reading import Reading
 from brakeline.core.run import Declaration
 from brakeline.core.sampling import ticket_message
 from brakeline.core.statement import GENESIS, Statement, open_envelope, pae, seal, sign
+from brakeline.core.tlog.checkpoint import Checkpoint, cosign
+from brakeline.core.tlog.merkle import leaf_hash
+from brakeline.core.tlog.merkle import root as tree_root
+from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey, sign_note
 from brakeline.core.transcript import NONE, Head, Leaf, SegmentReplay
 from brakeline.core.treaty import Treaty, parse_treaty
 
@@ -438,7 +438,7 @@ class World:
         check_history(self.fold)
         activation = self.fold.bound()
         parties = frozenset(self.treaty.parties)
-        conditions = {p: self.fold.pledges[p][1].gate(parties) for p in (*activation.active, *activation.deleted)}
+        conditions = {p: self.fold.pledges[p][1].group(parties) for p in (*activation.active, *activation.deleted)}
         check_activation(conditions, activation)
 
 

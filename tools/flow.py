@@ -46,7 +46,7 @@ class Module(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """`brakeline.core.merkle` → `core`; the package itself → the empty string."""
+        """`brakeline.core.tlog.merkle` → `core`; the package itself → the empty string."""
         return folder_of(self.name)
 
 

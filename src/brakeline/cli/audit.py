@@ -16,7 +16,7 @@ from brakeline.core.transcript import segments
 from brakeline.core.units import show_flop
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home
-from brakeline.training.inspect import inspect
+from brakeline.training.audit import inspect
 
 
 @click.command()

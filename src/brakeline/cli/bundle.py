@@ -7,8 +7,8 @@ import click
 from brakeline.cli.common import home_option, read_file
 from brakeline.core.bundle import Bundle, verify_bundle
 from brakeline.core.errors import Misuse
-from brakeline.core.merkle import leaf_hash, root
-from brakeline.core.note import Note
+from brakeline.core.tlog.merkle import leaf_hash, root
+from brakeline.core.tlog.note import Note
 from brakeline.core.transcript import LEAF_BYTES
 from brakeline.node.desk import Desk
 from brakeline.node.disk import write_atomic

@@ -6,7 +6,7 @@ import click
 
 from brakeline.cli.common import read_file
 from brakeline.core.errors import Malformed, Misuse
-from brakeline.core.note import COSIGNATURE, ED25519, VerifierKey
+from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey
 from brakeline.core.treaty import draft_roles
 from brakeline.node.disk import write_atomic, write_private
 from brakeline.node.home import PURPOSES, Purpose, new_key, save_key

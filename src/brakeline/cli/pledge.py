@@ -34,7 +34,7 @@ def command(k: int | None, others: tuple[str, ...], condition: Path | None, home
     else:
         text = at_least(k or 0, others or tuple(n for n in desk.treaty.parties if n != desk.me.name))
     pledge = Pledge(condition=text)
-    pledge.gate(frozenset(desk.treaty.parties))
+    pledge.group(frozenset(desk.treaty.parties))
     sent = desk.log("pledge", pledge)
     desk.catch_up()
     active = desk.fold.bound().active

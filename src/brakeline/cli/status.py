@@ -12,7 +12,7 @@ from rich.table import Table
 from brakeline.cli.common import home_option, log_url, read_file
 from brakeline.core.encoding import canonical
 from brakeline.core.fold import Fold, RunRecord
-from brakeline.core.quorum import Cosigned
+from brakeline.core.tlog.policy import Cosigned
 from brakeline.core.treaty import parse_treaty
 from brakeline.core.units import show_flop
 from brakeline.node.client import Follower, LogClient

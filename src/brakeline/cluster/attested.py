@@ -13,8 +13,8 @@ from brakeline.cluster.supervise import Outcome, run_under
 from brakeline.core.encoding import canonical, tagged
 from brakeline.core.errors import BrakelineError
 from brakeline.core.fold import RunRecord
-from brakeline.core.merkle import Frontier, leaf_hash
 from brakeline.core.run import Declaration
+from brakeline.core.tlog.merkle import Frontier, leaf_hash
 from brakeline.core.transcript import NONE, Head, Leaf
 from brakeline.node.desk import Lab
 from brakeline.node.permits import LiveGate

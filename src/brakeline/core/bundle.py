@@ -19,8 +19,8 @@ from brakeline.core.brake import Phase
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.fold import Fold, replay_log
-from brakeline.core.merkle import Frontier, leaf_hash
-from brakeline.core.quorum import Cosigned, verify_cosigned
+from brakeline.core.tlog.merkle import Frontier, leaf_hash
+from brakeline.core.tlog.policy import Cosigned, verify_cosigned
 from brakeline.core.transcript import LEAF_BYTES, Leaf, decode_leaf
 from brakeline.core.treaty import Treaty, parse_treaty
 

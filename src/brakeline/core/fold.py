@@ -18,13 +18,13 @@ from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused
 from brakeline.core.finding import REPLAYED, Audit, Finding
 from brakeline.core.finding import verdict as verdict_of
 from brakeline.core.lineage import Edge, check_edge
-from brakeline.core.merkle import Frontier, leaf_hash
 from brakeline.core.pledge import Activation, Assent, Pledge, Withdrawal, activate
-from brakeline.core.quorum import verify_cosigned
 from brakeline.core.reading import Reading, Readings, Standing, check_reading, trips
 from brakeline.core.run import Declaration, check_declaration, run_seed
 from brakeline.core.sampling import audit_seed, sample, ticket_message
 from brakeline.core.statement import Envelope, Statement, open_envelope, verify
+from brakeline.core.tlog.merkle import Frontier, leaf_hash
+from brakeline.core.tlog.policy import verify_cosigned
 from brakeline.core.transcript import Head
 from brakeline.core.treaty import Role, Treaty, Trigger
 
@@ -261,11 +261,11 @@ class Fold:
                     raise Refused(Reason.FOREIGN, "assent to another text")
                 self.assents.add(issuer)  # Treaty 2.1
             case Pledge():
-                gate = body.gate(frozenset(self.treaty.parties))
+                group = body.group(frozenset(self.treaty.parties))
                 if issuer in self.bound().active:
                     # Treaty 2.5: a weaker pledge would be a withdrawal without notice.
                     stands, its = self.pledges[issuer]
-                    if s.expires < stands.expires or (gate is not None and body.condition != its.condition):
+                    if s.expires < stands.expires or (group is not None and body.condition != its.condition):
                         raise Refused(Reason.PROHIBITED, "a pledge in force may only be renewed, or made unconditional")
                 self._supersede(s, "pledge")
                 self.pledges[issuer] = (s, body)  # Treaty 2.2
@@ -321,7 +321,7 @@ class Fold:
         )
         if self._activation[0] != standing:  # asked at every entry, and rarely another answer
             parties = frozenset(self.treaty.parties)
-            conditions = {issuer: self.pledges[issuer][1].gate(parties) for issuer, _ in standing}
+            conditions = {issuer: self.pledges[issuer][1].group(parties) for issuer, _ in standing}
             self._activation = standing, activate(conditions)
         return self._activation[1]
 

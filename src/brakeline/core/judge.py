@@ -18,8 +18,8 @@ from brakeline.core.errors import BrakelineError
 from brakeline.core.finding import Fault, Finding
 from brakeline.core.fold import Fold, LoggedHead, RunRecord
 from brakeline.core.gate import NO_PERMIT
-from brakeline.core.merkle import Frontier, leaf_hash
 from brakeline.core.permit import Permit, open_permit
+from brakeline.core.tlog.merkle import Frontier, leaf_hash
 from brakeline.core.transcript import Leaf, SegmentReplay
 
 

@@ -1,6 +1,6 @@
 """Conditional pledges: "I am bound when enough others are bound". Who is bound is the greatest fixpoint.
 
-Conditions are monotone threshold gates over party names (the `group` grammar of C2SP tlog-policy, no negation), so the
+Conditions are monotone threshold groups over party names (the `group` grammar of C2SP tlog-policy, no negation), so the
 sets that keep all their own promises are closed under union and have one largest member. Starting from everybody and
 deleting whoever is not satisfied finds it; starting from nobody would leave circular pledges waiting for ever.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from brakeline.core.encoding import Wire
 from brakeline.core.errors import Malformed, Reason, Refused
-from brakeline.core.quorum import Gate, parse_group_lines
+from brakeline.core.tlog.policy import Group, parse_group_lines
 
 
 class Assent(Wire, frozen=True):
@@ -24,7 +24,7 @@ class Pledge(Wire, frozen=True):
 
     condition: str
 
-    def gate(self, parties: frozenset[str]) -> Gate | None:
+    def group(self, parties: frozenset[str]) -> Group | None:
         """The condition, or None for an unconditional pledge (`quorum none`).
 
         Raises:
@@ -55,7 +55,7 @@ class Activation:
     deleted: tuple[str, ...]
 
 
-def activate(conditions: Mapping[str, Gate | None]) -> Activation:
+def activate(conditions: Mapping[str, Group | None]) -> Activation:
     """The greatest fixpoint of F(S) = {i ∈ S : condition_i(S)}. A condition never counts its own party.
 
     Deletion runs in rounds, alphabetically within a round, so that everybody publishes the same certificate.
@@ -66,12 +66,12 @@ def activate(conditions: Mapping[str, Gate | None]) -> Activation:
         deleted += failing
         active -= frozenset(failing)
     satisfied = {
-        i: gate.satisfying(active - {i}) if (gate := conditions[i]) else frozenset() for i in sorted(active)
+        i: group.satisfying(active - {i}) if (group := conditions[i]) else frozenset() for i in sorted(active)
     }
     return Activation(active, satisfied, tuple(deleted))
 
 
-def check_activation(conditions: Mapping[str, Gate | None], claimed: Activation) -> None:
+def check_activation(conditions: Mapping[str, Group | None], claimed: Activation) -> None:
     """Verify both certificates without computing the fixpoint.
 
     Raises:
@@ -92,5 +92,5 @@ def check_activation(conditions: Mapping[str, Gate | None], claimed: Activation)
         left -= {i}
 
 
-def _holds(condition: Gate | None, present: frozenset[str]) -> bool:
+def _holds(condition: Group | None, present: frozenset[str]) -> bool:
     return condition is None or condition.holds(present)

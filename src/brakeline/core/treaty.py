@@ -18,8 +18,8 @@ from brakeline.core import units
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import BrakelineError, Malformed
 from brakeline.core.keys import PublicKey
-from brakeline.core.note import VerifierKey, parse_vkey
-from brakeline.core.quorum import Gate, Policy, permit_threshold, trip_threshold
+from brakeline.core.tlog.note import VerifierKey, parse_vkey
+from brakeline.core.tlog.policy import Group, Policy, permit_threshold, trip_threshold
 
 Role = Literal["lab", "log", "witness", "permit-signer", "inspector"]
 GaugeClass = Literal["activity", "capability", "safety"]
@@ -233,7 +233,7 @@ class Treaty:
             witnesses={
                 p.name: (p.witness_key, p.witness_url or None) for p in self.with_role("witness") if p.witness_key
             },
-            quorum=Gate(self.witnesses, tuple(p.name for p in self.with_role("witness"))),
+            quorum=Group(self.witnesses, tuple(p.name for p in self.with_role("witness"))),
         )
 
 

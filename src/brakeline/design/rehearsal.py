@@ -16,7 +16,6 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from brakeline.core.brake import Phase
-from brakeline.core.checkpoint import Checkpoint, cosign
 from brakeline.core.encoding import b64encode, canonical, sha256
 from brakeline.core.errors import Reason, Refused
 from brakeline.core.finding import Audit, Fault, Finding
@@ -24,14 +23,15 @@ from brakeline.core.finding import verdict as verdict_of
 from brakeline.core.fold import Fold, LoggedHead, Outcome, RunRecord
 from brakeline.core.grant import check_request
 from brakeline.core.judge import Openings, judge
-from brakeline.core.merkle import leaf_hash
-from brakeline.core.merkle import root as tree_root
-from brakeline.core.note import sign_note
 from brakeline.core.permit import KIND, Permit
 from brakeline.core.pledge import Assent, Pledge
 from brakeline.core.run import Declaration
 from brakeline.core.sampling import draws_needed, miss, ticket_message
 from brakeline.core.statement import GENESIS, Statement, open_envelope, pae, seal, sign
+from brakeline.core.tlog.checkpoint import Checkpoint, cosign
+from brakeline.core.tlog.merkle import leaf_hash
+from brakeline.core.tlog.merkle import root as tree_root
+from brakeline.core.tlog.note import sign_note
 from brakeline.core.transcript import NONE, Head, Leaf, SegmentReplay
 from brakeline.core.treaty import Treaty
 from brakeline.design.standin import key, log_key, rehearsed, witness_key

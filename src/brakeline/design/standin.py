@@ -5,7 +5,7 @@ from functools import cache
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import Malformed
 from brakeline.core.keys import PrivateKey
-from brakeline.core.note import COSIGNATURE, ED25519, VerifierKey
+from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey
 from brakeline.core.treaty import Treaty, draft_roles, missing_keys, parse_treaty
 
 

@@ -9,10 +9,10 @@ import httpx
 
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused, Unavailable
 from brakeline.core.fold import Fold
-from brakeline.core.merkle import leaf_hash
-from brakeline.core.proof import parse_proof, verify_proof
-from brakeline.core.quorum import Cosigned, Policy, verify_cosigned
-from brakeline.core.tile import ENTRIES, Tile, decode_bundle
+from brakeline.core.tlog.merkle import leaf_hash
+from brakeline.core.tlog.policy import Cosigned, Policy, verify_cosigned
+from brakeline.core.tlog.proof import parse_proof, verify_proof
+from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
 from brakeline.core.treaty import Treaty
 from brakeline.node.disk import write_atomic
 from brakeline.node.http import raise_for

@@ -18,8 +18,8 @@ from starlette.routing import Route
 from brakeline.core.encoding import canonical
 from brakeline.core.errors import Malformed, Unavailable
 from brakeline.core.keys import PrivateKey
-from brakeline.core.quorum import Policy
-from brakeline.core.tile import MAX_ENTRY, parse_path
+from brakeline.core.tlog.policy import Policy
+from brakeline.core.tlog.tile import MAX_ENTRY, parse_path
 from brakeline.node.http import HANDLERS, query_number, read_body, run
 from brakeline.node.logstore import LogStore
 from brakeline.node.sequencer import DEFAULT_TIMING, Sequencer, Timing

@@ -21,12 +21,12 @@ from typing import Final
 
 import filelock
 
-from brakeline.core.checkpoint import Checkpoint, parse_checkpoint
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailable
-from brakeline.core.merkle import HASH_BYTES, Frontier, leaf_hash, node_hash, subtree_root
-from brakeline.core.note import parse_note
-from brakeline.core.tile import ENTRIES, MAX_ENTRY, WIDTH, Tile, encode_bundle, tile_hashes, tiles_for
+from brakeline.core.tlog.checkpoint import Checkpoint, parse_checkpoint
+from brakeline.core.tlog.merkle import HASH_BYTES, Frontier, leaf_hash, node_hash, subtree_root
+from brakeline.core.tlog.note import parse_note
+from brakeline.core.tlog.tile import ENTRIES, MAX_ENTRY, WIDTH, Tile, encode_bundle, tile_hashes, tiles_for
 from brakeline.node.disk import connect, database_errors, disk_errors, replace_file, transaction
 
 _CHUNK: Final = 4096  # rows read back at once

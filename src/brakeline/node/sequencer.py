@@ -23,15 +23,15 @@ from typing import Final, NamedTuple
 
 import httpx
 
-from brakeline.core.checkpoint import Checkpoint, parse_checkpoint, verify_cosignature
 from brakeline.core.encoding import b64encode, decimal, sha256
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused, Unavailable
 from brakeline.core.keys import PrivateKey
-from brakeline.core.merkle import EMPTY_ROOT, consistency_proof, inclusion_proof, verify_consistency
-from brakeline.core.note import Note, SignatureLine, VerifierKey, parse_note, sign_note, verify_note
-from brakeline.core.proof import Proof
-from brakeline.core.quorum import Policy, verify_cosigned
-from brakeline.core.tile import MAX_ENTRY
+from brakeline.core.tlog.checkpoint import Checkpoint, parse_checkpoint, verify_cosignature
+from brakeline.core.tlog.merkle import EMPTY_ROOT, consistency_proof, inclusion_proof, verify_consistency
+from brakeline.core.tlog.note import Note, SignatureLine, VerifierKey, parse_note, sign_note, verify_note
+from brakeline.core.tlog.policy import Policy, verify_cosigned
+from brakeline.core.tlog.proof import Proof
+from brakeline.core.tlog.tile import MAX_ENTRY
 from brakeline.node.http import read_answer
 from brakeline.node.logstore import LogStore
 

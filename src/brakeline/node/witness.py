@@ -17,12 +17,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from brakeline.core.checkpoint import Checkpoint, cosign, parse_checkpoint
 from brakeline.core.encoding import b64decode, decimal, sha256
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Refused
 from brakeline.core.keys import PrivateKey
-from brakeline.core.merkle import EMPTY_ROOT, verify_consistency
-from brakeline.core.note import Note, VerifierKey, parse_note, verify_note
+from brakeline.core.tlog.checkpoint import Checkpoint, cosign, parse_checkpoint
+from brakeline.core.tlog.merkle import EMPTY_ROOT, verify_consistency
+from brakeline.core.tlog.note import Note, VerifierKey, parse_note, verify_note
 from brakeline.node.disk import connect, database_errors, disk_errors, transaction
 from brakeline.node.http import HANDLERS, read_body, run
 

@@ -29,7 +29,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from brakeline.core.errors import Malformed, Misuse, Unavailable
-from brakeline.core.merkle import Frontier, leaf_hash
+from brakeline.core.tlog.merkle import Frontier, leaf_hash
 from brakeline.core.transcript import LEAF_BYTES, NONE, Head, Leaf, decode_leaf
 from brakeline.training.digest import RNG, Memory, Snapshot, Stateful, Tree, capture, restore, snapshot
 

@@ -23,7 +23,7 @@ from brakeline.core.errors import BrakelineError, Unavailable
 from brakeline.core.fold import Fold, RunRecord
 from brakeline.core.sampling import miss
 from brakeline.core.statement import open_envelope
-from brakeline.core.tile import ENTRIES, Tile
+from brakeline.core.tlog.tile import ENTRIES, Tile
 from brakeline.core.transcript import segments
 from brakeline.core.treaty import parse_treaty
 from brakeline.core.units import show_flop

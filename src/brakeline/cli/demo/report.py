@@ -28,7 +28,7 @@ from brakeline.core.errors import Reason, Unavailable
 from brakeline.core.finding import Fault, Finding
 from brakeline.core.fold import Fold, LoggedHead, RunRecord
 from brakeline.core.pledge import Activation
-from brakeline.core.quorum import Gate
+from brakeline.core.tlog.policy import Group
 from brakeline.core.transcript import Leaf, segments
 from brakeline.core.units import show_flop
 from brakeline.node.disk import write_atomic
@@ -309,8 +309,8 @@ def _why(fold: Fold, party: str, activation: Activation, now: int) -> str:
     if party not in fold.pledges:
         return "has logged no pledge"
     statement, pledge = fold.pledges[party]
-    gate = pledge.gate(frozenset(fold.treaty.parties))
-    condition = f"pledged if {gate_words(gate)} bound" if gate else "pledged without condition"
+    group = pledge.group(frozenset(fold.treaty.parties))
+    condition = f"pledged if {group_words(group)} bound" if group else "pledged without condition"
     if party in activation.active:
         with_ = activation.satisfied.get(party)
         return f"{condition}: {names(sorted(with_))} {'is' if len(with_) == 1 else 'are'}" if with_ else condition
@@ -323,12 +323,12 @@ def _why(fold: Fold, party: str, activation: Activation, now: int) -> str:
     return f"{condition}; withdrew, and the notice has passed"
 
 
-def gate_words(gate: Gate) -> str:
+def group_words(group: Group) -> str:
     """`2 of beta, gamma, delta are`, `beta is`, `beta and gamma are`."""
-    members = [m if isinstance(m, str) else f"({gate_words(m)})" for m in gate.members]
-    if gate.k == len(members):
-        return f"{names(members)} {'is' if gate.k == 1 else 'are'}"
-    return f"{gate.k} of {', '.join(members)} {'is' if gate.k == 1 else 'are'}"
+    members = [m if isinstance(m, str) else f"({group_words(m)})" for m in group.members]
+    if group.k == len(members):
+        return f"{names(members)} {'is' if group.k == 1 else 'are'}"
+    return f"{group.k} of {', '.join(members)} {'is' if group.k == 1 else 'are'}"
 
 
 def run_row(fold: Fold, run: RunRecord) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 
 from brakeline.core.pledge import activate
-from brakeline.core.quorum import Gate
+from brakeline.core.tlog.policy import Group
 
 
 class Dilemma(NamedTuple):
@@ -62,7 +62,7 @@ def pledged(thresholds: Sequence[float]) -> frozenset[int]:
     n = len(thresholds)
     names = [f"p{i:03d}" for i in range(n)]
     gates = {
-        name: None if k <= 1 else Gate(ceil(k) - 1, tuple(x for x in names if x != name))
+        name: None if k <= 1 else Group(ceil(k) - 1, tuple(x for x in names if x != name))
         for name, k in zip(names, thresholds, strict=True)
         if k <= n
     }

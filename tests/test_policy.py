@@ -1,4 +1,4 @@
-"""Fault arithmetic, threshold gates, C2SP tlog-policy, and what makes a checkpoint acceptable."""
+"""Fault arithmetic, threshold groups, C2SP tlog-policy, and what makes a checkpoint acceptable."""
 
 from itertools import combinations, product
 
@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brakeline.core.checkpoint import Checkpoint, cosign
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.keys import PrivateKey
-from brakeline.core.note import COSIGNATURE, ED25519, Note, SignatureLine, VerifierKey, sign_note
-from brakeline.core.quorum import (
+from brakeline.core.tlog.checkpoint import Checkpoint, cosign
+from brakeline.core.tlog.note import COSIGNATURE, ED25519, Note, SignatureLine, VerifierKey, sign_note
+from brakeline.core.tlog.policy import (
     LIMIT,
-    Gate,
+    Group,
     Policy,
     check_arithmetic,
     parse_group_lines,
@@ -29,7 +29,7 @@ LOG_KEY = VerifierKey("log.example", ED25519, LOG.public)
 NAMES = tuple(f"w{i}" for i in range(7))
 KEYS = {name: PrivateKey(bytes([i]) * 32) for i, name in enumerate(NAMES)}
 VKEYS = {name: VerifierKey(f"{name}.example", COSIGNATURE, key.public) for name, key in KEYS.items()}
-POLICY = Policy(((LOG_KEY, None),), {name: (key, None) for name, key in VKEYS.items()}, Gate(5, NAMES))
+POLICY = Policy(((LOG_KEY, None),), {name: (key, None) for name, key in VKEYS.items()}, Group(5, NAMES))
 CHECKPOINT = Checkpoint("log.example", 300, sha256(b"root"))
 TEXT = CHECKPOINT.text
 
@@ -73,37 +73,37 @@ def test_arithmetic_that_does_not_hold(n: int, f: int) -> None:
         check_arithmetic(n, f)
 
 
-# --- gates
+# --- groups
 
 
 @st.composite
-def gates(draw: st.DrawFn, leaves: tuple[str, ...] = NAMES) -> Gate:
-    """A gate that uses each of `leaves` once."""
+def groups(draw: st.DrawFn, leaves: tuple[str, ...] = NAMES) -> Group:
+    """A group that uses each of `leaves` once."""
     cuts = sorted(draw(st.sets(st.integers(1, len(leaves) - 1)))) if len(leaves) > 1 else []
     parts = [leaves[a:b] for a, b in zip([0, *cuts], [*cuts, len(leaves)], strict=True)]
     members = tuple(
-        draw(gates(part)) if len(parts) > 1 and (len(part) > 1 or draw(st.booleans())) else part[0] for part in parts
+        draw(groups(part)) if len(parts) > 1 and (len(part) > 1 or draw(st.booleans())) else part[0] for part in parts
     )
-    return Gate(draw(st.integers(1, len(members))), members)
+    return Group(draw(st.integers(1, len(members))), members)
 
 
-def holds(gate: Gate, present: frozenset[str]) -> bool:
-    return sum(m in present if isinstance(m, str) else holds(m, present) for m in gate.members) >= gate.k
+def holds(group: Group, present: frozenset[str]) -> bool:
+    return sum(m in present if isinstance(m, str) else holds(m, present) for m in group.members) >= group.k
 
 
-@given(gates(), st.frozensets(st.sampled_from([*NAMES, "stranger"])))
-def test_a_gate_counts_its_members(gate: Gate, present: frozenset[str]) -> None:
-    used = gate.satisfying(present)
-    assert gate.holds(present) == holds(gate, present) == bool(used)
-    assert used <= present & gate.leaves
-    assert not used or gate.holds(used)  # the members named are a certificate of their own
-    assert gate.satisfying(used) == used
+@given(groups(), st.frozensets(st.sampled_from([*NAMES, "stranger"])))
+def test_a_gate_counts_its_members(group: Group, present: frozenset[str]) -> None:
+    used = group.satisfying(present)
+    assert group.holds(present) == holds(group, present) == bool(used)
+    assert used <= present & group.leaves
+    assert not used or group.holds(used)  # the members named are a certificate of their own
+    assert group.satisfying(used) == used
 
 
-@given(gates(), st.frozensets(st.sampled_from(NAMES)), st.sampled_from(NAMES))
-def test_a_gate_is_monotone(gate: Gate, present: frozenset[str], one: str) -> None:
-    assert gate.holds(present) <= gate.holds(present | {one})
-    assert gate.satisfying(present) <= gate.satisfying(present | {one})
+@given(groups(), st.frozensets(st.sampled_from(NAMES)), st.sampled_from(NAMES))
+def test_a_gate_is_monotone(group: Group, present: frozenset[str], one: str) -> None:
+    assert group.holds(present) <= group.holds(present | {one})
+    assert group.satisfying(present) <= group.satisfying(present | {one})
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_a_gate_is_monotone(gate: Gate, present: frozenset[str], one: str) -> No
         (1, ()),
         (0, ()),
         (1, ("a", "a")),
-        (1, ("a", Gate(1, ("a", "b")))),
-        (1, (Gate(1, ("a",)), Gate(1, ("a",)))),
+        (1, ("a", Group(1, ("a", "b")))),
+        (1, (Group(1, ("a",)), Group(1, ("a",)))),
     ],
 )
-def test_there_is_no_such_gate(k: int, members: tuple[str | Gate, ...]) -> None:
+def test_there_is_no_such_gate(k: int, members: tuple[str | Group, ...]) -> None:
     with pytest.raises(Malformed):
-        Gate(k, members)
+        Group(k, members)
 
 
 # --- group lines
@@ -129,12 +129,12 @@ def test_there_is_no_such_gate(k: int, members: tuple[str | Gate, ...]) -> None:
 
 def test_group_lines_over_parties() -> None:
     text = b"# when two others are\ngroup labs 2 orion vega lyra\ngroup both all labs state\nquorum both\n"
-    gate = parse_group_lines(text, frozenset({"orion", "vega", "lyra", "state", "other"}))
-    assert gate == Gate(2, (Gate(2, ("orion", "vega", "lyra")), "state"))
+    group = parse_group_lines(text, frozenset({"orion", "vega", "lyra", "state", "other"}))
+    assert group == Group(2, (Group(2, ("orion", "vega", "lyra")), "state"))
 
 
 def test_group_lines_of_one_name_and_of_nobody() -> None:
-    assert parse_group_lines(b"quorum orion\n", frozenset({"orion"})) == Gate(1, ("orion",))
+    assert parse_group_lines(b"quorum orion\n", frozenset({"orion"})) == Group(1, ("orion",))
     assert parse_group_lines(b"quorum none\n", frozenset({"orion"})) is None
 
 
@@ -175,16 +175,16 @@ def test_policy_vectors(v: Vector) -> None:
         assert parse_policy(policy.text).text == policy.text
 
 
-@given(gates(), st.sampled_from([None, "https://w.example/\udce9"]))
-def test_every_policy_is_read_back(gate: Gate, url: str | None) -> None:
+@given(groups(), st.sampled_from([None, "https://w.example/\udce9"]))
+def test_every_policy_is_read_back(group: Group, url: str | None) -> None:
     names = dict(zip(NAMES, [*NAMES[:-1], "group-0"], strict=True))  # the name a group would get is taken
     witnesses = {names[name]: (key, url) for name, key in VKEYS.items()}
-    policy = Policy(((LOG_KEY, url),), witnesses, rename(gate, names))
+    policy = Policy(((LOG_KEY, url),), witnesses, rename(group, names))
     assert parse_policy(policy.text) == policy
 
 
-def rename(gate: Gate, names: dict[str, str]) -> Gate:
-    return Gate(gate.k, tuple(names[m] if isinstance(m, str) else rename(m, names) for m in gate.members))
+def rename(group: Group, names: dict[str, str]) -> Group:
+    return Group(group.k, tuple(names[m] if isinstance(m, str) else rename(m, names) for m in group.members))
 
 
 LINE = st.sampled_from(
@@ -220,7 +220,7 @@ def test_a_policy_may_be_large_but_not_endless() -> None:
     witnesses = {name: (key, None) for name, key in zip(names, keys, strict=True)}
     logs = tuple((VerifierKey(f"l{i}", ED25519, key.key), None) for i, key in enumerate(keys))
     del witnesses[names[-1]]
-    policy = Policy(logs[:-1], witnesses, Gate(LIMIT, tuple(names[:-1])))
+    policy = Policy(logs[:-1], witnesses, Group(LIMIT, tuple(names[:-1])))
     assert parse_policy(policy.text) == policy
     with pytest.raises(Malformed):
         Policy(logs, witnesses, policy.quorum)
@@ -231,15 +231,15 @@ def test_a_policy_may_be_large_but_not_endless() -> None:
 def test_groups_nest_as_deep_as_the_limit() -> None:
     lines = ["group g0 any w0"] + [f"group g{i} any g{i - 1}" for i in range(1, LIMIT)]
     text = "\n".join([*lines, f"quorum g{LIMIT - 1}", ""]).encode()
-    gate = parse_group_lines(text, frozenset(NAMES))
-    assert gate is not None
-    assert gate.satisfying(frozenset(NAMES)) == {"w0"}
-    policy = Policy(POLICY.logs, POLICY.witnesses, gate)
+    group = parse_group_lines(text, frozenset(NAMES))
+    assert group is not None
+    assert group.satisfying(frozenset(NAMES)) == {"w0"}
+    policy = Policy(POLICY.logs, POLICY.witnesses, group)
     assert parse_policy(policy.text) == policy
 
 
 W0, W1 = VKEYS["w0"], VKEYS["w1"]
-ONE = Gate(1, ("a",))
+ONE = Group(1, ("a",))
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ ONE = Gate(1, ("a",))
         ((LOG_KEY, VerifierKey("other", ED25519, LOG.public)), {"a": W0}, ONE),
         ((LOG_KEY,), {"a": W0, "b": W0}, ONE),
         ((LOG_KEY,), {"a": W0, "b": VerifierKey("other", COSIGNATURE, W0.key)}, ONE),
-        ((LOG_KEY,), {"a": W0}, Gate(1, ("b",))),
+        ((LOG_KEY,), {"a": W0}, Group(1, ("b",))),
         ((LOG_KEY,), {"a": W0, "none": W1}, ONE),
         ((LOG_KEY,), {"a": W0, "b c": W1}, ONE),
         ((LOG_KEY,), {"a": W0, "": W1}, ONE),
@@ -262,7 +262,7 @@ ONE = Gate(1, ("a",))
     ],
 )
 def test_there_is_no_such_policy(
-    logs: tuple[VerifierKey, ...], witnesses: dict[str, VerifierKey], quorum: Gate
+    logs: tuple[VerifierKey, ...], witnesses: dict[str, VerifierKey], quorum: Group
 ) -> None:
     with pytest.raises(Malformed):
         Policy(tuple((k, None) for k in logs), {n: (k, None) for n, k in witnesses.items()}, quorum)
@@ -315,7 +315,7 @@ def test_the_time_is_the_lower_median(times: tuple[int, ...], median: int) -> No
 
 def test_only_witnesses_of_the_quorum_tell_the_time() -> None:
     # w5 and w6 are witnesses of the policy, yet outside its quorum: nobody vouches for their clocks.
-    policy = Policy(POLICY.logs, POLICY.witnesses, Gate(1, (Gate(2, ("w0", "w1", "w2")), Gate(2, ("w3", "w4")))))
+    policy = Policy(POLICY.logs, POLICY.witnesses, Group(1, (Group(2, ("w0", "w1", "w2")), Group(2, ("w3", "w4")))))
     cosigned = verify_cosigned(signed(("w0", 10), ("w1", 20), ("w3", 30), ("w5", 40), ("w6", 50)).encode(), policy)
     assert (cosigned.time, cosigned.witnesses) == (10, {"w0", "w1"})
 
@@ -339,7 +339,7 @@ def test_one_witness_twice_is_refused() -> None:
 
 def test_a_party_with_two_keys_counts_once_through_a_group() -> None:
     # One party's Ed25519 and later ML-DSA keys are two witnesses; the group makes them one.
-    policy = Policy(POLICY.logs, POLICY.witnesses, Gate(2, (Gate(1, ("w0", "w1")), "w2", "w3")))
+    policy = Policy(POLICY.logs, POLICY.witnesses, Group(2, (Group(1, ("w0", "w1")), "w2", "w3")))
     with refused(Reason.NO_QUORUM):
         verify_cosigned(signed(("w0", 1), ("w1", 1)).encode(), policy)
     assert verify_cosigned(signed(("w0", 1), ("w2", 1)).encode(), policy).witnesses == {"w0", "w2"}

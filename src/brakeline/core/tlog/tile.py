@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from brakeline.core.errors import Malformed, Misuse
-from brakeline.core.merkle import HASH_BYTES, HashReader
+from brakeline.core.tlog.merkle import HASH_BYTES, HashReader
 
 HEIGHT: Final = 8
 WIDTH: Final = 1 << HEIGHT

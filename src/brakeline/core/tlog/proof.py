@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Final
 
-from brakeline.core.checkpoint import MAX_SIZE
 from brakeline.core.encoding import b64decode, b64encode, decimal
 from brakeline.core.errors import Malformed
-from brakeline.core.merkle import HASH_BYTES, leaf_hash, verify_inclusion
-from brakeline.core.quorum import Cosigned, Policy, verify_cosigned
+from brakeline.core.tlog.checkpoint import MAX_SIZE
+from brakeline.core.tlog.merkle import HASH_BYTES, leaf_hash, verify_inclusion
+from brakeline.core.tlog.policy import Cosigned, Policy, verify_cosigned
 
 _HEADER: Final = b"c2sp.org/tlog-proof@v1"
 _MAX_HASHES: Final = 63

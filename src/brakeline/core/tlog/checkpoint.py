@@ -6,8 +6,8 @@ from typing import Final
 from brakeline.core.encoding import b64decode, b64encode, decimal
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused
 from brakeline.core.keys import PrivateKey
-from brakeline.core.merkle import HASH_BYTES
-from brakeline.core.note import COSIGNATURE, MAX_TIME, SignatureLine, VerifierKey, cosignature_message
+from brakeline.core.tlog.merkle import HASH_BYTES
+from brakeline.core.tlog.note import COSIGNATURE, MAX_TIME, SignatureLine, VerifierKey, cosignature_message
 
 MAX_SIZE: Final = 2**63 - 1
 

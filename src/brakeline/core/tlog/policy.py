@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from brakeline.core.checkpoint import Checkpoint, parse_checkpoint, timestamp_of
 from brakeline.core.encoding import decimal
 from brakeline.core.errors import Malformed, Reason, Refused
-from brakeline.core.note import COSIGNATURE, ED25519, Note, VerifierKey, parse_note, parse_vkey, verify_note
+from brakeline.core.tlog.checkpoint import Checkpoint, parse_checkpoint, timestamp_of
+from brakeline.core.tlog.note import COSIGNATURE, ED25519, Note, VerifierKey, parse_note, parse_vkey, verify_note
 
 LIMIT: Final = 128  # logs, witnesses and groups of one policy; also bounds how deep groups nest
 
@@ -38,15 +38,15 @@ def check_arithmetic(n: int, f: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """A monotone threshold gate: holds when `k` of its members do. A member is a leaf's name or another gate.
+class Group:
+    """A monotone threshold group: holds when `k` of its members do. A member is a leaf's name or another group.
 
     Raises on construction:
         Malformed: not 1 <= k <= n, or a leaf that counts in two places.
     """
 
     k: int
-    members: tuple["str | Gate", ...]
+    members: tuple["str | Group", ...]
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= len(self.members):
@@ -56,21 +56,21 @@ class Gate:
 
     @property
     def leaves(self) -> frozenset[str]:
-        """Every name in the gate, however deep."""
+        """Every name in the group, however deep."""
         return frozenset().union(*({m} if isinstance(m, str) else m.leaves for m in self.members))
 
     def holds(self, present: frozenset[str]) -> bool:
         return bool(self.satisfying(present))
 
     def satisfying(self, present: frozenset[str]) -> frozenset[str]:
-        """Those of `present` that the gate counts when it holds; nobody when it does not."""
+        """Those of `present` that the group counts when it holds; nobody when it does not."""
         parts = (present & {m} if isinstance(m, str) else m.satisfying(present) for m in self.members)
         holding = [part for part in parts if part]
         return frozenset().union(*holding) if len(holding) >= self.k else frozenset()
 
 
-def parse_group_lines(text: bytes, leaves: frozenset[str]) -> Gate | None:
-    """The gate that `group` and `quorum` lines define over `leaves`; None for `quorum none`.
+def parse_group_lines(text: bytes, leaves: frozenset[str]) -> Group | None:
+    """The group that `group` and `quorum` lines define over `leaves`; None for `quorum none`.
 
     Raises:
         Malformed: see `parse_policy`.
@@ -81,7 +81,7 @@ def parse_group_lines(text: bytes, leaves: frozenset[str]) -> Gate | None:
     for words in _lines(text):
         if not names.read(words):
             raise Malformed(f"not a group or quorum line: {' '.join(words)[:80]!r}")
-    return names.gate()
+    return names.group()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Policy:
 
     logs: tuple[tuple[VerifierKey, str | None], ...]
     witnesses: Mapping[str, tuple[VerifierKey, str | None]]
-    quorum: Gate
+    quorum: Group
 
     def __post_init__(self) -> None:
         logs = [key for key, _ in self.logs]
@@ -124,10 +124,10 @@ class Policy:
         lines += [["witness", name, key.text, url] for name, (key, url) in self.witnesses.items()]
         free = (g for i in range(LIMIT + len(self.witnesses)) if (g := f"group-{i}") not in self.witnesses)
 
-        def write(gate: Gate) -> str:
-            members = [m if isinstance(m, str) else write(m) for m in gate.members]
+        def write(group: Group) -> str:
+            members = [m if isinstance(m, str) else write(m) for m in group.members]
             name = next(free)
-            lines.append(["group", name, str(gate.k), *members])
+            lines.append(["group", name, str(group.k), *members])
             return name
 
         lines.append(["quorum", write(self.quorum)])
@@ -159,10 +159,10 @@ def parse_policy(text: bytes) -> Policy:
                 witnesses[name] = parse_vkey(vkey), url
             case _ if not names.read(words):
                 raise Malformed(f"not a line of a policy: {' '.join(words)[:80]!r}")
-    gate = names.gate()
-    if gate is None:
+    group = names.group()
+    if group is None:
         raise Refused(Reason.NO_QUORUM, "a policy of `quorum none` trusts the log alone")
-    return Policy(tuple(logs), witnesses, gate)
+    return Policy(tuple(logs), witnesses, group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +204,12 @@ def verify_cosigned(data: bytes, policy: Policy) -> Cosigned:
 class _Names:
     """The one namespace of a policy file while it is read: leaves and groups by name, and the quorum line."""
 
-    defined: dict[str, str | Gate] = field(default_factory=dict)
+    defined: dict[str, str | Group] = field(default_factory=dict)
     members: set[str] = field(default_factory=set)
     groups: int = 0
     quorum: str | None = None
 
-    def define(self, name: str, value: str | Gate) -> None:
+    def define(self, name: str, value: str | Group) -> None:
         if name == _NONE or name in self.defined:
             raise Malformed(f"the name {name[:80]!r} is already defined")
         self.defined[name] = value
@@ -242,15 +242,15 @@ class _Names:
         threshold = {"all": len(members), "any": 1}.get(k)
         if threshold is None:
             threshold = decimal(_octets(k))
-        self.define(name, Gate(threshold, tuple(self.defined[m] for m in members)))
+        self.define(name, Group(threshold, tuple(self.defined[m] for m in members)))
 
-    def gate(self) -> Gate | None:
+    def group(self) -> Group | None:
         if self.quorum is None:
             raise Malformed("a policy has one quorum line")
         if self.quorum == _NONE:
             return None
         value = self.defined[self.quorum]
-        return Gate(1, (value,)) if isinstance(value, str) else value
+        return Group(1, (value,)) if isinstance(value, str) else value
 
 
 def _octets(text: str) -> bytes:
