@@ -11,7 +11,7 @@ Rule 2: a state is a value. `step` returns a new one or raises, so a refused eve
 Rule 3: the brake dominates (Treaty 4.6). At n=7, f=2 both 3 trip votes and 5 permit signatures can be had at once; the
 permits then count for nothing, because a trip raises the epoch and a permit of an older epoch opens no gate.
 
-What is not here: who may vote, when a vote is stale, when a run has stopped. That is `fold`, which reads the log.
+What is not here: who may vote, when a vote is stale, when a run has stopped. That is `state.ballot`.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,6 @@ class BrakeState:
     phase: Phase
     epoch: int
     since: int
-    cause: str
 
 
 TRANSITIONS: Final[Mapping[tuple[Phase, Event], Phase]] = {
@@ -65,10 +64,10 @@ TRANSITIONS: Final[Mapping[tuple[Phase, Event], Phase]] = {
     (Phase.LIFTING, Event.RELEASED): Phase.CLEAR,
 }
 
-START: Final = BrakeState(Phase.CLEAR, 0, 0, "")
+START: Final = BrakeState(Phase.CLEAR, 0, 0)
 
 
-def step(state: BrakeState, event: Event, *, now: int, cause: str = "") -> BrakeState:
+def step(state: BrakeState, event: Event, *, now: int) -> BrakeState:
     """The next state.
 
     Raises:
@@ -81,4 +80,4 @@ def step(state: BrakeState, event: Event, *, now: int, cause: str = "") -> Brake
         raise Misuse(f"time runs backwards: {now} < {state.since}")
     # Treaty 5.5: a trip raises the epoch, which voids every permit granted before it.
     epoch = state.epoch + 1 if event is Event.TRIP else state.epoch
-    return replace(state, phase=phase, epoch=epoch, since=now, cause=cause or state.cause)
+    return replace(state, phase=phase, epoch=epoch, since=now)

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from brakeline.core.brake import Phase
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import Malformed, Reason, Refused
-from brakeline.core.fold import Fold, replay_log
+from brakeline.core.state import State, replay
+from brakeline.core.state.codec import digest
+from brakeline.core.state.events import Event
 from brakeline.core.tlog.merkle import Frontier, leaf_hash
 from brakeline.core.tlog.policy import Cosigned, verify_cosigned
 from brakeline.core.transcript import LEAF_BYTES, Leaf, decode_leaf
@@ -97,17 +98,24 @@ def parse_bundle(data: bytes) -> Bundle:
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """What a bundle proves. `leaves` maps run id to its opened transcript, checked against the logged heads."""
+    """What a bundle proves: the state at its checkpoint and all that happened.
 
-    treaty: Treaty
+    `leaves` maps run id to its opened transcript, checked against the logged heads.
+    """
+
     cosigned: Cosigned
-    fold: Fold
+    state: State
+    events: tuple[Event, ...]
     leaves: dict[str, tuple[Leaf, ...]]
 
     @property
-    def phases(self) -> tuple[tuple[int, Phase, int, str], ...]:
-        """The brake's history: (log index, phase, quorum time, cause)."""
-        return tuple((i, s.phase, s.since, s.cause) for i, s in self.fold.history)
+    def treaty(self) -> Treaty:
+        return self.state.treaty
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the state: what another build by the same rules must find."""
+        return digest(self.state)
 
 
 def verify_bundle(data: bytes, *, treaty_digest: str | None = None) -> Proven:
@@ -137,21 +145,22 @@ def verify_bundle(data: bytes, *, treaty_digest: str | None = None) -> Proven:
     tree = Frontier(0, ()).extend(leaf_hash(entry) for entry in bundle.entries)  # 3
     if (tree.size, tree.root()) != (cosigned.checkpoint.size, cosigned.checkpoint.root):
         raise Refused(Reason.TAMPERED, "the entries are not those the checkpoint commits to")
-    fold = replay_log(treaty, list(bundle.entries))  # 4
-    if fold.forks:
+    state, events = replay(treaty, bundle.entries)  # 4
+    if state.clock.forks:
         raise Refused(Reason.EQUIVOCATION, "the log showed two histories; the bundle holds the proof")
-    return Proven(treaty, cosigned, fold, {run: _transcript(fold, run, x) for run, x in bundle.transcripts.items()})
+    leaves = {run: _transcript(state, run, x) for run, x in bundle.transcripts.items()}
+    return Proven(cosigned, state, tuple(events), leaves)
 
 
-def _transcript(fold: Fold, run: str, data: bytes) -> tuple[Leaf, ...]:  # 5
-    record = fold.run(run)
-    if record.last is None or len(data) != (record.last.steps + 1) * LEAF_BYTES:
-        raise Refused(Reason.TAMPERED, f"the transcript of {record.declaration.name} has another length than its head")
+def _transcript(state: State, run: str, data: bytes) -> tuple[Leaf, ...]:  # 5
+    record = state.run(run)
+    if record.head is None or len(data) != (record.head.steps + 1) * LEAF_BYTES:
+        raise Refused(Reason.TAMPERED, f"the transcript of {record.name} has another length than its head")
     leaves, frontier = [], Frontier(0, ())
     for at in range(0, len(data), LEAF_BYTES):
         chunk = data[at : at + LEAF_BYTES]
         leaves.append(decode_leaf(chunk))
         frontier = frontier.append(leaf_hash(chunk))
-    if frontier.root().hex() != record.last.root:
-        raise Refused(Reason.TAMPERED, f"the transcript of {record.declaration.name} is not the one it logged")
+    if frontier.root().hex() != record.head.root:
+        raise Refused(Reason.TAMPERED, f"the transcript of {record.name} is not the one it logged")
     return tuple(leaves)

@@ -43,14 +43,21 @@ class Reason(StrEnum):
     WEAK_KEY = "weak-key"
     TAMPERED = "tampered"  # a digest does not match
     MISSING = "missing"  # something that must be there is not
+    BUDGET = "budget"  # more than the treaty lets a party log in a day
+    MALFORMED = "malformed"  # signed by a party, and not what its kind says
+    UNKNOWN_KIND = "unknown-kind"  # of a kind that the treaty's rules do not know
 
 
 class Refused(BrakelineError):
-    """Well-formed, but a rule says no. `reason` is the code, the text says what was refused and by which rule."""
+    """Well-formed, but a rule says no. `reason` is the code, the text says what was refused and by which rule.
 
-    def __init__(self, reason: Reason, what: str, *, hint: str = "") -> None:
+    `later` says that the same bytes may be taken at another time: whoever sent them keeps them.
+    """
+
+    def __init__(self, reason: Reason, what: str, *, hint: str = "", later: bool = False) -> None:
         super().__init__(what, hint=hint)
         self.reason = reason
+        self.later = later
 
 
 class Misuse(BrakelineError):

@@ -36,6 +36,14 @@ REPLAYED: Final = frozenset(
 )
 
 
+Key = str  # what two inspectors must agree on for a finding to be upheld: `fault@start-end`
+
+
+def key_of(fault: str, segment: tuple[int, int]) -> Key:
+    """The key of a fault at these steps."""
+    return f"{fault}@{segment[0]}-{segment[1]}"
+
+
 class Finding(Wire, frozen=True):
     """`segment` is the half-open step range it concerns; `(0, 0)` means the whole transcript."""
 
@@ -45,9 +53,9 @@ class Finding(Wire, frozen=True):
     detail: str
 
     @property
-    def key(self) -> tuple[str, tuple[int, int]]:
-        """What two inspectors must agree on for a finding to be adjudicated; the wording may differ."""
-        return (self.fault, self.segment)
+    def key(self) -> Key:
+        """What it alleges; the wording may differ."""
+        return key_of(self.fault, self.segment)
 
 
 class Audit(Wire, frozen=True):
@@ -67,6 +75,23 @@ class Audit(Wire, frozen=True):
     flop: str
     findings: tuple[Finding, ...]
     verdict: Literal["pass", "fail", "inconclusive", "partial"]
+
+
+class Retraction(Wire, frozen=True):
+    """Body of a `retraction`: its issuer no longer alleges this. Treaty 7.9."""
+
+    run: str
+    fault: Fault
+    segment: tuple[int, int]
+
+
+class Answer(Wire, frozen=True):
+    """Body of an `answer`: what the lab has to say to an allegation, for the record. Treaty 7.9."""
+
+    run: str
+    fault: Fault
+    segment: tuple[int, int]
+    text: str
 
 
 def verdict(findings: tuple[Finding, ...]) -> Literal["pass", "fail", "inconclusive"]:

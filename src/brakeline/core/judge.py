@@ -7,7 +7,7 @@ It is written against a lab that wants to fool it, and a false alarm costs as mu
 - Equal environments must give equal bits. Unequal ones are a `notice` and are judged by the relative size of the
   update's error, whose bound the treaty sets; another processor is never called fraud (attack A-17).
 
-Not decided here: whether a finding is upheld. That takes several inspectors (Treaty 7.7, `fold`).
+Not decided here: whether a finding is upheld. That takes several inspectors (Treaty 7.7, `state.audits`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,13 @@ from itertools import pairwise
 
 from brakeline.core.errors import BrakelineError
 from brakeline.core.finding import Fault, Finding
-from brakeline.core.fold import Fold, LoggedHead, RunRecord
 from brakeline.core.gate import NO_PERMIT
 from brakeline.core.permit import Permit, open_permit
+from brakeline.core.state.events import Committed
+from brakeline.core.state.runs import Run
 from brakeline.core.tlog.merkle import Frontier, leaf_hash
 from brakeline.core.transcript import Leaf, SegmentReplay
+from brakeline.core.treaty import Treaty
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +37,30 @@ class Openings:
 
 
 def judge(
-    fold: Fold,
-    run: RunRecord,
-    logged: LoggedHead,
+    treaty: Treaty,
+    run: Run,
+    heads: Sequence[Committed],
     openings: Openings,
     required: Sequence[tuple[int, int]],
     replays: Mapping[tuple[int, int], SegmentReplay | Finding],
     *,
     environment: str,
 ) -> tuple[Finding, ...]:
-    """Findings on `run` up to the head `logged`. `environment` is the digest of the inspector's own profile.
+    """Findings on `run` up to the last of `heads`, which are all that count in the log, in order.
+
+    `environment` is the digest of the inspector's own profile.
 
     `required` are the step ranges that the treaty makes this inspector replay; `replays` maps each to what came of
     it: a replay, or the finding why there is none. Returns () for a clean run.
     """
-    findings = [*_recipe(run, openings), *_chain(fold, run, logged, openings.leaves)]
+    findings = [*_recipe(run, openings), *_chain(treaty, run, heads, openings.leaves)]
     if findings:
         return tuple(findings)  # what follows would compare against steps nobody committed to
-    findings += _permits(fold, run, logged, openings)
+    findings += _permits(treaty, run, heads, openings)
     if missing := _data(run, openings):
         return (*findings, *missing)  # other data would give other steps
     for part in required:
-        findings += _segment(fold, run, openings.leaves, part, replays.get(part), environment)
+        findings += _segment(treaty, run, openings.leaves, part, replays.get(part), environment)
     return tuple(findings)
 
 
@@ -64,14 +68,14 @@ def _violation(fault: Fault, segment: tuple[int, int], detail: str) -> Finding:
     return Finding(fault=fault, severity="violation", segment=segment, detail=detail)
 
 
-def _recipe(run: RunRecord, openings: Openings) -> list[Finding]:
+def _recipe(run: Run, openings: Openings) -> list[Finding]:
     if openings.recipe == run.declaration.recipe:
         return []
     detail = f"the recipe shown is {openings.recipe[:16]}…, declared was {run.declaration.recipe[:16]}…"
     return [_violation(Fault.RECIPE_MISMATCH, (0, 0), detail)]
 
 
-def _data(run: RunRecord, openings: Openings) -> list[Finding]:
+def _data(run: Run, openings: Openings) -> list[Finding]:
     """The inspector's copy of the data set may be another one than the lab's: that accuses nobody."""
     if openings.dataset == run.declaration.dataset:
         return []
@@ -79,17 +83,18 @@ def _data(run: RunRecord, openings: Openings) -> list[Finding]:
     return [Finding(fault=Fault.RECIPE_MISMATCH, severity="gap", segment=(0, 0), detail=detail)]
 
 
-def _chain(fold: Fold, run: RunRecord, logged: LoggedHead, leaves: Sequence[Leaf]) -> list[Finding]:
+def _chain(treaty: Treaty, run: Run, logged: Sequence[Committed], leaves: Sequence[Leaf]) -> list[Finding]:
     """Treaty 7.2: the leaves are those that every logged head committed to, in order, each step once."""
-    if len(leaves) != logged.head.steps + 1:
-        detail = f"{len(leaves)} leaves shown, the head covers {logged.head.steps + 1}"
+    last = logged[-1].head.steps
+    if len(leaves) != last + 1:
+        detail = f"{len(leaves)} leaves shown, the head covers {last + 1}"
         return [_violation(Fault.TRANSCRIPT_MISMATCH, (0, 0), detail)]
     flop = run.declaration.step_flop
-    steps = [h.head.steps for h in run.heads if h.index <= logged.index]
+    steps = [h.head.steps for h in logged]
     for before, after in pairwise(steps):
-        if after - before > fold.treaty.head_every * fold.treaty.segment_steps:
+        if after - before > treaty.head_every * treaty.segment_steps:
             return [_violation(Fault.HEAD_MISSING, (0, 0), f"no head was logged between steps {before} and {after}")]
-    heads = {h.head.steps: h.head for h in run.heads if h.index <= logged.index}
+    heads = {h.head.steps: h.head for h in logged}
     frontier = Frontier(0, ())
     for step, leaf in enumerate(leaves):
         if leaf.step != step or leaf.flop != step * flop:
@@ -103,22 +108,21 @@ def _chain(fold: Fold, run: RunRecord, logged: LoggedHead, leaves: Sequence[Leaf
     return []
 
 
-def _permits(fold: Fold, run: RunRecord, logged: LoggedHead, openings: Openings) -> list[Finding]:
+def _permits(treaty: Treaty, run: Run, heads: Sequence[Committed], openings: Openings) -> list[Finding]:
     """Treaty 5.1, 5.4: every step names a permit of this run whose allowance covers it."""
     permits: dict[bytes, Permit] = {}
     for data in openings.permits:
         try:
-            permit, envelope = open_permit(data, fold.treaty)
+            permit, envelope = open_permit(data, treaty)
         except BrakelineError:
             continue  # not evidence for anything
         if permit.run == run.id:
             permits[bytes.fromhex(envelope.digest)] = permit
     found: list[Finding] = []
     # After a stop no signer signs before the log shows the run open again, so no permit then is of an older epoch.
-    heads = [h for h in run.heads if h.index <= logged.index]
     floors = {h.head.steps + 1: h.epoch for s, h in pairwise(heads) if s.head.status == "stopped"}
     # Steps up to the first head logged under the duty are excused: until then nobody had to ask.
-    due = next((h.head.steps for h in heads if h.concerned), logged.head.steps)
+    due = next((h.head.steps for h in heads if h.concerned), heads[-1].head.steps)
     for first, last, fault, detail in _runs_of(openings.leaves[1:], permits, floors, due):
         found.append(_violation(fault, (first - 1, last), detail))
     return found
@@ -159,8 +163,8 @@ def _runs_of(
 
 
 def _segment(
-    fold: Fold,
-    run: RunRecord,
+    treaty: Treaty,
+    run: Run,
     leaves: Sequence[Leaf],
     part: tuple[int, int],
     replay: SegmentReplay | Finding | None,
@@ -189,10 +193,10 @@ def _segment(
                 detail = f"step {got.step}: re-execution gives another {what}"
                 return [_violation(Fault.REPLAY_MISMATCH, part, detail)]
         return []
-    return _foreign(fold, leaves, part, replay)
+    return _foreign(treaty, leaves, part, replay)
 
 
-def _foreign(fold: Fold, leaves: Sequence[Leaf], part: tuple[int, int], replay: SegmentReplay) -> list[Finding]:
+def _foreign(treaty: Treaty, leaves: Sequence[Leaf], part: tuple[int, int], replay: SegmentReplay) -> list[Finding]:
     """Treaty 7.5, 7.6: another environment is judged by the update, relative to its size."""
     for got in replay.leaves:
         if got.batch != leaves[got.step].batch:  # data order is arithmetic on integers: no machine changes it
@@ -201,7 +205,7 @@ def _foreign(fold: Fold, leaves: Sequence[Leaf], part: tuple[int, int], replay: 
     if replay.update_error is None or replay.rho is None:
         detail = "no checkpoint at the segment's end to compare the update with"
         return [Finding(fault=Fault.OPENING_MISSING, severity="gap", segment=part, detail=detail)]
-    bound = fold.treaty.update_error
+    bound = treaty.update_error
     # rho is the share of the observed movement that re-execution explains: ~1 when honest, ~0 for a copied
     # trajectory whose absolute error is tiny (attack A-01). NaN fails both comparisons' negation: closed.
     if not (replay.update_error <= bound and abs(replay.rho - 1) <= bound):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -36,6 +37,11 @@ def _check_ed25519(raw: bytes) -> None:
     x2 = (y * y - 1) * pow(_D * y * y + 1, -1, _P) % _P
     if pow(x2, (_P - 1) // 2, _P) != 1:
         raise Refused(Reason.WEAK_KEY, "Ed25519 key is not a point on the curve")
+
+
+@lru_cache(maxsize=1024)
+def _loaded(raw: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,7 @@ class PublicKey:
     def verify(self, signature: bytes, message: bytes) -> bool:
         """Whether `signature` is this key's signature over `message` (RFC 8032)."""
         try:
-            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
+            _loaded(self.raw).verify(signature, message)
         except InvalidSignature:
             return False
         return True

@@ -14,9 +14,13 @@ from brakeline.core.tlog.policy import Group, parse_group_lines
 
 
 class Assent(Wire, frozen=True):
-    """Body of an `assent`: the issuer signs the treaty text with this digest (hex SHA-256)."""
+    """Body of an `assent`: the issuer signs the treaty `text` and the `articles` rendered from it (hex SHA-256).
+
+    Both, so that what a party signed is what the code applies. Treaty 2.1.
+    """
 
     text: str
+    articles: str
 
 
 class Pledge(Wire, frozen=True):

@@ -1,9 +1,11 @@
 """A run: declared before its first step, seeded by the log after it is declared, followed by lineage."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from brakeline.core.encoding import Wire, decimal, tagged, unhex32
 from brakeline.core.errors import Malformed
+
+MAX_PARENTS: Final = 16
 
 
 class Declaration(Wire, frozen=True):
@@ -11,8 +13,9 @@ class Declaration(Wire, frozen=True):
 
     `recipe`, `dataset` and `environment` are hex SHA-256: of the recipe (code and configuration), of the canonical
     data set, of the environment profile. Compute in FLOP as decimal text, since it outgrows 2**53. `parents` are ids
-    of the runs whose weights or synthetic data this one starts from. `purpose` is "" for a covered run, else one of
-    the treaty's exemptions. `rung` says what stands behind the run's heads: steps that an inspector can execute again,
+    of the runs whose weights or synthetic data this one starts from. `purpose` is "" or one of the treaty's exemptions.
+    `chips` are the accelerators of the cluster it runs on and `flop_per_second` what they can do at most, decimal text;
+    `domain` is "" or what it learns about, where a tier asks. `rung` says what stands behind the run's heads: steps that an inspector can execute again,
     or the lab's word about a job that could not be changed.
     """
 
@@ -26,6 +29,9 @@ class Declaration(Wire, frozen=True):
     flop_per_step: str
     parents: tuple[str, ...]
     purpose: str
+    chips: int
+    flop_per_second: str
+    domain: str
 
     @property
     def step_flop(self) -> int:
@@ -34,6 +40,17 @@ class Declaration(Wire, frozen=True):
     @property
     def total_flop(self) -> int:
         return self.steps * self.step_flop
+
+    @property
+    def rate(self) -> int:
+        return decimal(self.flop_per_second.encode(), bound=10**40)
+
+
+class Designation(Wire, frozen=True):
+    """Body of a `designation`: its issuer wants the run in this tier of the treaty. Treaty 3.7."""
+
+    run: str
+    tier: str
 
 
 def check_declaration(d: Declaration) -> None:
@@ -44,10 +61,12 @@ def check_declaration(d: Declaration) -> None:
         raise Malformed("a run needs a printable name of at most 64 characters")
     for digest in (d.recipe, d.dataset, d.environment, *d.parents):
         unhex32(digest)
-    if d.steps < 1 or d.segment_steps < 1 or d.step_flop < 1:
+    if d.steps < 1 or d.segment_steps < 1 or d.step_flop < 1 or d.chips < 0 or d.rate < 0:
         raise Malformed("a run has at least one step, one step a segment and one FLOP a step")
-    if list(d.parents) != sorted(set(d.parents)):
-        raise Malformed("parents must be sorted and distinct")
+    if list(d.parents) != sorted(set(d.parents)) or len(d.parents) > MAX_PARENTS:
+        raise Malformed(f"parents must be sorted and distinct, and at most {MAX_PARENTS}")
+    if len(d.domain) > 64 or not d.domain.isprintable():
+        raise Malformed("a domain is a printable name of at most 64 characters")
 
 
 def run_seed(run: str, beacon: bytes) -> bytes:

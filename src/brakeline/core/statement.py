@@ -6,10 +6,9 @@ which treaty, when it counts, and a number: two payloads with one `(issuer, seq)
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
-from brakeline.core.encoding import Wire, b64decode, b64encode, canonical, convert, parse, sha256
+from brakeline.core.encoding import Wire, b64decode, b64encode, canonical, convert, parse, sha256, unhex32
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused
 from brakeline.core.keys import PrivateKey, PublicKey
 
@@ -17,11 +16,22 @@ B = TypeVar("B")
 
 MAX_BYTES: Final = 65_535  # C2SP tlog-tiles: an entry's length is a u16
 GENESIS: Final = "0" * 64  # `prev` of an issuer's first statement
-_TYPE: Final = re.compile(r"application/vnd\.brakeline\.([a-z][a-z-]*)\.v1\+json")
+MAX_SEQ: Final = 2**53 - 2  # the largest number of a statement
+MAX_SIGNATURES: Final = 128
+# The whole grammar of an envelope in RFC 8785 JSON: nothing in it has a second spelling. What it costs to read is what
+# it costs to hash, so that whoever cannot sign cannot make anybody work.
+_HEAD: Final = b'{"payload":"'
+_MIDDLE: Final = b'","payloadType":"application/vnd.brakeline.'
+_TAIL: Final = b'.v1+json","signatures":['
+_KIND: Final = re.compile(rb"[a-z][a-z-]{0,31}")
+_SIGNATURE: Final = re.compile(rb'{"keyid":"([0-9a-f]{1,64})","sig":"([A-Za-z0-9+/]*={0,2})"}')
 
 
 class Statement(Wire, frozen=True):
-    """What is signed. Times are POSIX seconds; `treaty` and `prev` are lowercase hex SHA-256."""
+    """What is signed. Times are POSIX seconds; `treaty` and `prev` are lowercase hex SHA-256.
+
+    `seq` counts the issuer's statements of one lane.
+    """
 
     treaty: str
     issuer: str
@@ -30,6 +40,14 @@ class Statement(Wire, frozen=True):
     not_before: int
     expires: int
     body: dict[str, Any]
+
+    def check(self) -> None:
+        """Raises:
+        Malformed: a number out of range, it expires before it begins, or a `prev` that is no digest.
+        """
+        if not 0 <= self.seq <= MAX_SEQ or not 0 <= self.not_before <= self.expires:
+            raise Malformed("a statement's numbers count up from 0, and it expires after it begins")
+        unhex32(self.prev)
 
     def body_as(self, kind: type[B]) -> B:
         """The body as `kind`.
@@ -40,19 +58,7 @@ class Statement(Wire, frozen=True):
         return convert(self.body, kind)
 
 
-class _Signature(Wire, frozen=True):
-    keyid: str
-    sig: str
-
-
-class _Envelope(Wire, frozen=True):
-    payload: str
-    payloadType: str
-    signatures: tuple[_Signature, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """A parsed, not yet verified, DSSE envelope. `data` are its exact bytes."""
 
     data: bytes
@@ -76,19 +82,15 @@ def payload_type(kind: str) -> str:
 
 def pae(kind: str, payload: bytes) -> bytes:
     """DSSE pre-authentication encoding: what is actually signed."""
-    type_ = payload_type(kind).encode()
-    return b"DSSEv1 %d %s %d %s" % (len(type_), type_, len(payload), payload)
+    name = kind.encode()
+    return b"DSSEv1 %d application/vnd.brakeline.%s.v1+json %d %s" % (34 + len(name), name, len(payload), payload)
 
 
 def seal(kind: str, payload: bytes, signatures: Sequence[tuple[str, bytes]]) -> bytes:
     """An envelope from signatures made elsewhere, as when a permit gathers those of several signers."""
-    return canonical(
-        _Envelope(
-            payload=b64encode(payload),
-            payloadType=payload_type(kind),
-            signatures=tuple(_Signature(keyid=k, sig=b64encode(s)) for k, s in sorted(signatures)),
-        )
-    )
+    lines = ",".join(f'{{"keyid":"{k}","sig":"{b64encode(sig)}"}}' for k, sig in sorted(signatures))
+    text = f'{{"payload":"{b64encode(payload)}","payloadType":"{payload_type(kind)}","signatures":[{lines}]}}'
+    return text.encode()
 
 
 def sign(kind: str, payload: object, *keys: PrivateKey) -> bytes:
@@ -108,14 +110,26 @@ def open_envelope(data: bytes) -> Envelope:
     """
     if len(data) > MAX_BYTES:
         raise Malformed(f"statement of {len(data)} bytes; the limit is {MAX_BYTES}")
-    raw = parse(data, _Envelope)
-    kind = _TYPE.fullmatch(raw.payloadType)
-    if not kind:
-        raise Malformed(f"unknown payload type {raw.payloadType[:80]!r}")
-    signatures = tuple((s.keyid, b64decode(s.sig)) for s in raw.signatures)
-    if not signatures or list(signatures) != sorted(set(signatures)):
-        raise Malformed("signatures must be present, sorted and distinct")
-    return Envelope(data, kind.group(1), b64decode(raw.payload), signatures)
+    # Of each mark the first is meant: none can stand in base64 or in a kind, which are checked.
+    middle = data.find(_MIDDLE)
+    tail = data.find(_TAIL, middle)
+    kind = data[middle + len(_MIDDLE) : tail]
+    if not (data.startswith(_HEAD) and data.endswith(b"]}") and 0 < middle < tail and _KIND.fullmatch(kind)):
+        raise Malformed("not a statement's envelope in canonical JSON")
+    payload = b64decode(data[len(_HEAD) : middle])
+    return Envelope(data, kind.decode(), payload, _signatures(data[tail + len(_TAIL) : -2]))
+
+
+def _signatures(lines: bytes) -> tuple[tuple[str, bytes], ...]:
+    if one := _SIGNATURE.fullmatch(lines):
+        return ((one[1].decode(), b64decode(one[2])),)
+    found = list(_SIGNATURE.finditer(lines))
+    if b",".join(m[0] for m in found) != lines or not 0 < len(found) <= MAX_SIGNATURES:
+        raise Malformed(f"an envelope carries 1 to {MAX_SIGNATURES} signatures, each with the id of its key")
+    signatures = tuple((m[1].decode(), b64decode(m[2])) for m in found)
+    if list(signatures) != sorted(set(signatures)):
+        raise Malformed("signatures must be sorted and distinct")
+    return signatures
 
 
 def verify(envelope: Envelope, key: PublicKey) -> None:

@@ -22,7 +22,7 @@ from brakeline.core.tlog.policy import Policy
 from brakeline.core.tlog.tile import MAX_ENTRY, parse_path
 from brakeline.node.http import HANDLERS, query_number, read_body, run
 from brakeline.node.logstore import LogStore
-from brakeline.node.sequencer import DEFAULT_TIMING, Sequencer, Timing
+from brakeline.node.sequencer import DEFAULT_TIMING, Admission, Sequencer, Timing
 
 MAX_WAIT: Final = 30  # seconds
 _TEXT: Final = "text/plain; charset=utf-8"
@@ -62,7 +62,7 @@ def app(sequencer: Sequencer) -> Starlette:
             "durable": store.size,
             "published": sequencer.latest.size if sequencer.latest else None,
             "failure": str(failure) if failure else "",
-            "witnesses": sequencer.troubles(),
+            "witnesses": sequencer.cosigners.troubles(),
         }
         well = failure is None and sequencer.latest is not None
         return Response(canonical(body), 200 if well else 503, headers=_NEVER, media_type="application/json")
@@ -89,13 +89,13 @@ def serve(
     origin: str,
     key: PrivateKey,
     policy: Policy,
-    validate: Callable[[bytes], None],
+    admission: Callable[[LogStore], Admission],
     *,
     host: str = "127.0.0.1",
     port: int = 0,
     clock: Callable[[], float] = time.time,
     timing: Timing = DEFAULT_TIMING,
 ) -> None:
-    """Run a log until it is stopped. Raises as `LogStore`, `Sequencer` and `http.run`."""
+    """Run a log until it is stopped; `admission` reads the store. Raises as `LogStore`, `Sequencer` and `http.run`."""
     with LogStore(directory, origin) as store:
-        run(app(Sequencer(store, key, policy, validate, clock, timing)), host, port)
+        run(app(Sequencer(store, key, policy, admission(store), clock, timing)), host, port)

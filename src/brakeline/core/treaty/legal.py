@@ -1,17 +1,19 @@
 """The treaty as people read it: numbered articles, rendered from the same values that the code applies.
 
 Every rule has an id. The code cites it where it applies it (`# Treaty 4.2`); `PEOPLE` are the rules that no code can
-apply, because people must act.
+apply, because people must act. Numbers are written exactly: what parties sign must not round what the code applies.
 """
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Final
 
-from brakeline.core.treaty import Treaty
-from brakeline.core.units import show_flop
+from brakeline.core.encoding import sha256
+from brakeline.core.treaty.values import BEHIND, Duty, Tier, Treaty
+from brakeline.core.units import show_flop, show_rate
 
-PEOPLE: Final = frozenset({"9.1", "10.1", "10.2", "10.3", "11.1"})
+PEOPLE: Final = frozenset({"3.8", "9.1", "11.1"})
 
 ARTICLES: Final = {
     "1": "Parties",
@@ -27,6 +29,8 @@ ARTICLES: Final = {
     "11": "Amendment",
 }
 
+_DUTIES: Final[tuple[Duty, ...]] = ("declared", "monitored", "permitted", "prohibited")  # in the order of their weight
+
 
 def duration(seconds: int) -> str:
     """`259200` → `"3 days"`, in the largest unit that divides it."""
@@ -36,8 +40,43 @@ def duration(seconds: int) -> str:
     return "0 seconds"
 
 
-def _percent(value: object) -> str:
-    return f"{float(str(value)) * 100:g} %"
+def exact(value: float) -> str:
+    """`4.0` → `"4"`: the shortest text that `float` reads back as the same value."""
+    return repr(value).removesuffix(".0")
+
+
+def _percent(share: Decimal) -> str:
+    sign, digits, exponent = share.as_tuple()
+    text = f"{Decimal((sign, digits, int(exponent) + 2)):f}" if share else "0"
+    return f"{text.rstrip('0').rstrip('.') if '.' in text else text} %"
+
+
+def _tier(x: Tier) -> str:
+    criteria = []
+    if x.domain:
+        criteria.append(f'it declares the domain "{x.domain}"')
+    if x.above is not None:
+        together = ", or that of its lab's runs together (3.6)," if x.sum else ""
+        criteria.append(f"its compute over its lineage{together} exceeds {show_flop(x.above)}")
+    if x.rate_above is not None:
+        criteria.append(f"its machines can do more than {show_rate(x.rate_above)}")
+    if x.chips_above is not None:
+        criteria.append(f"its cluster has more than {x.chips_above} accelerators")
+    duties = ", ".join(d for d in _DUTIES if d in x.duties)
+    return f'A run is in the tier "{x.name}" ({duties}) when {" and ".join(criteria)}.'
+
+
+def _exemptions(t: Treaty) -> str:
+    if not t.exemptions:
+        return "No purpose is exempt."
+    listed = "; ".join(
+        f'"{x.purpose}" up to {show_flop(x.up_to)}, {"also" if x.while_braked else "but not"} while the brake is on'
+        for x in t.exemptions
+    )
+    return (
+        "A run for an exempt purpose needs no permit up to the compute, over its lineage, that is stated here, and is "
+        f"still declared, logged and open to audit: {listed}."
+    )
 
 
 def rules(t: Treaty) -> dict[str, str]:
@@ -45,46 +84,61 @@ def rules(t: Treaty) -> dict[str, str]:
     n = len(t.parties)
     signers, witnesses = len(t.with_role("permit-signer")), len(t.with_role("witness"))
     conditions = {
-        "stopped": "every covered run has logged that it stopped",
-        "audited": f"every covered run is settled, passed by {t.inspectors} inspectors up to its last head or barred, "
-        "or was examined by as many without an open allegation",
+        "stopped": "every run that the brake stops has logged that it stopped, or its last permit has lapsed",
+        "audited": f"every run that the brake stops is settled (7.4), was examined by {t.inspectors} inspectors up to "
+        "its last head without an open allegation (5.7), or is held back alone (8.4)",
         "readings": "no gauge stands at or above its threshold",
     }
-    gauges = "; ".join(f"{x.gauge} ({x.gauge_class}) at {x.at_least:g} {x.unit}" for x in t.triggers) or "none"
+    gauges = "; ".join(f"{x.gauge} ({x.gauge_class}) at {exact(x.at_least)} {x.unit}" for x in t.triggers) or "none"
     growing = "; ".join(
-        f"{x.gauge} from {x.growth.floor:g} {x.unit} within {duration(x.growth.doubles_within)}"
+        f"{x.gauge} from {exact(x.growth.floor)} {x.unit} within {duration(x.growth.doubles_within)}"
         for x in t.triggers
         if x.growth
     )
     met = "; ".join(conditions[c] for c in sorted(t.lift_conditions)) or "none beyond the quorum"
+    incidents = ", ".join(f'"{x.name}" within {duration(x.within)}' for x in t.incidents)
     return {
         "1.1": "Each party is known by the keys entered here. No key serves two parties or two purposes.",
         "1.2": "A party does what its roles allow: lab, log, witness, permit signer, inspector.",
         "1.3": f"The treaty bears {t.faults} dishonest or absent of its {n} parties.",
-        "2.1": "A party assents by signing this exact text.",
+        "1.4": f"These articles are applied by rules version {t.rules}. A statement of a kind that these rules do not "
+        "know takes its number and has no effect.",
+        "1.5": f"A party may log, a day, {t.budget.brake} statements in the lane of the brake, {t.budget.runs} about "
+        f"runs, {t.budget.audits} about audits and {t.budget.rest} others, of {t.budget.bytes} bytes together. A "
+        f"statement is charged to the day it is dated, at most {duration(BEHIND)} back; beyond the budget it waits for "
+        "another day. No other lane uses up the brake's.",
+        "2.1": "A party assents by signing this exact text and these articles.",
         "2.2": "A party is bound while the condition of its pledge holds among the parties bound: the largest set of "
         "parties whose pledges all hold together.",
-        "2.3": f"No duty binds before {datetime.fromtimestamp(t.effective, UTC):%Y-%m-%d %H:%M} UTC.",
-        "2.4": "A party that signs two different statements under one number voids its votes and readings, and has "
-        "withdrawn: its duties end when the notice has passed.",
+        "2.3": f"No duty binds before {datetime.fromtimestamp(t.effective, UTC):%Y-%m-%d %H:%M:%S} UTC.",
+        "2.4": "A party that signs two different statements under one number of one lane voids its votes and readings, "
+        "and has withdrawn: its duties end when the notice has passed. Both envelopes together are the evidence, to "
+        "anybody.",
         "2.5": f"A party may withdraw; its pledge ends {duration(t.withdrawal_notice)} after the log shows it. A "
         "pledge in force cannot be weakened or shortened.",
-        "3.1": f"A run is covered when its compute, over its lineage, exceeds {show_flop(t.covered_above)}.",
-        "3.2": f"Exempt: {', '.join(sorted(t.exempt)) or 'nothing'}.",
-        "3.3": f"No permit is given to a run above {show_flop(t.prohibited_above)} over its lineage.",
+        "3.1": " ".join(_tier(x) for x in t.tiers) + " A run is covered when it is in a prohibited tier, or in a "
+        "permitted one without being exempt (3.2).",
+        "3.2": _exemptions(t),
+        "3.3": "No run in a prohibited tier gets a permit or trains, whatever its purpose.",
         "3.4": "Compute follows the weights: a run counts its own and that of every run it descends from.",
         "3.5": "A lab logs how each model came to be: its parents, its data, who labelled and who chose them, the "
         "recipe. It names the parents that the run declared, and no model of which that is not logged before.",
+        "3.6": f"In a tier that counts a lab's runs together, all that the lab declared within {duration(t.window)} "
+        "count as one, of common lineage or not.",
+        "3.7": f"A run is also in a tier when {t.lift} parties in force decide so.",
+        "3.8": "A lab with a run in a monitored tier meters its machines: devices, busy time and energy.",
         "4.1": f"The brake trips on the votes of {t.trip} parties.",
         "4.2": f"The brake trips when gauges of two classes reach their thresholds by the lower bound. "
         f"Gauges: {gauges}.",
         "4.3": "A gauge of the class safety suffices alone, by its lower bound or by an alarm.",
         "4.4": f"An adjudicated finding {'trips' if t.findings_trip else 'does not trip'} the brake.",
-        "4.5": "When tripped, every covered run stops at its next optimizer step with a checkpoint. The brake counts "
-        "as paused when all have logged the stop, or when every permit must have lapsed.",
+        "4.5": "When tripped, every covered run, and every exempt one that may not go on, stops at its next optimizer "
+        "step with a checkpoint. The brake counts as paused when all have logged the stop, or when every permit must "
+        "have lapsed.",
         "4.6": "The brake dominates: while it is on, no permit is given and none counts.",
         "4.7": "A permit signer heeds a vote to trip as soon as it holds it, whether or not the log shows it: who "
-        "keeps the log cannot hold a trip back.",
+        "keeps the log cannot hold a trip back. It holds votes for the present epoch and for the next, whatever date "
+        "they bear.",
         "4.8": f"A reading counts when {max(2, t.faults + 1)} parties measured the same inputs and their bounds meet. "
         "Where they do not meet, the log shows a disagreement, and neither confirms the other.",
         "4.9": f"A gauge also reaches its threshold when its lower bound doubles the upper bound of an earlier reading "
@@ -96,7 +150,8 @@ def rules(t: Treaty) -> dict[str, str]:
         "5.4": f"A permit allows at most {show_flop(t.permit_allowance)} beyond the run's last logged head.",
         "5.5": "A trip begins a new epoch; a permit of an earlier epoch is void.",
         "5.6": "A run with an adjudicated finding gets no permit.",
-        "5.7": "A run that inspectors examined and could not settle before a lift gets no permit until it is settled.",
+        "5.7": "A run that inspectors examined and could not settle before a lift, or that is held back alone (8.4), "
+        "gets no permit until it is settled.",
         "5.8": "A run that descends from another gets no permit until the models of each parent are logged "
         "and a safety gauge read on each of them counts: as many parties as 4.8 asks for agree, each with a complete "
         "reading that stays below the threshold without alarm."
@@ -107,32 +162,46 @@ def rules(t: Treaty) -> dict[str, str]:
         "6.2": "Time is the median of the witnesses' timestamps, as the log itself records it.",
         "6.3": f"The log records its own cosigned checkpoint at least every {duration(t.heartbeat)}.",
         "6.4": f"Nobody decides on a checkpoint older than {duration(t.stale_after)}.",
+        "6.5": f"A statement may be dated at most {duration(t.skew)} ahead of the log's time and "
+        f"{duration(BEHIND)} behind it. After a silence, the log records its time before it takes statements.",
+        "6.6": f"Permit signers log a digest of the state every {t.snapshot_every} entries. What {t.permit} of them "
+        "state is where a newcomer may start; one who states two is an equivocator (2.4).",
         "7.1": "A run is declared before its first step: recipe, data, environment, compute, parents.",
         "7.2": f"A run commits to every step, and logs a head at least every {t.head_every} segments of "
         f"{t.segment_steps} steps, at every stop and at every opening.",
         "7.3": "An inspector's sample is drawn from the head and from the first checkpoint cosigned after it.",
-        "7.4": f"Each inspector replays the first and last segment, every seam, and as many others as catch a cheat on "
-        f"{_percent(t.f_cheat)} of the segments with {_percent(t.p_catch)} probability.",
+        "7.4": f"A run is settled when {t.inspectors} inspectors passed it up to its last head and no allegation is "
+        "open, or when it is barred. Each inspector replays the first and last segment, every seam, and as many others "
+        f"as catch a cheat on {_percent(t.f_cheat)} of the segments with {_percent(t.p_catch)} probability.",
         "7.5": f"In the declared environment a replay must agree bit for bit; in another, the update must agree within "
-        f"{t.update_error:g} of its size.",
+        f"{exact(t.update_error)} of its size.",
         "7.6": "A difference that another environment explains is recorded and is no violation.",
         "7.7": f"A violation is upheld when {t.adjudicators} inspectors, none of them the lab's, find it; it falls "
-        "when as many checked the same steps and did not.",
+        "when as many checked the same steps as strictly and did not find it. A replay in another environment never "
+        "refutes one in the declared environment.",
         "7.8": "A job that cannot be changed may run as an attested run: a supervisor stops it, it commits to its "
-        "running time, and behind it stands the lab's word alone."
+        "running time, and behind it stands the lab's word alone; there is nothing of it to settle."
         if t.attested_runs
         else "A run that inspectors cannot execute again is not admitted.",
+        "7.9": "An inspector may retract a finding. The lab that is accused may answer on the record.",
+        "7.10": "An audit is about the run's last head, or about one logged at most "
+        f"{duration(t.audit_within)} before, and carries at most {t.findings} findings.",
         "8.1": f"The brake lifts on the votes of {t.lift} parties, cast after the trip.",
         "8.2": f"Conditions: {met}.",
         "8.3": f"Permits are given again {duration(t.lift_delay)} after that, unless a condition fails or the brake "
         "trips meanwhile."
         if t.lift_delay
         else "Permits are given again at once.",
+        "8.4": f"A run that is not settled {duration(t.settle_within)} after the pause began is held back alone: it "
+        "gets no permit until it is settled, and the lift does not wait for it.",
         "9.1": f"Compute that is neither declared and audited nor proven idle stays below {_percent(t.residual)} of "
         "capacity.",
-        "10.1": f"A safety incident is reported within {duration(t.incident_clock)}.",
-        "10.2": f"A threshold met, or known to be met soon, is notified within {duration(t.notification_clock)}.",
+        "10.1": f"An incident is reported by its class: {incidents}.",
+        "10.2": f"A run that enters a tier is notified within {duration(t.notification_clock)}, counted from when it "
+        "enters or, if that is earlier, from when it is known that it will.",
         "10.3": f"A report that another party asks for is given within {duration(t.report_clock)}.",
+        "10.4": "What is due, since when and by whom, follows from the log. A duty that is not met in time is a lapse, "
+        "recorded against the party.",
         "11.1": f"An amendment is a new version of this text, signed by all that were bound by the old one, and takes "
         f"effect no sooner than {duration(t.amendment_notice)} after the last signature.",
     }
@@ -141,6 +210,11 @@ def rules(t: Treaty) -> dict[str, str]:
 def render(t: Treaty) -> str:
     """The whole treaty as numbered plain text."""
     return "\n".join(_lines(t)) + "\n"
+
+
+def articles_digest(t: Treaty) -> str:
+    """Hex SHA-256 of `render(t)`: what an assent signs beside the text, so that no build words it differently."""
+    return sha256(render(t).encode()).hex()
 
 
 def _lines(t: Treaty) -> Iterator[str]:

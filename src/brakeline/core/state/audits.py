@@ -1,0 +1,234 @@
+"""What inspectors found: samples they must replay, allegations, what upholds one and what makes it fall.
+
+The count is the verifier's (Treaty 7.4): the log knows which segments a sample demands, whoever signs the audit. One
+inspector alleges; `adjudicators` bar; as many who looked at the same steps as strictly and did not find it let it fall
+(Treaty 7.7). A replay in the declared environment is strict, bit against bit; one in another environment has a
+tolerance, and what hides in a tolerance does not refute what was seen without one.
+"""
+
+from typing import Final
+
+import msgspec
+
+from brakeline.core.encoding import b64decode
+from brakeline.core.errors import Malformed, Reason, Refused
+from brakeline.core.finding import REPLAYED, Answer, Audit, Finding, Retraction, key_of, verdict
+from brakeline.core.keys import PublicKey
+from brakeline.core.sampling import audit_seed, sample, ticket_message
+from brakeline.core.state.events import Alleged, Answered, Barred, Event, Fell, Retracted
+from brakeline.core.state.runs import Allegation, Bar, Examined, LoggedHead, Run
+from brakeline.core.treaty import Treaty
+
+MAX_ALLEGATIONS: Final = 256  # of one run
+MAX_ANSWER: Final = 2000  # characters
+
+
+def find_head(run: Run, index: int) -> LoggedHead:
+    """Raises:
+    Refused(FOREIGN): the entry is no head of this run that may still be audited. Treaty 7.10
+    """
+    logged = next((h for h in reversed(run.heads) if h.index == index), None)
+    if logged is None:
+        raise Refused(Reason.FOREIGN, f"entry {index} is no head of this run that may still be audited (Treaty 7.10)")
+    return logged
+
+
+def required_sample(
+    treaty: Treaty, run: Run, logged: LoggedHead, inspector: str, ticket: bytes
+) -> tuple[tuple[int, int], ...]:
+    """The segments that `inspector` must replay for an audit up to `logged`. Treaty 7.3, 7.4.
+
+    Raises:
+        Refused: MISSING, no stamp follows the head yet; FORGED, the ticket is not the inspector's signature.
+    """
+    if not logged.beacon:
+        raise Refused(Reason.MISSING, "no checkpoint has been cosigned after this head: wait for the next stamp")
+    key: PublicKey = treaty.parties[inspector].key
+    if not key.verify(ticket, ticket_message(logged.leaf, logged.beacon)):
+        raise Refused(Reason.FORGED, "the sample's ticket is not signed by the inspector")
+    # By arithmetic: a list of all segments of a run that claims 2**53 steps would fill the memory.
+    steps, size = logged.steps, treaty.segment_steps
+    seams = frozenset(i for j in run.seams if j <= steps for i in ((j - 1) // size, j // size))
+    seed = audit_seed(logged.leaf, logged.beacon, inspector, ticket)
+    drawn = sample(seed, -(-steps // size), seams, treaty.p_catch, treaty.f_cheat)
+    return tuple((i * size, min((i + 1) * size, steps)) for i in drawn)
+
+
+def take(
+    treaty: Treaty, run: Run, index: int, issuer: str, audit: Audit, *, time: int
+) -> tuple[Run, tuple[Event, ...]]:
+    """The run with one more audit, and what follows from it.
+
+    Raises:
+        Malformed, Refused: see the rule cited.
+    """
+    if run.owner == issuer:  # Treaty 7.7
+        raise Refused(Reason.WRONG_ROLE, "a lab does not inspect itself")
+    logged = find_head(run, audit.head)
+    if not logged.beacon or logged.stamp != audit.beacon:
+        raise Refused(Reason.FOREIGN, "the sample's beacon is not the first stamp after the head (Treaty 7.3)")
+    if len(audit.findings) > treaty.findings:  # Treaty 7.10
+        raise Refused(Reason.ALLOWANCE, f"{len(audit.findings)} findings; an audit carries {treaty.findings} at most")
+    cuts = frozenset(h.steps for h in run.heads) if audit.findings else frozenset()
+    for finding in audit.findings:
+        _check_place(treaty, finding, logged.steps, cuts)
+    if audit.verdict != "partial":
+        _check_count(treaty, run, logged, issuer, audit)
+    strict = audit.environment == run.declaration.environment
+    return _weigh(treaty, run, index, issuer, audit, logged, strict, time)
+
+
+def _check_count(treaty: Treaty, run: Run, logged: LoggedHead, issuer: str, audit: Audit) -> None:
+    required = required_sample(treaty, run, logged, issuer, b64decode(audit.ticket))
+    missing = set(required) - set(audit.segments)
+    if missing and audit.verdict == "pass":  # Treaty 7.4: the verifier owns the count
+        raise Refused(Reason.MISSING, f"{len(missing)} of the required segments were not replayed")
+    if audit.verdict != verdict(audit.findings):
+        raise Malformed("the verdict does not follow from the findings")
+
+
+def _weigh(
+    treaty: Treaty, run: Run, index: int, issuer: str, audit: Audit, logged: LoggedHead, strict: bool, time: int
+) -> tuple[Run, tuple[Event, ...]]:
+    events: list[Event] = []
+    allegations = dict(run.allegations)
+    accused = {f.key: f for f in audit.findings if f.severity == "violation"}
+    for key, finding in accused.items():
+        if run.bar:
+            break
+        if key not in allegations and len(allegations) >= MAX_ALLEGATIONS:
+            raise Refused(Reason.ALLOWANCE, f"{MAX_ALLEGATIONS} allegations against the run are on record")
+        before = allegations.get(key) or _recall(run, finding, logged, time)
+        allegations[key] = _accuse(before, issuer, strict or before.open_to_all)
+        if issuer not in before.accusers:
+            events.append(Alleged(entry=index, run=run.id, inspector=issuer, finding=finding))
+    for key, a in allegations.items():
+        if key not in accused and issuer not in a.accusers and _denies(a, audit):
+            allegations[key] = _deny(a, issuer, strict or a.open_to_all)
+    examined = dict(run.examined)
+    if audit.verdict != "partial":
+        examined[issuer] = Examined(audit.head, audit.verdict, strict, tuple(sorted(set(audit.segments))))
+    run = msgspec.structs.replace(run, allegations=allegations, examined=examined)
+    run, decided = decide(treaty, run, index)
+    return run, (*events, *decided)
+
+
+def _recall(run: Run, finding: Finding, logged: LoggedHead, time: int) -> Allegation:
+    """A new allegation, with the denials of those who looked there before."""
+    a = Allegation(finding.fault, finding.segment, logged.index, time)
+    for inspector, e in run.examined.items():
+        if a.segment in e.segments or (a.whole and e.verdict == "pass" and e.head >= logged.index):
+            a = _deny(a, inspector, e.strict or a.open_to_all)
+    return a
+
+
+def _denies(a: Allegation, audit: Audit) -> bool:
+    """Whether an audit that does not allege it looked at the same steps.
+
+    By replaying the segment, or, where no replay is needed to see it, by passing as many steps or more.
+    """
+    return a.segment in audit.segments or (a.whole and audit.verdict == "pass" and audit.head >= a.head)
+
+
+def _with(names: tuple[str, ...], name: str) -> tuple[str, ...]:
+    return tuple(sorted({*names, name}))
+
+
+def _without(a: Allegation, name: str) -> Allegation:
+    return msgspec.structs.replace(
+        a,
+        strict=tuple(n for n in a.strict if n != name),
+        loose=tuple(n for n in a.loose if n != name),
+        denied_strict=tuple(n for n in a.denied_strict if n != name),
+        denied_loose=tuple(n for n in a.denied_loose if n != name),
+    )
+
+
+def _accuse(a: Allegation, name: str, strict: bool) -> Allegation:
+    a = a if name not in a.loose or not strict else _without(a, name)
+    a = msgspec.structs.replace(
+        a,
+        denied_strict=tuple(n for n in a.denied_strict if n != name),
+        denied_loose=tuple(n for n in a.denied_loose if n != name),
+    )
+    if strict:
+        return msgspec.structs.replace(a, strict=_with(a.strict, name))
+    return a if name in a.strict else msgspec.structs.replace(a, loose=_with(a.loose, name))
+
+
+def _deny(a: Allegation, name: str, strict: bool) -> Allegation:
+    if strict:
+        return msgspec.structs.replace(_without(a, name), denied_strict=_with(a.denied_strict, name))
+    return a if name in a.denied_strict else msgspec.structs.replace(a, denied_loose=_with(a.denied_loose, name))
+
+
+def decide(treaty: Treaty, run: Run, index: int) -> tuple[Run, tuple[Event, ...]]:
+    """Uphold what enough inspectors found, and let fall what enough did not. Treaty 7.7."""
+    events: list[Event] = []
+    if run.bar:
+        return run, ()
+    allegations = dict(run.allegations)
+    for key, a in sorted(allegations.items()):
+        if len(a.accusers) >= treaty.adjudicators:
+            bar = Bar(a.fault, a.segment)
+            events.append(Barred(entry=index, run=run.id, fault=bar.fault, segment=bar.segment))
+            return msgspec.structs.replace(run, allegations=allegations, bar=bar), tuple(events)
+        # What was seen without a tolerance is refuted only without one.
+        deniers = a.denied_strict if a.strict else (*a.denied_strict, *a.denied_loose)
+        fell = len(deniers) >= treaty.adjudicators or not a.accusers
+        if fell and not a.fell:
+            events.append(Fell(entry=index, run=run.id, fault=a.fault, segment=a.segment))
+        allegations[key] = msgspec.structs.replace(a, fell=fell)
+    return msgspec.structs.replace(run, allegations=allegations), tuple(events)
+
+
+def needed(treaty: Treaty, a: Allegation) -> tuple[int, int]:
+    """How many more inspectors would uphold the allegation, and how many would make it fall."""
+    deniers = a.denied_strict if a.strict else (*a.denied_strict, *a.denied_loose)
+    return treaty.adjudicators - len(a.accusers), treaty.adjudicators - len(deniers)
+
+
+def retract(treaty: Treaty, run: Run, index: int, issuer: str, r: Retraction) -> tuple[Run, tuple[Event, ...]]:
+    """Treaty 7.9. What was upheld stays upheld.
+
+    Raises:
+        Refused(MISSING): the issuer alleges no such thing.
+    """
+    key = key_of(r.fault, r.segment)
+    a = run.allegations.get(key)
+    if a is None or issuer not in a.accusers or run.bar:
+        raise Refused(Reason.MISSING, f"{issuer} alleges no {r.fault} at steps {r.segment[0]}-{r.segment[1]}")
+    run = msgspec.structs.replace(run, allegations={**run.allegations, key: _without(a, issuer)})
+    run, decided = decide(treaty, run, index)
+    event = Retracted(entry=index, run=run.id, inspector=issuer, fault=r.fault, segment=r.segment)
+    return run, (event, *decided)
+
+
+def answer(run: Run, index: int, issuer: str, body: Answer) -> tuple[Run, tuple[Event, ...]]:
+    """Treaty 7.9.
+
+    Raises:
+        Refused: FOREIGN, another lab's run; MISSING, nothing of the kind is alleged. Malformed: too long.
+    """
+    if run.owner != issuer:
+        raise Refused(Reason.FOREIGN, f"the run belongs to {run.owner}")
+    key = key_of(body.fault, body.segment)
+    if key not in run.allegations:
+        raise Refused(Reason.MISSING, f"nobody alleges a {body.fault} at steps {body.segment[0]}-{body.segment[1]}")
+    if not 0 < len(body.text) <= MAX_ANSWER or not body.text.isprintable():
+        raise Malformed(f"an answer is printable text of at most {MAX_ANSWER} characters")
+    a = msgspec.structs.replace(run.allegations[key], answered=index)
+    run = msgspec.structs.replace(run, allegations={**run.allegations, key: a})
+    return run, (Answered(entry=index, run=run.id, fault=body.fault, segment=body.segment, text=body.text),)
+
+
+def _check_place(treaty: Treaty, finding: Finding, steps: int, cuts: frozenset[int]) -> None:
+    """An allegation about steps that nobody can check could never fall (Treaty 7.7).
+
+    `cuts` are the steps at which the run logged a head.
+    """
+    start, end = finding.segment
+    full = start + treaty.segment_steps  # a head may cut the last segment short
+    part = start % treaty.segment_steps == 0 and (end == full or (start < end < full and end in cuts))
+    if not 0 <= start <= end <= steps or not (part or finding.segment == (0, 0) or finding.fault not in REPLAYED):
+        raise Malformed(f"a {finding.fault} at steps {start}-{end} of {steps}: no segment that can be replayed")

@@ -1,0 +1,161 @@
+"""The state as bytes, and its digest: what two builds must agree on, to the bit.
+
+Canonical JSON (RFC 8785) of one object with the parts of the state, in which maps are objects with sorted keys, digests
+hex, compute decimal text, and every real number the text that RFC 8785 gives it. What is not in it decides nothing:
+outcomes, envelopes, older roots and the history of events can be had from the log. What follows from the treaty or from
+the rest is left out, and worked out again on reading.
+"""
+
+from typing import Any, Final
+
+import msgspec
+from rpds import HashTrieMap
+
+from brakeline.core.encoding import canonical, sha256
+from brakeline.core.errors import Malformed, Reason, Refused
+from brakeline.core.pledge import activate
+from brakeline.core.reading import Standing
+from brakeline.core.state import readings as r
+from brakeline.core.state.ballot import Ballot
+from brakeline.core.state.clock import Clock, Stamp
+from brakeline.core.state.dues import Dues, Lapse, Owed
+from brakeline.core.state.members import Member, Members, settle
+from brakeline.core.state.runs import Run, Runs, add_tally
+from brakeline.core.state.state import Ground, State
+from brakeline.core.tlog.merkle import Frontier
+from brakeline.core.treaty import Treaty
+
+FORMAT: Final = 1
+_SORTED: Final = msgspec.json.Encoder(order="sorted")
+
+
+class _Clock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    size: int
+    time: int
+    last: Stamp | None
+    base: Frontier
+    mark: Frontier
+    leaves: tuple[tuple[bytes, str], ...]
+    forks: int
+
+
+class _Runs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    runs: dict[str, Run]
+    told: dict[str, str]
+    days: dict[str, tuple[tuple[int, str], ...]]
+
+
+class _Subject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    gauge: str
+    subject: str
+    by: dict[str, Standing]
+    past: tuple[tuple[int, float], ...]
+
+
+class _Dues(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    owed: tuple[Owed, ...]
+    lapses: dict[str, tuple[Lapse, ...]]
+
+
+class _Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: int
+    rules: int
+    treaty: str
+    clock: _Clock
+    members: dict[str, Member]
+    runs: _Runs
+    ballot: Ballot
+    readings: tuple[_Subject, ...]
+    dues: _Dues
+
+
+def encode(state: State) -> bytes:
+    """The state as canonical bytes: equal states have equal bytes."""
+    c, runs = state.clock, state.runs
+    plain = {
+        "ballot": state.ballot,
+        "clock": _Clock(
+            c.size, c.time, c.last, c.base, c.mark,
+            tuple(c.leaves[i] for i in range(c.base.size, c.size)), c.forks,
+        ),
+        "dues": _Dues(tuple(o for _, o in sorted(state.dues.owed.items())), dict(state.dues.lapses)),
+        "format": FORMAT,
+        "members": dict(state.members.by_name),
+        "readings": msgspec.Raw(canonical(_readings(state))),
+        "rules": state.treaty.rules,
+        "runs": _Runs(
+            dict(runs.by_id),
+            dict(runs.told),
+            {lab: tuple((d, str(f)) for d, f in sorted(days.items())) for lab, days in runs.days.items()},
+        ),
+        "treaty": state.ground.digest,
+    }  # fmt: skip
+    return _SORTED.encode(plain)
+
+
+def _readings(state: State) -> tuple[_Subject, ...]:
+    return tuple(
+        _Subject(*key, dict(shown.by), tuple(sorted(shown.past.items())))
+        for key, shown in sorted(state.readings.shown.items())
+    )
+
+
+def digest(state: State) -> str:
+    """Hex SHA-256 of `encode(state)`."""
+    return sha256(encode(state)).hex()
+
+
+def decode(data: bytes, treaty: Treaty) -> State:
+    """Read a state: raises, or `encode(decode(data, treaty)) == data`. Whether it is true is not known by reading it.
+
+    Raises:
+        Malformed: not a state. Refused(FOREIGN): of another treaty or other rules.
+    """
+    try:
+        form = msgspec.json.decode(data, type=_Form)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise Malformed(f"not a state: {e}") from e
+    ground = Ground(treaty)
+    if form.format != FORMAT or form.rules != treaty.rules or form.treaty != ground.digest:
+        raise Refused(Reason.FOREIGN, "the state of another treaty, or by other rules")
+    c = form.clock
+    if len(c.leaves) != c.size - c.base.size or not c.base.size <= c.mark.size <= c.size:
+        raise Malformed("not a state: its leaves do not reach from its base to its size")
+    if form.members.keys() != treaty.parties.keys():
+        raise Malformed("not a state of this treaty: it has other parties")
+    leaves = HashTrieMap(zip(range(c.base.size, c.size), c.leaves, strict=True))
+    clock = Clock(c.size, c.time, c.last, c.base, c.mark, leaves, c.forks)
+    members = settle(treaty, Members(form.members, activate({})), c.time)
+    state = State(
+        treaty,
+        ground,
+        clock,
+        members,
+        _rebuild(form.runs),
+        form.ballot,
+        r.rebuild(
+            treaty, (((s.gauge, s.subject), s.by, dict(s.past)) for s in form.readings), members.active
+        ),
+        Dues.of(form.dues.owed, form.dues.lapses),
+    )
+    if encode(state) != data:
+        raise Malformed("not the canonical form of a state")
+    return state
+
+
+def _rebuild(form: _Runs) -> Runs:
+    models: dict[str, list[str]] = {}
+    for child, maker in form.told.items():
+        if maker:
+            models.setdefault(maker, []).append(child)
+    tallies: dict[str, Any] = {}
+    for run in form.runs.values():
+        add_tally(tallies, run)
+    return Runs(
+        by_id=HashTrieMap(form.runs),
+        names=HashTrieMap({(run.owner, run.declaration.name): run.id for run in form.runs.values()}),
+        told=HashTrieMap(form.told),
+        models=HashTrieMap({maker: tuple(sorted(made)) for maker, made in models.items()}),
+        tallies=tallies,
+        days={lab: {day: int(flop) for day, flop in days} for lab, days in form.days.items()},
+    )

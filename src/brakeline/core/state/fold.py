@@ -1,0 +1,390 @@
+"""The fold: `apply(state, entry) -> (state, events)`, the same for everybody who has the log.
+
+An entry is a signed statement, or a stamp. Nothing in a log can make the fold raise: an entry that is not acceptable has
+no effect, and the event says why. What is checked goes from the cheap to the dear: the envelope's grammar, the
+signature, and only then what the signed bytes say, so that only parties can make anybody work.
+
+Who may see a different result? Nobody: all that counts is the bytes up to a cosigned checkpoint and its quorum time,
+and the rules that the treaty names.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from brakeline.core import evidence as ev
+from brakeline.core import kinds
+from brakeline.core.brake import Phase, Vote
+from brakeline.core.duty import Incident, Notice, Report, Request
+from brakeline.core.encoding import Wire, unhex32
+from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused
+from brakeline.core.evidence import Evidence
+from brakeline.core.finding import Answer, Audit, Retraction
+from brakeline.core.lineage import Edge
+from brakeline.core.pledge import Assent, Pledge, Withdrawal
+from brakeline.core.reading import Reading, Standing, check_reading
+from brakeline.core.run import Declaration, Designation
+from brakeline.core.snapshot import Snapshot
+from brakeline.core.state import audits, ballot, dues, members, readings, runs
+from brakeline.core.state import events as e
+from brakeline.core.state.clock import SECONDS_A_DAY, Fork
+from brakeline.core.state.events import Event
+from brakeline.core.state.runs import Run
+from brakeline.core.state.state import State, begin
+from brakeline.core.statement import Envelope, Statement, open_envelope, pae
+from brakeline.core.tlog.merkle import leaf_hash
+from brakeline.core.transcript import Head
+from brakeline.core.treaty import Lane, Treaty
+
+Step = tuple[State, tuple[Event, ...]]
+_STILL_SAID: Final = (Head, Declaration)  # what an equivocator must still say: its duties last. Treaty 2.4
+
+
+class Said(NamedTuple):
+    """A statement whose signature holds, as log entry `entry` with leaf hash `leaf`."""
+
+    entry: int
+    leaf: bytes
+    envelope: Envelope
+    statement: Statement
+    digest: str
+    lane: Lane
+
+    @property
+    def kind(self) -> str:
+        return self.envelope.kind
+
+    @property
+    def issuer(self) -> str:
+        return self.statement.issuer
+
+
+def apply(state: State, data: bytes) -> Step:
+    """Take the next entry. Never raises for what the entry contains."""
+    index, leaf, before = state.size, leaf_hash(data), state
+    kind, issuer, run, events = "", "", "", list[Event]()
+    try:
+        if not data.startswith(b"{"):
+            kind = "stamp"
+            state, new = _stamp(state, index, data)
+            events += new
+        else:
+            said = authenticate(state, data, index, leaf)
+            kind, issuer = said.kind, said.issuer
+            state, refused = number(state, said)
+            if refused:
+                raise refused
+            events += _near_budget(state, said)
+            body = read(state, said)
+            state, new = _effect(state, said, body)
+            events += (e.Entered(entry=index, kind=kind, issuer=issuer, digest=said.digest), *new)
+            run = said.digest if isinstance(body, Declaration) else body.run if isinstance(body, Head) else ""
+    except Refused as err:
+        events.append(e.Void(entry=index, kind=kind, issuer=issuer, reason=err.reason, text=str(err)))
+        if isinstance(err, Fork):
+            state = _with(state, clock=msgspec.structs.replace(state.clock, forks=state.clock.forks + 1))
+            events.append(e.Forked(entry=index, note=err.note))
+        elif isinstance(err, members.Twice) and issuer not in state.members.equivocators:
+            state, new = _equivocate(state, index, issuer, err.first, err.second)
+            events += new
+    except BrakelineError as err:
+        reason = Reason.MALFORMED
+        events.append(e.Void(entry=index, kind=kind, issuer=issuer, reason=reason, text=str(err)))
+    state, new = _advance(before, _with(state, clock=state.clock.append(leaf, run)), index)
+    return state, (*events, *new)
+
+
+def replay(treaty: Treaty, entries: Iterable[bytes]) -> tuple[State, list[Event]]:
+    """The state after a whole log, and all that happened."""
+    state, events = begin(treaty), list[Event]()
+    for entry in entries:
+        state, new = apply(state, entry)
+        events += new
+    return state, events
+
+
+def _with(state: State, **parts: object) -> State:
+    return msgspec.structs.replace(state, **parts)
+
+
+# ---- who says it ----
+
+
+def authenticate(state: State, data: bytes, index: int = -1, leaf: bytes = b"") -> Said:
+    """A statement of a party to this treaty, by its signature.
+
+    Raises:
+        Malformed: not a statement. Refused: UNKNOWN_ISSUER, FORGED, FOREIGN.
+    """
+    envelope = open_envelope(data)
+    if len(envelope.signatures) != 1:
+        raise Refused(Reason.FORGED, "a statement carries one signature, its issuer's")
+    party = state.ground.by_key.get(envelope.signatures[0][0])
+    if party is None:
+        raise Refused(Reason.UNKNOWN_ISSUER, "signed by no party to the treaty")
+    if not party.key.verify(envelope.signatures[0][1], pae(envelope.kind, envelope.payload)):
+        raise Refused(Reason.FORGED, f"the {envelope.kind} is not signed by {party.name}'s key")
+    statement = envelope.statement
+    if statement.issuer != party.name:
+        raise Refused(Reason.FORGED, f"{party.name} signed in the name of {statement.issuer[:60]!r}")
+    if statement.treaty != state.ground.digest:
+        raise Refused(Reason.FOREIGN, "the statement belongs to another treaty")
+    statement.check()
+    return Said(index, leaf, envelope, statement, envelope.digest, kinds.lane_of(envelope.kind, state.treaty.rules))
+
+
+def number(state: State, said: Said) -> tuple[State, Refused | None]:
+    """Spend the statement's number, and charge it to its day. Treaty 1.5, 6.5.
+
+    Whatever else becomes of it, its number is spent: what could be logged at another time must be signed anew.
+
+    Raises:
+        Refused: see `members.check_number`.
+    """
+    member = state.members.by_name[said.issuer]
+    last = members.next_number(member, said.statement, said.lane, said.digest)
+    spent, refused = member.spent, None
+    try:
+        spent = charge(state, said)
+    except Refused as err:
+        refused = err
+    return _with(state, members=state.members.put(said.issuer, last=last, spent=spent)), refused
+
+
+def charge(state: State, said: Said) -> tuple[members.Spent, ...]:
+    """What its issuer has spent with this statement, if its dates let it count.
+
+    Raises:
+        Refused: NOT_YET_VALID and BUDGET, later; EXPIRED.
+    """
+    s, treaty = said.statement, state.treaty
+    if state.clock.last is None:
+        raise Refused(Reason.NOT_YET_VALID, "the log has recorded no time yet", later=True)
+    members.check_dates(treaty, s, state.time)
+    member, day = state.members.by_name[s.issuer], s.not_before // SECONDS_A_DAY
+    return members.charge(treaty, member, said.lane, day, len(said.envelope.data), state.time)
+
+
+def _near_budget(state: State, said: Said) -> tuple[Event, ...]:
+    spent = state.members.by_name[said.issuer].spent[-1]
+    if not members.near_budget(state.treaty, spent, said.lane):
+        return ()
+    return (e.NearBudget(entry=said.entry, issuer=said.issuer, lane=said.lane, day=spent.day),)
+
+
+def read(state: State, said: Said) -> Wire:
+    """The body, where the treaty's rules know its kind and its issuer may say it.
+
+    Raises:
+        Refused: UNKNOWN_KIND (Treaty 1.4), WRONG_ROLE (Treaty 1.2), EQUIVOCATION (Treaty 2.4). Malformed.
+    """
+    kind = state.ground.kinds.get(said.kind)
+    if kind is None:
+        raise Refused(Reason.UNKNOWN_KIND, f"rules {state.treaty.rules} know no {said.kind} (Treaty 1.4)")
+    if kind.role is not None and kind.role not in state.treaty.parties[said.issuer].roles:
+        text = f"{said.issuer} may not log a {said.kind}: it is no {kind.role} (Treaty 1.2)"
+        raise Refused(Reason.WRONG_ROLE, text)
+    if state.members.by_name[said.issuer].equivocated >= 0 and kind.body not in _STILL_SAID:
+        raise Refused(Reason.EQUIVOCATION, f"{said.issuer} has equivocated: its {said.kind} does not count")
+    return said.statement.body_as(kind.body)
+
+
+# ---- what follows from it ----
+
+
+def _effect(state: State, said: Said, body: Wire) -> Step:
+    index, issuer, s = said.entry, said.issuer, said.statement
+    treaty, time, active = state.treaty, state.time, state.active
+    match body:
+        case Assent():
+            return _with(state, members=members.assent(treaty, state.ground.articles, state.members, s, body)), ()
+        case Pledge():
+            return _with(state, members=members.pledge(treaty, state.members, index, s, body)), ()
+        case Withdrawal():
+            return _with(state, members=members.withdraw(treaty, state.members, s, time)), ()
+        case Vote():
+            return _with(state, ballot=ballot.vote(state.ballot, s, body)), ()
+        case Evidence():
+            return _evidence(state, index, body)
+        case Reading():
+            check_reading(body, treaty)
+            standing = Standing(index, time, s.expires, body)
+            after, against = readings.add(treaty, state.readings, issuer, standing, active=active)
+            clash = [
+                e.Disagreed(entry=index, gauge=body.gauge, subject=body.subject, first=other, second=(issuer, index))
+                for other in against
+            ]
+            return _with(state, readings=after), (e.Read(entry=index, party=issuer, reading=body), *clash)
+        case Declaration():
+            return _declare(state, said, body)
+        case Edge():
+            told = e.Told(entry=index, child=body.child, run=body.run)
+            return _with(state, runs=runs.edge(treaty, state.runs, issuer, body)), (told,)
+        case Head():
+            return _head(state, said, body)
+        case Audit():
+            return _on_run(state, body.run, lambda r: audits.take(treaty, r, index, issuer, body, time=time))
+        case Retraction():
+            return _on_run(state, body.run, lambda r: audits.retract(treaty, r, index, issuer, body))
+        case Answer():
+            return _on_run(state, body.run, lambda r: audits.answer(r, index, issuer, body))
+        case Designation():
+            return _designate(state, index, issuer, body)
+        case Snapshot():
+            return _snapshot(state, said, body)
+        case _:
+            return _duty(state, index, issuer, body)
+
+
+def _declare(state: State, said: Said, d: Declaration) -> Step:
+    bound = said.issuer in state.active
+    after, run = runs.declare(
+        state.treaty, state.runs, said.digest, said.entry, said.issuer, d, time=state.time, bound=bound
+    )
+    owed, due = state.dues, tuple[Event, ...]()
+    if bound and runs.by_sum_alone(state.treaty, run):
+        owed, due = dues.owe_notice(state.treaty, owed, said.issuer, said.entry, state.time)
+    told = e.Declared(entry=said.entry, run=run.id, owner=run.owner, name=d.name, tiers=run.tiers)
+    return _with(state, runs=after, dues=owed), (told, *due)
+
+
+def _head(state: State, said: Said, h: Head) -> Step:
+    run = state.run(h.run)
+    runs.check_head(state.treaty, run, said.issuer, h)
+    phase = state.phase
+    concerned = state.concerned(run)
+    # Treaty 4.5: what has stopped stays stopped, so that nobody holds up a lift by starting again and again.
+    late = h.status == "opened" or (h.status == "running" and phase is not Phase.TRIPPED)
+    if late and phase is not Phase.CLEAR and concerned:
+        raise Refused(Reason.PAUSED, f"no run goes on while the brake is {phase} (Treaty 4.5)")
+    after = runs.commit(
+        state.treaty, state.runs, run, said.entry, said.leaf, h, time=state.time, epoch=state.epoch
+    )
+    event = e.Committed(
+        entry=said.entry, head=h, leaf=said.leaf, time=state.time, epoch=state.epoch, concerned=concerned
+    )
+    return _with(state, runs=after), (event,)
+
+
+def _on_run(
+    state: State, id_: str, act: Callable[[Run], tuple[Run, tuple[Event, ...]]]
+) -> Step:
+    """What an inspector or a lab says about a run, and whether that settles it."""
+    before = state.run(id_)
+    run, events = act(before)
+    after = state.runs.put(state.treaty, run)
+    index = state.size
+    if before.settlement != "settled" and after.by_id[id_].settlement == "settled" and not run.bar:
+        events = (*events, e.Settled(entry=index, run=id_))
+    box = state.ballot
+    for event in events:
+        if isinstance(event, e.Barred):
+            box = ballot.uphold(state.treaty, box, index, e.ByFinding(event.run, event.fault, event.segment))
+    return _with(state, runs=after, ballot=box), events
+
+
+def _designate(state: State, index: int, issuer: str, d: Designation) -> Step:
+    if issuer not in state.active:
+        raise Refused(Reason.WRONG_ROLE, f"{issuer} is not in force: it decides on no tier (Treaty 3.7)")
+    after, decided = runs.designate(state.treaty, state.runs, issuer, d, state.active)
+    if not decided:
+        return _with(state, runs=after), ()
+    owner = after.by_id[d.run].owner
+    owed, due = dues.owe_notice(state.treaty, state.dues, owner, index, state.time)
+    return _with(state, runs=after, dues=owed), (e.Designated(entry=index, run=d.run, tier=d.tier), *due)
+
+
+def _snapshot(state: State, said: Said, s: Snapshot) -> Step:
+    """Treaty 6.6. What it says is not checked here: who refolds the log compares."""
+    unhex32(s.root)
+    unhex32(s.state)
+    size, digest = state.members.by_name[said.issuer].stated
+    if not 0 < s.size <= said.entry or s.size % state.treaty.snapshot_every:
+        every = state.treaty.snapshot_every
+        raise Malformed(f"a state is stated after a multiple of {every} entries that the log holds")
+    if s.rules != state.treaty.rules:
+        raise Refused(Reason.FOREIGN, f"a state by rules {s.rules}; this log is judged by {state.treaty.rules}")
+    if s.size < size:
+        raise Refused(Reason.REPLAYED, f"{said.issuer} has stated the state at {size} entries already")
+    if s.size == size and s.state != digest:
+        return _equivocate(state, said.entry, said.issuer, digest, s.state)
+    event = e.Stated(entry=said.entry, signer=said.issuer, size=s.size, root=s.root, state=s.state)
+    return _with(state, members=state.members.put(said.issuer, stated=(s.size, s.state))), (event,)
+
+
+def _duty(state: State, index: int, issuer: str, body: Wire) -> Step:
+    treaty, time = state.treaty, state.time
+    match body:
+        case Incident():
+            owed, events = dues.incident(treaty, state.dues, issuer, index, body, time)
+        case Request():
+            owed, events = dues.request(treaty, state.dues, issuer, index, body, time)
+        case Notice() | Report():
+            owed, events = dues.meet(state.dues, issuer, index, body, time)
+        case _:
+            raise AssertionError(f"no effect is written for {type(body).__name__}")
+    return _with(state, dues=owed), events
+
+
+def _evidence(state: State, index: int, body: Evidence) -> Step:
+    """Treaty 2.4. Whoever brings it need not be believed: both envelopes are verified here."""
+    one, two = ev.read(body)
+    party = state.ground.by_key.get(one.signatures[0][0])
+    if party is None:
+        raise Refused(Reason.UNKNOWN_ISSUER, "evidence of a party that the treaty does not know")
+    first, second = (ev.verified(x, party.key, state.ground.digest, party.name) for x in (one, two))
+    lanes = {kinds.lane_of(x.kind, state.treaty.rules) for x in (one, two)}
+    twice = len(lanes) == 1 and ev.same_number(first, second)
+    if not twice and not (one.kind == two.kind == "snapshot" and ev.contradict(first, second)):
+        raise Malformed("the two statements can both be meant: they prove nothing")
+    if party.name in state.members.equivocators:
+        raise Refused(Reason.DUPLICATE, f"{party.name} is known to have equivocated")
+    return _equivocate(state, index, party.name, one.digest, two.digest)
+
+
+def _equivocate(state: State, index: int, issuer: str, first: str, second: str) -> Step:
+    treaty = state.treaty
+    after = _with(
+        state,
+        members=members.equivocate(treaty, state.members, issuer, index, state.time),
+        ballot=state.ballot.without(issuer),
+        readings=readings.refresh(treaty, state.readings, now=state.time, active=state.active, gone=issuer),
+    )
+    return after, (e.Equivocated(entry=index, issuer=issuer, first=first, second=second),)
+
+
+def _stamp(state: State, index: int, data: bytes) -> Step:
+    clock, stamp, waited = state.clock.stamp(index, data, state.ground.policy)
+    owed, lapses = dues.pass_time(state.dues, index, stamp.time)
+    after = _with(
+        state,
+        clock=clock,
+        runs=runs.stamped(state.treaty, state.runs, waited, index, stamp.size, stamp.beacon),
+        ballot=ballot.stamped(state.treaty, state.ballot, stamp.size, stamp.time),
+        dues=owed,
+    )
+    return after, (e.Stamped(entry=index, size=stamp.size, root=stamp.root, time=stamp.time), *lapses)
+
+
+def _advance(before: State, state: State, index: int) -> Step:
+    """What follows without anybody saying it: who is in force, what has expired, where the brake moves."""
+    treaty, time = state.treaty, state.time
+    events: list[Event] = []
+    active = before.members.active
+    if time >= state.members.until:
+        settled = members.settle(treaty, state.members, time)
+        state = _with(state, members=settled)
+        if settled.active != active:
+            events.append(e.Bound(entry=index, parties=tuple(sorted(settled.active))))
+    rebound = state.members.active != active
+    if rebound or time >= state.readings.until:
+        state = _with(state, readings=readings.refresh(treaty, state.readings, now=time, active=state.active))
+    moved = state.ballot is not before.ballot or state.readings is not before.readings or time != before.clock.time
+    if moved or rebound or (state.runs is not before.runs and state.ballot.brake.phase is not Phase.CLEAR):
+        box, after, new = ballot.advance(
+            treaty, state.ballot, state.members, state.runs, state.readings, entry=index, time=time
+        )
+        state = _with(state, ballot=box, runs=after)
+        events += new
+    return state, tuple(events)
