@@ -16,7 +16,10 @@ PAGE = ROOT / "docs" / "flow.md"
 RINGS = {
     "core": 0,
     "node": 1,
-    **dict.fromkeys(("training", "cluster", "meters", "gauges", "design", "web"), 2),
+    **dict.fromkeys(
+        ("training", "cluster", "drivers", "meters", "gauges", "design", "report", "testing", "web"),
+        2,
+    ),
     "cli": 3,
 }
 MEANING = (

@@ -7,13 +7,15 @@ import click
 import torch
 from rich.progress import Progress
 
-from brakeline.cli.common import EXIT_VERDICT, home_option
+from brakeline.cli.common import EXIT_VERDICT, find_run, folding, home_option
+from brakeline.core import views
 from brakeline.core.errors import Misuse, Reason, Refused
 from brakeline.core.finding import Audit
-from brakeline.core.fold import Fold, LoggedHead, RunRecord
 from brakeline.core.sampling import miss
-from brakeline.core.transcript import segments
-from brakeline.core.units import show_flop
+from brakeline.core.state import State
+from brakeline.core.state.events import Committed
+from brakeline.core.state.runs import LoggedHead, Run
+from brakeline.core.units import about_flop
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home
 from brakeline.training.audit import inspect
@@ -31,30 +33,36 @@ def command(run: str, evidence: Path, confirm: bool, threads: int | None, home: 
     """Audit RUN (a name as `LAB/NAME`, or an id) up to its last logged head, and log what was found.
 
     The sample follows from the head, a checkpoint cosigned after it, and this inspector's signature: nobody could
-    know it when the run committed. Interrupted, the same command goes on. Exit status 1 means violations were found.
-    The lab's code runs in a sandbox that hides HOME and the evidence; a warning says where it is not complete.
+    know it when the run committed. Interrupted, the same command goes on. Exit status 1 means violations were found,
+    4 that the audit is in the log and has no effect. The log is folded anew from its first entry: what this command
+    says rests on no snapshot. The lab's code runs in a sandbox that hides HOME and the evidence; a warning says where
+    it is not complete.
     """
     if threads:
         torch.set_num_threads(threads)
-    desk = Desk(Home(home))
+    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
     desk.catch_up()
-    record = find_run(desk.fold, run)
+    record = find_run(desk.state, run)
     if not record.heads:
         raise Refused(Reason.MISSING, f"{run} has logged no head yet")
-    logged = record.heads[-1]
-    while desk.fold.beacon_for(logged.index) is None:
+    while not desk.state.run(record.id).heads[-1].beacon:
         desk.follower.update(wait=5)
-    accused = tuple(sorted({key[1] for key in desk.fold.disputed(record)})) if confirm else ()
+    with folding() as progress:
+        trail = desk.history(progress)
+    record = trail.state.run(record.id)
+    logged = record.heads[-1]
+    heads = [e for e in trail.events if isinstance(e, Committed) and e.head.run == record.id]
+    accused = tuple(sorted({a.segment for a in record.open_allegations})) if confirm else ()
     if confirm and not accused:
         raise Misuse(f"no finding on {run} waits for a second inspector")
     warnings: list[str] = []
     started = time.monotonic()
-    with Progress(transient=True) as progress:
-        task = progress.add_task(f"replaying {record.declaration.name}", total=None)
+    with Progress(transient=True) as progress_bar:
+        task = progress_bar.add_task(f"replaying {record.declaration.name}", total=None)
         audit = inspect(
-            desk.fold,
+            desk.treaty,
             record,
-            logged,
+            heads,
             evidence,
             desk.me.name,
             desk.home.key("statement"),
@@ -62,42 +70,26 @@ def command(run: str, evidence: Path, confirm: bool, threads: int | None, home: 
             hidden=(desk.home.path,),
             accused=accused,
             say=warnings.append,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=lambda done, total: progress_bar.update(task, completed=done, total=total),
         )
-    sent = desk.log("audit", audit)
-    desk.catch_up()
-    report(desk.fold, record, logged, audit, sent.index, time.monotonic() - started)
+    effect = desk.say("audit", audit)
+    report(desk.state, record, logged, audit, effect.entry, time.monotonic() - started)
     for warning in warnings:
         click.echo(f"  warning: {warning}")
-    return EXIT_VERDICT if any(f.severity == "violation" for f in audit.findings) else 0
+    return EXIT_VERDICT if views.accuses(audit) else 0
 
 
-def find_run(fold: Fold, name: str) -> RunRecord:
-    """By `LAB/NAME`, or by an id or its beginning.
-
-    Raises:
-        Misuse: none, or more than one.
-    """
-    def called(r: RunRecord) -> bool:
-        return f"{r.owner}/{r.declaration.name}" == name or (len(name) > 7 and r.id.startswith(name))
-
-    found = [r for r in fold.runs.values() if called(r)]
-    if len(found) != 1:
-        known = ", ".join(f"{r.owner}/{r.declaration.name}" for r in fold.runs.values()) or "none"
-        raise Misuse(f"{len(found)} runs are called {name!r}", hint=f"declared runs: {known}")
-    return found[0]
-
-
-def report(fold: Fold, run: RunRecord, logged: LoggedHead, audit: Audit, index: int, seconds: float) -> None:
-    treaty = fold.treaty
-    total = segments(logged.head.steps, treaty.segment_steps)
-    share = int(audit.flop) / max(1, int(logged.head.flop))
+def report(state: State, run: Run, logged: LoggedHead, audit: Audit, entry: int, seconds: float) -> None:
+    """What was replayed, what it cost, and what was found."""
+    treaty, total = state.treaty, views.segments_of(state, logged)
+    share = int(audit.flop) / max(1, logged.steps * run.declaration.step_flop)
     click.echo(
-        f"{run.declaration.name}: {audit.verdict.upper()} (entry {index}); replayed {len(audit.segments)} of "
-        f"{len(total)} segments, {share:.1%} of the run's {show_flop(int(logged.head.flop))}, in {seconds:.1f} s"
+        f"{run.declaration.name}: {audit.verdict.upper()} (entry {entry}); replayed {len(audit.segments)} of "
+        f"{total} segments, {share:.1%} of the run's {about_flop(logged.steps * run.declaration.step_flop)}, "
+        f"in {seconds:.1f} s"
     )
     if audit.verdict != "partial":
-        caught = 1 - float(miss(len(total), int(len(total) * treaty.f_cheat), len(audit.segments)))
+        caught = 1 - float(miss(total, int(total * treaty.f_cheat), min(total, len(audit.segments))))
         click.echo(f"a cheat on {treaty.f_cheat * 100:g} % of the segments is caught with probability {caught:.4f}")
     for finding in audit.findings:
         where = f"steps {finding.segment[0]}-{finding.segment[1]}"

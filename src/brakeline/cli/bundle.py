@@ -29,10 +29,11 @@ LEAVES = "leaves.bin"
 @home_option
 def command(file: Path, folders: tuple[Path, ...], home: Path) -> None:
     """Write FILE: treaty, whole log, cosigned checkpoint, and transcripts. It is verified before it is written."""
-    desk = Desk(Home(home))
+    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
     desk.catch_up()
-    write_atomic(file, make(desk, folders))
-    click.echo(f"{file}: {file.stat().st_size} bytes, {desk.fold.size} log entries, {len(folders)} transcripts")
+    data = make(desk, folders)
+    write_atomic(file, data)
+    click.echo(f"{file}: {len(data)} bytes, {desk.state.size} log entries, {len(folders)} transcripts")
 
 
 def make(desk: Desk, folders: tuple[Path, ...]) -> bytes:
@@ -50,7 +51,8 @@ def make(desk: Desk, folders: tuple[Path, ...]) -> bytes:
     note = cosigned.note
     lines = tuple(line for line in note.lines if line.name in known)
     checkpoint = Note(note.text, lines).encode()
-    bundle = Bundle(desk.treaty.text, checkpoint, desk.follower.entries, transcripts).encode()
+    entries = desk.follower.client.stream(0, cosigned.checkpoint.size)
+    bundle = Bundle(desk.treaty.text, checkpoint, tuple(entries), transcripts).encode()
     verify_bundle(bundle, treaty_digest=desk.treaty.digest)
     return bundle
 
@@ -59,8 +61,8 @@ def _transcript(desk: Desk, folder: Path) -> tuple[str, bytes]:
     """The run whose last head commits to the leaves in `folder`, and those leaves."""
     data = read_file(folder / LEAVES)
     hashes = [leaf_hash(data[i : i + LEAF_BYTES]) for i in range(0, len(data) - LEAF_BYTES + 1, LEAF_BYTES)]
-    for run in desk.fold.runs.values():
-        count = run.last.steps + 1 if run.last else 0
-        if run.last and count <= len(hashes) and root(hashes[:count]).hex() == run.last.root:
+    for run in desk.state.runs.by_id.values():
+        count = run.steps + 1
+        if run.head and count <= len(hashes) and root(hashes[:count]).hex() == run.head.root:
             return run.id, data[: count * LEAF_BYTES]
     raise Misuse(f"the transcript in {folder} is that of no run in the log")

@@ -1,15 +1,21 @@
 """What every command shares: the home option, the party's connection to the log, and reading files."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import click
+from rich.console import Console
+from rich.progress import Progress
 
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Refused, Unavailable
+from brakeline.core.state import State
+from brakeline.core.state.runs import Run
 from brakeline.core.treaty import Treaty
+from brakeline.core.views import Blocked
 
 # Exit codes, documented in the README; a test compares.
 EXIT: Final[dict[type[BrakelineError], int]] = {Misuse: 2, Malformed: 3, Refused: 4, Unavailable: 5}
@@ -63,6 +69,35 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):  # without importing any of them
             formatter.write_dl(list(self._commands.items()))
+
+
+def find_run(state: State, name: str) -> Run:
+    """By `LAB/NAME`, or by an id or its beginning.
+
+    Raises:
+        Misuse: none, or more than one.
+    """
+    runs = sorted(state.runs.by_id.values(), key=lambda r: r.index)
+    found = [r for r in runs if r.name == name or (len(name) > 7 and r.id.startswith(name))]
+    if len(found) != 1:
+        known = ", ".join(r.name for r in runs[:20]) or "none"
+        raise Misuse(f"{len(found)} runs are called {name!r}", hint=f"declared runs: {known}")
+    return found[0]
+
+
+@contextmanager
+def folding() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for folding a log, where that takes a while."""
+    with Progress(transient=True, console=Console(stderr=True)) as bar:
+        task = bar.add_task("reading the log", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def show_waiting(blocked: Iterable[Blocked]) -> None:
+    """What does not go on, and who must do what."""
+    for b in blocked:
+        who = f"{', '.join(b.who)}: " if b.who else ""
+        click.echo(f"  {b.what} waits: {b.why}. {who}{b.do}")
 
 
 def read_file(path: Path) -> bytes:

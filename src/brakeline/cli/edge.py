@@ -28,6 +28,5 @@ def command(edge: Path, home: Path) -> None:
         raise Malformed(f"{edge} is not JSON: {e}") from e
     body = convert(raw, Edge)
     check_edge(body)
-    desk = Desk(Home(home))
-    sent = desk.enter("edge", body)
-    click.echo(f"entry {sent.index}: {body.child[:16]}… descends from {len(body.parents)} models")
+    effect = Desk(Home(home), tell=lambda text: click.echo(text, err=True)).say("edge", body)
+    click.echo(f"entry {effect.entry}: {body.child[:16]}… descends from {len(body.parents)} models")

@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 
 from brakeline.cli.common import address, home_option, host_option, port_option
-from brakeline.core.errors import Misuse, Reason, Refused
-from brakeline.core.fold import Fold
+from brakeline.core.errors import Misuse
 from brakeline.node.home import Home
 from brakeline.node.http import run
+from brakeline.node.judge import LogJudge
 from brakeline.node.logserver import app
 from brakeline.node.logstore import LogStore
 from brakeline.node.sequencer import Sequencer, Timing
@@ -31,18 +31,7 @@ def command(home: Path, host: str | None, port: int | None) -> None:
     if me.log_key is None:
         raise Misuse(f"the treaty does not let {me.name} keep the log (Treaty 1.2)")
     with LogStore(home / "log", me.log_key.name) as store:
-        fold = Fold(treaty)
-
-        def validate(entry: bytes) -> None:
-            for known in store.entries(fold.size, store.size):
-                fold.apply(known)
-            try:
-                fold.authenticate(entry)
-            except Refused as e:
-                # Two statements with one number are evidence: the log takes both, and the fold voids both.
-                if e.reason not in (Reason.DUPLICATE, Reason.EQUIVOCATION):
-                    raise
-
+        judge = LogJudge(treaty, store, home / "log" / "state")
         timing = Timing(heartbeat=treaty.heartbeat)
-        sequencer = Sequencer(store, party.key("log"), treaty.policy, validate, time.time, timing)
-        run(app(sequencer), *address(me.log_url, host, port))
+        sequencer = Sequencer(store, party.key("log"), treaty.policy, judge, time.time, timing)
+        run(app(sequencer, judge.offered), *address(me.log_url, host, port))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import home_option
-from brakeline.core.errors import Misuse
+from brakeline.cli.common import home_option, read_file
+from brakeline.core.errors import Malformed, Misuse
 from brakeline.core.pledge import Pledge
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home
@@ -24,20 +24,23 @@ def at_least(k: int, others: tuple[str, ...]) -> str:
 def command(k: int | None, others: tuple[str, ...], condition: Path | None, home: Path) -> None:
     """Log a pledge: this party is bound by the treaty while its condition holds.
 
-    Stopping alone is asked of nobody: a pledge that waits for others binds only when they are bound too.
+    Stopping alone is asked of nobody: a pledge that waits for others binds only when they are bound too. Exit status 4
+    means that the pledge is in the log and has no effect, as one that is weaker than the one in force.
     """
     if (k is None) == (condition is None):
         raise Misuse("say --if-at-least K or --condition FILE")
-    desk = Desk(Home(home))
+    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
     if condition is not None:
-        text = condition.read_text()
+        try:
+            text = read_file(condition).decode()
+        except UnicodeDecodeError as e:
+            raise Malformed(f"{condition} is not UTF-8 text") from e
     else:
         text = at_least(k or 0, others or tuple(n for n in desk.treaty.parties if n != desk.me.name))
     pledge = Pledge(condition=text)
     pledge.group(frozenset(desk.treaty.parties))
-    sent = desk.log("pledge", pledge)
-    desk.catch_up()
-    active = desk.fold.bound().active
-    state = "bound" if desk.me.name in active else "not bound yet"
+    effect = desk.say("pledge", pledge)
+    active = desk.state.active
+    stands = "bound" if desk.me.name in active else "not bound yet"
     everybody = ", ".join(sorted(active)) or "nobody"
-    click.echo(f"{desk.me.name} pledged (entry {sent.index}) and is {state}; bound: {everybody}")
+    click.echo(f"{desk.me.name} pledged (entry {effect.entry}) and is {stands}; bound: {everybody}")

@@ -7,6 +7,8 @@ import click
 from brakeline.cli.common import home_option, read_file
 from brakeline.core.measurement import read_measurement
 from brakeline.core.reading import check_reading, reading_of
+from brakeline.core.state import readings
+from brakeline.core.state.events import Disagreed
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home
 
@@ -20,18 +22,19 @@ def command(measurement: Path, home: Path) -> None:
     It counts once enough other parties have measured the same inputs and found the same.
     """
     reading = reading_of(read_measurement(read_file(measurement)))
-    desk = Desk(Home(home))
+    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
     trigger = check_reading(reading, desk.treaty)
-    sent = desk.enter("reading", reading)
-    fold = desk.fold
+    effect = desk.say("reading", reading)
+    state = desk.state
     side = "reaches" if reading.alarms or reading.lower >= trigger.at_least else "is below"
-    click.echo(f"entry {sent.index}: {reading.gauge} of {reading.subject} {side} {trigger.at_least:g} {reading.unit}")
-    found = fold.readings.reproduced(reading.gauge, reading.subject, now=fold.clock, active=fold.bound().active)
+    click.echo(f"entry {effect.entry}: {reading.gauge} of {reading.subject} {side} {trigger.at_least:g} {reading.unit}")
+    found = readings.of_subject(state.readings, reading.gauge, reading.subject)
     for r in found:
         click.echo(f"reproduced by {', '.join(r.parties)}: at least {r.lower:.4g} {reading.unit}")
     if not found:
-        click.echo(f"not reproduced yet: it counts when {fold.readings.quorum} parties have found it (Treaty 4.8)")
-    for d in fold.readings.disagreements:
-        if sent.index in (d.first[1], d.second[1]):
-            click.echo(f"disagrees with {d.first[0]}'s entry {d.first[1]}: one of the two is wrong")
-    click.echo(f"the brake is {fold.brake.phase}")
+        need = readings.quorum(desk.treaty)
+        click.echo(f"not reproduced yet: it counts when {need} parties have found it (Treaty 4.8)")
+    for event in effect.events:
+        if isinstance(event, Disagreed):
+            click.echo(f"disagrees with {event.first[0]}'s entry {event.first[1]}: one of the two is wrong")
+    click.echo(f"the brake is {state.phase}")

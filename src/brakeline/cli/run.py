@@ -26,7 +26,7 @@ def command(name: str, time_: str, flop_per_second: str, grace: float, cmd: tupl
     time to write a checkpoint, and SIGKILL. The exit status is CMD's, or 6 when the brake stopped it; run the same
     command again to go on.
     """
-    lab = Lab(Home(home), say=lambda text: click.echo(text, err=True))
+    lab = Lab(Home(home), tell=lambda text: click.echo(text, err=True))
     outcome = run_attested(
         lab, name, cmd, seconds=units.seconds(time_), flop_per_second=units.flop(flop_per_second), grace=grace
     )

@@ -1,37 +1,44 @@
 """`brakeline signer`: sign permits."""
 
+import time
 from pathlib import Path
 
 import click
 
 from brakeline.cli.common import address, home_option, host_option, log_url, port_option
+from brakeline.core import units
 from brakeline.core.errors import Misuse
-from brakeline.node.client import Follower, LogClient
+from brakeline.node.client import Follower, LogClient, add_verified
 from brakeline.node.home import Home
-from brakeline.node.signer import serve
+from brakeline.node.outbox import Outbox
+from brakeline.node.signer import Stater, serve
 
 
 @click.command()
 @home_option
 @host_option
 @port_option
-def command(home: Path, host: str | None, port: int | None) -> None:
+@click.option("--refold-every", default="24 h", show_default=True, help="How often to fold the whole log anew.")
+def command(home: Path, host: str | None, port: int | None, refold_every: str) -> None:
     """Sign the permits that the log allows, at the address that the treaty names.
 
-    Follows the log by itself and signs nothing when its view of it is stale.
+    Follows the log by itself and signs nothing when its view of it is stale. States the digest of the state in the log
+    where the treaty asks for it, and folds the log anew on a schedule, so that it never states what it only remembers.
     """
     party = Home(home)
     treaty = party.treaty
     me = party.me(treaty)
     if me.signer_key is None:
         raise Misuse(f"the treaty does not make {me.name} a permit signer (Treaty 1.2)")
-    follower = Follower(LogClient(log_url(treaty)), treaty, home / "signer")
+    every = units.seconds(refold_every)
+    follower = Follower(LogClient(log_url(treaty)), treaty, home / "signer", stating=True)
     host, port = address(me.signer_url, host, port)
-    serve(
-        follower,
-        party.key("signer"),
-        home / "signer" / "votes.jsonl",
-        host=host,
-        port=port,
-        on_trouble=lambda e: click.echo(f"waiting: {e}", err=True),
-    )
+
+    def tell(what: object) -> None:
+        click.echo(f"waiting: {what}", err=True)
+
+    client, policy = LogClient(log_url(treaty)), treaty.policy
+    outbox = Outbox(home, treaty, me.name, party.key("statement"), time.time)
+    stater = Stater(follower, outbox, lambda entry: add_verified(client, policy, entry), every, tell)
+    votes = home / "signer" / "votes.jsonl"
+    serve(follower, party.key("signer"), votes, stater, host=host, port=port, on_trouble=tell)

@@ -5,16 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from brakeline.cli.common import home_option, log_url, read_file
+from brakeline.cli.common import folding, home_option, log_url, read_file, show_waiting
+from brakeline.core import views
 from brakeline.core.encoding import canonical
-from brakeline.core.fold import Fold, RunRecord
-from brakeline.core.tlog.policy import Cosigned
 from brakeline.core.treaty import parse_treaty
-from brakeline.core.units import show_flop
+from brakeline.core.units import about_flop
 from brakeline.node.client import Follower, LogClient
 from brakeline.node.home import Home
 
@@ -22,108 +20,34 @@ from brakeline.node.home import Home
 @click.command()
 @home_option
 @click.option("--treaty", "treaty_file", type=click.Path(path_type=Path), help="A treaty file, instead of a home.")
+@click.option("--from-signers", is_flag=True, help="Start from a state that a quorum of permit signers states.")
+@click.option("--refold", is_flag=True, help="Fold the whole log anew and compare; also lists what had no effect.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on one line, for machines.")
-def command(home: Path, treaty_file: Path | None, as_json: bool) -> None:
-    """Show what the log says, verified from its first entry: phase, parties, votes, runs, findings.
+def command(home: Path, treaty_file: Path | None, from_signers: bool, refold: bool, as_json: bool) -> None:
+    """Show what the log says: phase, parties, votes, runs, findings, and who must do what about what is blocked.
 
-    Needs no keys: with --treaty anybody can run it.
+    A home goes on from the state that it kept; with --refold it trusts not even that. Needs no keys: with --treaty
+    anybody can run it, verified from the log's first entry.
     """
-    treaty = parse_treaty(read_file(treaty_file)) if treaty_file else Home(home).treaty
-    follower = Follower(LogClient(log_url(treaty)), treaty)
-    follower.update()
+    if treaty_file:
+        treaty, memory = parse_treaty(read_file(treaty_file)), None
+    else:
+        treaty, memory = Home(home).treaty, home / "seen"
+    follower = Follower(LogClient(log_url(treaty)), treaty, memory)
+    with folding() as progress:
+        if from_signers:
+            follower.start_from_signers()
+        follower.update(progress=progress)
+        trail = follower.trail(progress) if refold else None
     assert follower.cosigned is not None
-    report = state_report(follower.fold, follower.cosigned)
+    report = views.report(follower.state, follower.cosigned)
+    if trail is not None:
+        report |= views.history(trail.events)
     if as_json:
         click.echo(canonical(report).decode())
     else:
         show(report, Console())
-
-
-def state_report(fold: Fold, cosigned: Cosigned) -> dict[str, Any]:
-    """The state at a cosigned checkpoint as plain values. Times in POSIX seconds, compute in FLOP as text."""
-    state, bound = fold.brake, fold.bound()
-    return {
-        "treaty": {"name": fold.treaty.name, "version": fold.treaty.version, "sha256": fold.treaty.digest},
-        "checkpoint": {
-            "size": cosigned.checkpoint.size,
-            "root": cosigned.checkpoint.root.hex(),
-            "time": cosigned.time,
-            "witnesses": sorted(cosigned.witnesses),
-        },
-        "brake": {"phase": str(state.phase), "epoch": state.epoch, "since": state.since, "cause": state.cause},
-        "votes": {m: sorted(fold.voters(m)) for m in ("trip", "lift")},
-        "unmet": list(fold.unmet()) if state.epoch else [],
-        "parties": [
-            {
-                "name": p,
-                "assented": p in fold.assents,
-                "bound": p in bound.active,
-                "because": sorted(bound.satisfied.get(p, ())),
-                "equivocated": p in fold.equivocators,
-            }
-            for p in fold.treaty.parties
-        ],
-        "readings": _readings(fold),
-        "disagreements": msgspec.to_builtins(fold.readings.disagreements),
-        "runs": [_run(fold, r) for r in fold.runs.values()],
-        "history": [
-            {"entry": i, "phase": str(s.phase), "epoch": s.epoch, "since": s.since, "cause": s.cause}
-            for i, s in fold.history
-        ],
-        "refused": [
-            {"entry": o.index, "kind": o.kind, "issuer": o.issuer, "reason": str(o.reason), "text": o.text}
-            for o in fold.outcomes
-            if o.reason
-        ],
-        "forks": len(fold.forks),
-    }
-
-
-def _readings(fold: Fold) -> list[dict[str, Any]]:
-    """Every gauge of the treaty: what was reproduced, by whom, and whether it reaches its threshold."""
-    found = list(fold.readings.current(now=fold.clock, active=fold.bound().active))
-    return [
-        {
-            "gauge": t.gauge,
-            "class": t.gauge_class,
-            "at_least": t.at_least,
-            "unit": t.unit,
-            "reproduced": [
-                {
-                    "subject": r.subject,
-                    "lower": r.lower,
-                    "upper": r.upper,
-                    "alarms": list(r.alarms),
-                    "parties": list(r.parties),
-                    "reaches": fold.readings.reaches(r),
-                }
-                for r in found
-                if r.gauge == t.gauge
-            ],
-        }
-        for t in fold.treaty.triggers
-    ]
-
-
-def _run(fold: Fold, r: RunRecord) -> dict[str, Any]:
-    last = r.last
-    return {
-        "id": r.id,
-        "name": r.declaration.name,
-        "owner": r.owner,
-        "covered": r.covered,
-        "steps": r.declaration.steps,
-        "lineage_flop": str(r.lineage_flop),
-        "done": last.steps if last else 0,
-        "status": last.status if last else "declared",
-        "barred": r.barred,
-        "unread_parents": list(fold.unread(r)),
-        "audited": fold.audited(r),
-        "audits": [
-            {"inspector": i, "entry": n, "verdict": a.verdict, "findings": msgspec.to_builtins(a.findings)}
-            for n, i, a in r.audits
-        ],
-    }
+        show_waiting(views.waiting(follower.state))
 
 
 def _show_readings(report: dict[str, Any], console: Console) -> None:
@@ -151,14 +75,13 @@ def show(report: dict[str, Any], console: Console) -> None:
         + (f": {brake['cause']}" if brake["cause"] else "")
     )
     console.print(
-        f"treaty {report['treaty']['name']} v{report['treaty']['version']}, {checkpoint['size']} log entries, "
-        f"cosigned by {', '.join(checkpoint['witnesses'])}"
+        f"treaty {report['treaty']['name']} v{report['treaty']['version']}, rules {report['treaty']['rules']}, "
+        f"{checkpoint['size']} log entries, cosigned by {', '.join(checkpoint['witnesses'])}, "
+        f"state {report['state'][:16]}…"
     )
     for motion, voters in report["votes"].items():
         if voters:
             console.print(f"votes to {motion}: {', '.join(voters)}")
-    for what in report["unmet"]:
-        console.print(f"in the way of lifting: {what}")
     parties = Table("party", "assented", "bound", "because of")
     for p in report["parties"]:
         bound = "equivocated" if p["equivocated"] else "yes" if p["bound"] else "no"
@@ -168,19 +91,20 @@ def show(report: dict[str, Any], console: Console) -> None:
     if report["runs"]:
         runs = Table("run", "lab", "steps", "lineage", "status", "audits")
         for r in report["runs"]:
-            verdicts = ", ".join(f"{a['inspector']}: {a['verdict']}" for a in r["audits"])
+            verdicts = ", ".join(f"{i}: {v}" for i, v in r["examined"].items())
             runs.add_row(
                 r["name"],
                 r["owner"],
                 f"{r['done']}/{r['steps']}",
-                show_flop(int(r["lineage_flop"])),
+                about_flop(int(r["lineage_flop"])),
                 f"barred: {r['barred']}" if r["barred"] else r["status"],
                 verdicts,
             )
         console.print(runs)
-        for r in report["runs"]:
-            if r["unread_parents"]:
-                waits = ", ".join(f"{p[:16]}…" for p in r["unread_parents"])
-                console.print(f"{r['name']} waits for a safety reading of its parents: {waits}")
     if report["forks"]:
         console.print(f"[bold red]{report['forks']} forks of the log are recorded[/]")
+    for party, lapses in report["lapses"].items():
+        late = ", ".join(f"{x['what']} (entry {x['about']})" for x in lapses)
+        console.print(f"{party} has not done in time: {late}")
+    for e in report.get("refused", []):
+        console.print(f"entry {e['entry']} of {e['issuer'] or 'nobody known'} has no effect: {e['text']}")

@@ -23,6 +23,6 @@ def command(recipe: Path, threads: int | None, home: Path) -> None:
     """
     if threads:
         torch.set_num_threads(threads)
-    lab = Lab(Home(home), say=lambda text: click.echo(text))
+    lab = Lab(Home(home), tell=lambda text: click.echo(text))
     last = Session(lab, read_recipe(recipe)).train()
     click.echo(f"ended at step {last.steps}, state {last.state}")

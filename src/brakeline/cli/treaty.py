@@ -7,9 +7,8 @@ import click
 
 from brakeline.cli.common import home_option, read_file
 from brakeline.core.errors import Malformed, Misuse
-from brakeline.core.legal import render
 from brakeline.core.pledge import Assent
-from brakeline.core.treaty import missing_keys, parse_treaty
+from brakeline.core.treaty import articles_digest, check_draft, parse_treaty, render
 from brakeline.node.disk import write_atomic
 from brakeline.node.home import Home
 from brakeline.node.outbox import Outbox
@@ -27,17 +26,18 @@ def command() -> None:
 def check(file: Path) -> None:
     """Check FILE: grammar, units, quorum arithmetic, keys."""
     data = read_file(file)
-    waiting = missing_keys(data)
+    waiting = check_draft(data)
     if waiting:
         raise Malformed(
-            f"{file} is a draft: no keys yet of {', '.join(waiting)}",
+            f"{file} is a draft: no keys yet of {', '.join(waiting)}; all else is in order",
             hint=f"each party runs `brakeline keygen NAME --home DIR --enroll {file}`",
         )
     treaty = parse_treaty(data)
     n = len(treaty.parties)
-    click.echo(f"{treaty.name} v{treaty.version}: {n} parties bear {treaty.faults} faults")
+    click.echo(f"{treaty.name} v{treaty.version}, rules {treaty.rules}: {n} parties bear {treaty.faults} faults")
     click.echo(f"trip {treaty.trip} of {n}, permit {treaty.permit}, lift {treaty.lift}, witnesses {treaty.witnesses}")
     click.echo(f"sha256 {treaty.digest}")
+    click.echo(f"articles {articles_digest(treaty)}")
 
 
 @command.command(name="render")
@@ -67,6 +67,6 @@ def sign(file: Path, home: Path) -> None:
     if kept.exists() and kept.read_bytes() != data:
         raise Misuse(f"{me.name} has signed another treaty", hint="one home holds one treaty; make a new home")
     write_atomic(kept, data)
-    outbox = Outbox(home, treaty.digest, me.name, party.key("statement"), time.time)
-    outbox.write("assent", Assent(text=treaty.digest))
+    outbox = Outbox(home, treaty, me.name, party.key("statement"), time.time)
+    outbox.write("assent", Assent(text=treaty.digest, articles=articles_digest(treaty)))
     click.echo(f"{me.name} signed {treaty.name} v{treaty.version}, sha256 {treaty.digest}")

@@ -7,9 +7,11 @@ from typing import Any
 import click
 
 from brakeline.cli.common import read_file
+from brakeline.core import views, words
 from brakeline.core.bundle import Proven, verify_bundle
 from brakeline.core.encoding import canonical
-from brakeline.core.fold import RunRecord
+from brakeline.core.state.events import Event, Tripped
+from brakeline.core.state.runs import Run
 from brakeline.core.treaty import parse_treaty
 
 
@@ -31,23 +33,27 @@ def command(file: Path, treaty_file: Path | None, digest: str | None, as_json: b
     c = proven.cosigned.checkpoint
     click.echo(f"VERIFIED {file}")
     whose = "as you trust it" if trusted else "taken from the bundle: compare this digest with the one you know"
-    click.echo(f"treaty   {proven.treaty.name} v{proven.treaty.version}, sha256 {proven.treaty.digest}")
+    treaty = proven.treaty
+    click.echo(f"treaty   {treaty.name} v{treaty.version}, rules {treaty.rules}, sha256 {treaty.digest}")
     click.echo(f"         {whose}")
     click.echo(f"log      {c.size} entries, cosigned by {', '.join(sorted(proven.cosigned.witnesses))}")
-    for entry, phase, since, cause in proven.phases:
-        when = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        click.echo(f"brake    {phase:<8} {when} UTC, entry {entry}: {cause}")
-    for run in proven.fold.runs.values():
+    click.echo(f"state    {proven.digest}")
+    for phase, event in views.phases(proven.events):
+        when = datetime.fromtimestamp(event.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        click.echo(f"brake    {phase:<8} {when} UTC, entry {event.entry}{_why(event)}")
+    for run in views.by_declaration(proven.state):
         click.echo(f"run      {_line(proven, run)}")
 
 
-def _line(proven: Proven, run: RunRecord) -> str:
-    last = run.last
-    status, steps = (last.status, last.steps) if last else ("declared", 0)
-    text = f"{run.owner}/{run.declaration.name}: {status} at step {steps}"
-    verdicts = ", ".join(f"{a.verdict} by {i}" for _, i, a in run.audits)
-    text += f"; {run.declaration.rung}" + (f"; {verdicts}" if verdicts else "")
-    text += f"; BARRED for {run.barred}" if run.barred else ""
+def _why(event: Event) -> str:
+    return f": {words.cause(event.cause)}" if isinstance(event, Tripped) else ""
+
+
+def _line(proven: Proven, run: Run) -> str:
+    text = f"{run.name}: {run.head.status if run.head else 'declared'} at step {run.steps}; {run.declaration.rung}"
+    verdicts = ", ".join(f"{a.verdict} by {i}" for i, a in views.audits_of(proven.events, run.id))
+    text += f"; {verdicts}" if verdicts else ""
+    text += f"; BARRED for {words.bar(run.bar)}" if run.bar else ""
     return text + ("; transcript shown" if run.id in proven.leaves else "")
 
 
@@ -55,20 +61,32 @@ def claims(proven: Proven) -> dict[str, Any]:
     """What is proven, as plain values."""
     return {
         "treaty": proven.treaty.digest,
+        "rules": proven.treaty.rules,
         "size": proven.cosigned.checkpoint.size,
         "root": proven.cosigned.checkpoint.root.hex(),
         "time": proven.cosigned.time,
-        "phases": [{"entry": i, "phase": str(p), "time": t, "cause": c} for i, p, t, c in proven.phases],
+        "state": proven.digest,
+        "phases": [
+            {
+                "entry": event.entry,
+                "phase": str(phase),
+                "time": event.time,
+                "cause": words.cause(event.cause) if isinstance(event, Tripped) else "",
+            }
+            for phase, event in views.phases(proven.events)
+        ],
         "runs": [
             {
-                "name": f"{r.owner}/{r.declaration.name}",
+                "name": r.name,
                 "rung": r.declaration.rung,
-                "steps": r.last.steps if r.last else 0,
-                "status": r.last.status if r.last else "declared",
-                "barred": r.barred,
-                "verdicts": [{"inspector": i, "verdict": a.verdict} for _, i, a in r.audits],
+                "steps": r.steps,
+                "status": r.head.status if r.head else "declared",
+                "barred": words.bar(r.bar),
+                "verdicts": [
+                    {"inspector": i, "verdict": a.verdict} for i, a in views.audits_of(proven.events, r.id)
+                ],
                 "transcript": r.id in proven.leaves,
             }
-            for r in proven.fold.runs.values()
+            for r in views.by_declaration(proven.state)
         ],
     }

@@ -1,6 +1,7 @@
-"""What a permit signer checks, in order, before it signs, and what a lab may ask for. All from its own view of the log."""
+"""What a permit signer checks, in order, before it signs, and what a lab may ask for, from its own view of the log."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from brakeline.core import words
 from brakeline.core.brake import Phase, Vote
@@ -70,7 +71,8 @@ def check_request(permit: Permit, state: State, *, view_time: int, now: int) -> 
     if permit.expires <= now:
         raise Refused(Reason.EXPIRED, "already expired")
     if state.phase is not Phase.CLEAR:  # Treaty 4.6
-        raise Refused(Reason.PAUSED, f"the brake is {state.phase} in epoch {state.epoch}: {words.cause(state.ballot.cause)}")
+        why = words.cause(state.ballot.cause)
+        raise Refused(Reason.PAUSED, f"the brake is {state.phase} in epoch {state.epoch}: {why}")
     if permit.epoch != state.epoch:  # Treaty 5.5
         raise Refused(Reason.REPLAYED, f"request of epoch {permit.epoch} in epoch {state.epoch}")
     run = state.run(permit.run)  # Treaty 7.1
@@ -91,6 +93,13 @@ def check_request(permit: Permit, state: State, *, view_time: int, now: int) -> 
         raise Refused(Reason.ALLOWANCE, "asks for more than the run declared")
 
 
+def stance(state: State, run: Run) -> Literal["open", "ask", "shut"]:
+    """What a run's gate does at this state: stand open without permits, ask for one, or shut. Treaty 2.2, 4.5, 5.1."""
+    if not state.concerned(run):
+        return "open"
+    return "shut" if run.bar or state.phase is not Phase.CLEAR else "ask"
+
+
 def unread_parents(state: State, run: Run) -> tuple[str, ...]:
     """Parents that made no model, or one without a safety reading that lets a successor train. Treaty 5.8."""
     return tuple(
@@ -101,6 +110,11 @@ def unread_parents(state: State, run: Run) -> tuple[str, ...]:
 
 
 # ---- votes that the log may hide ----
+
+
+def is_trip(kind: str, body: object) -> bool:
+    """Whether permit signers heed this statement before the log shows it. Treaty 4.7."""
+    return kind == "vote" and isinstance(body, Vote) and body.motion == "trip"
 
 
 def held_vote(state: State, envelope: bytes) -> tuple[str, Vote, int]:

@@ -1,7 +1,7 @@
 """The kinds of statements: body, who may say it, the lane whose numbers and budget it uses, and since which rules.
 
-"Known" is decided by the rules that the treaty names, never by the build that reads the log: a kind of later rules takes
-its number in the lane `rest` and has no effect, here as in a build that knows it. Treaty 1.4.
+"Known" is decided by the rules that the treaty names, never by the build that reads the log: a kind of later rules
+takes its number in the lane `rest` and has no effect, here as in a build that knows it. Treaty 1.4.
 """
 
 from collections.abc import Mapping

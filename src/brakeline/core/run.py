@@ -13,10 +13,10 @@ class Declaration(Wire, frozen=True):
 
     `recipe`, `dataset` and `environment` are hex SHA-256: of the recipe (code and configuration), of the canonical
     data set, of the environment profile. Compute in FLOP as decimal text, since it outgrows 2**53. `parents` are ids
-    of the runs whose weights or synthetic data this one starts from. `purpose` is "" or one of the treaty's exemptions.
-    `chips` are the accelerators of the cluster it runs on and `flop_per_second` what they can do at most, decimal text;
-    `domain` is "" or what it learns about, where a tier asks. `rung` says what stands behind the run's heads: steps that an inspector can execute again,
-    or the lab's word about a job that could not be changed.
+    of the runs whose weights or synthetic data this one starts from. `purpose` is "" or one of the treaty's
+    exemptions. `chips` are the accelerators of the cluster it runs on, `flop_per_second` what they can do at most, as
+    decimal text, and `domain` is "" or what it learns about, where a tier asks. `rung` says what stands behind the
+    run's heads: steps that an inspector can execute again, or the lab's word about a job that could not be changed.
     """
 
     name: str

@@ -9,6 +9,7 @@ from brakeline.core.encoding import tagged
 from brakeline.core.errors import Misuse
 
 _DRAW: Final = "brakeline/audit-draw/v1"
+_BITS: Final = 256
 
 
 def ticket_message(head: bytes, beacon: bytes) -> bytes:
@@ -68,22 +69,20 @@ def miss(n: int, k: int, s: int) -> Fraction:
 def draws_needed(n: int, p_catch: Decimal, f_cheat: Decimal) -> int:
     """Smallest `s` such that a cheat on a share `f_cheat` of `n` segments is caught with probability `p_catch`.
 
-    Treaty 7.4. Check values: n=6000, f=1 %: 291 for 95 %, 442 for 99 %.
+    Treaty 7.4. Check values: n=6000, f=1 %: 291 for 95 %, 442 for 99 %. Exact, and costs one multiplication a draw,
+    however large `n` is: a lab chooses that.
     """
-    k = ceil(n * Fraction(f_cheat))
-    target = 1 - Fraction(p_catch)
-    # Upwards first: binomials of a huge `n` can be computed for small samples only.
-    low, high = 0, 1
-    while high < n and miss(n, k, high) > target:
-        low, high = high, 2 * high
-    high = min(high, n)
-    while low < high:
-        middle = (low + high) // 2
-        if miss(n, k, middle) <= target:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    k, target = ceil(n * Fraction(f_cheat)), 1 - Fraction(p_catch)
+    goal = target.numerator << _BITS
+    # The chance to miss after s draws, between two bounds in units of 2**-_BITS: rounding keeps them 2 s apart at most.
+    low = high = 1 << _BITS
+    for s in range(n):
+        if high * target.denominator <= goal:
+            return s
+        if low * target.denominator <= goal and miss(n, k, s) <= target:  # too close to tell by the bounds
+            return s
+        low, high = low * (n - k - s) // (n - s), -(-high * (n - k - s) // (n - s))
+    return n
 
 
 def sample(seed: bytes, n: int, junctions: frozenset[int], p_catch: Decimal, f_cheat: Decimal) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ generators), the batch that went in, the permit in force, the loss and the compu
 
 import math
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -99,17 +100,24 @@ class Head(Wire, frozen=True):
             raise Malformed(f"not a decimal number: {self.flop[:40]!r}") from e
 
 
-def segments(steps: int, segment_steps: int) -> tuple[tuple[int, int], ...]:
-    """Half-open ranges `[start, end)` that cover steps 0..`steps`; the last may be short.
+def segments(steps: int, segment_steps: int) -> Iterator[tuple[int, int]]:
+    """Half-open ranges `[start, end)` that cover steps 0..`steps`, one after another; the last may be short.
 
-    Replaying `(start, end)` opens the checkpoint at `start` and yields the leaves `start + 1 .. end`.
+    Replaying `(start, end)` opens the checkpoint at `start` and yields the leaves `start + 1 .. end`. A run may claim
+    2**53 steps: whoever only wants to know how many ranges there are asks `segment_count`.
 
     Raises:
         Misuse: a negative number of steps, or segments of no step.
     """
+    count = segment_count(steps, segment_steps)
+    return ((i * segment_steps, min((i + 1) * segment_steps, steps)) for i in range(count))
+
+
+def segment_count(steps: int, segment_steps: int) -> int:
+    """How many segments cover steps 0..`steps`. Raises as `segments`."""
     if steps < 0 or segment_steps < 1:
         raise Misuse(f"cannot cut {steps} steps into segments of {segment_steps}")
-    return tuple((start, min(start + segment_steps, steps)) for start in range(0, steps, segment_steps))
+    return -(-steps // segment_steps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,18 @@
 """The verifying client: it asks a log for everything and believes nothing."""
 
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import httpx
 
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused, Unavailable
-from brakeline.core.fold import Fold
-from brakeline.core.tlog.merkle import leaf_hash
+from brakeline.core.snapshot import check_stated, pack, unpack
+from brakeline.core.state import State, apply, begin
+from brakeline.core.state.codec import decode, digest, encode
+from brakeline.core.state.events import Event, Stated
 from brakeline.core.tlog.policy import Cosigned, Policy, verify_cosigned
 from brakeline.core.tlog.proof import parse_proof, verify_proof
 from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
@@ -19,6 +22,10 @@ from brakeline.node.http import raise_for
 
 BUNDLE: Final = 256  # entries in a full bundle (C2SP tlog-tiles)
 _LIMIT: Final = 32 * 2**20
+_SAVE_EVERY: Final = 500  # entries; folding as many costs as much as writing a state down
+_RECENT: Final = 10_000  # events kept in memory
+
+Progress = Callable[[int, int], None]  # done, total
 
 
 class LogClient:
@@ -44,6 +51,17 @@ class LogClient:
             first = max(start - number * BUNDLE, 0)
             found += self._bundle(number, width)[first:width]
         return found
+
+    def stream(self, start: int, end: int) -> Iterator[bytes]:
+        """The same, one entry bundle after another."""
+        while start < end:
+            stop = min(end, (start // BUNDLE + 1) * BUNDLE)
+            yield from self.entries(start, stop)
+            start = stop
+
+    def snapshot(self) -> bytes:
+        """A state that the log offers, at a size where permit signers state it. Not trusted by anybody."""
+        return self._answer(self._call("GET", "/snapshot", timeout=60.0))
 
     def _bundle(self, number: int, width: int) -> tuple[bytes, ...]:
         response = self._call("GET", f"/{Tile(ENTRIES, number, width).path}", timeout=10.0)
@@ -86,79 +104,164 @@ def add_verified(client: LogClient, policy: Policy, entry: bytes) -> int:
     return verify_proof(proof, entry, policy)[0]
 
 
-class Follower:
-    """A log followed from its first entry, with its fold. Threads may read `fold` under `lock`.
+class Trail(NamedTuple):
+    """A log folded from its first entry: its state, and all that happened."""
 
-    `memory` keeps the newest checkpoint seen, so that after a restart a log that was rolled back is refused. When the
-    log shows two histories, both checkpoints are kept in `memory/forks`, and the follower refuses to go on.
+    state: State
+    events: tuple[Event, ...]
+
+
+class Follower:
+    """A log followed entry by entry. `state` is the newest; it never changes, it is replaced, under `lock`.
+
+    `memory` keeps the newest checkpoint seen, so that after a restart a log that was rolled back is refused, and now
+    and then the state itself, so that the log need not be folded again. When the log shows two histories, both
+    checkpoints are kept in `memory/forks`, and the follower refuses to go on.
     """
 
-    def __init__(self, client: LogClient, treaty: Treaty, memory: Path | None = None) -> None:
+    def __init__(
+        self, client: LogClient, treaty: Treaty, memory: Path | None = None, *, stating: bool = False
+    ) -> None:
+        """With `stating`, `stated` is what a permit signer says of the state, at the newest size where it is due."""
         self.client = client
         self.treaty = treaty
-        self.fold = Fold(treaty)
+        self.state = begin(treaty)
         self.cosigned: Cosigned | None = None
         self.lock = threading.Condition()
+        self.stated: tuple[int, str, str] | None = None  # size, root (hex) and digest (hex)
+        self._stating = stating
+        self.recent: deque[Event] = deque(maxlen=_RECENT)
         self._updating = threading.Lock()  # waiting for a checkpoint is done outside it
+        self._policy = self.state.ground.policy
         self._memory = memory
+        self._saved = 0
         self._floor: Cosigned | None = None
-        self._entries: list[bytes] = []
         if memory is not None and (memory / "checkpoint").exists():
-            self._floor = verify_cosigned((memory / "checkpoint").read_bytes(), treaty.policy)
+            self._floor = verify_cosigned((memory / "checkpoint").read_bytes(), self._policy)
+            self._restore(memory / "state")
 
-    @property
-    def entries(self) -> tuple[bytes, ...]:
-        return tuple(self._entries)
+    def _restore(self, path: Path) -> None:
+        """Start from one's own state. One that is torn, of another build or of another treaty is made anew."""
+        try:
+            state = decode(unpack(path.read_bytes()), self.treaty)
+        except (OSError, BrakelineError):
+            return
+        if self._floor is not None and state.size <= self._floor.checkpoint.size:
+            self.state, self._saved = state, state.size
 
     @property
     def time(self) -> int:
         """Quorum time (POSIX s) of the newest cosigned checkpoint; 0 before the first."""
         return self.cosigned.time if self.cosigned else 0
 
-    def update(self, *, wait: int = 0) -> bool:
+    def effect(self, entry: int) -> tuple[Event, ...]:
+        """What the log entry did, where it was folded here and not long ago."""
+        return tuple(e for e in self.recent if e.entry == entry)
+
+    def update(self, *, wait: int = 0, progress: Progress = lambda done, total: None) -> bool:
         """Fetch, verify and fold what is new; with `wait` (s), wait for it. True when the log has grown.
 
         Raises:
             Unavailable: the log is out of reach. Malformed, Refused: what it shows does not hold; nothing of it has
                 been taken.
         """
-        started = self.fold.size
+        started = self.state.size
         note = self.client.checkpoint(after=started if self.cosigned else -1, wait=wait)
-        new = verify_cosigned(note, self.treaty.policy)
+        new = verify_cosigned(note, self._policy)
         if new.checkpoint.size < max(started, self._floor.checkpoint.size if self._floor else 0):
             raise Refused(Reason.ROLLBACK, f"the log shows {new.checkpoint.size} entries; it had more before")
         with self._updating:
-            entries = self._check(note, new)
+            before = self.state.size
+            state, events, stated = self._fold(note, new, progress)
             with self.lock:
-                for entry in entries:
-                    self.fold.apply(entry)
-                self._entries += entries
+                if state.size > self.state.size:
+                    self.state = state
+                self.recent.extend(events)
+                self.stated = stated or self.stated
                 if self.cosigned is None or new.time >= self.cosigned.time:
                     self.cosigned = new
                 self._floor = None
                 self.lock.notify_all()
-            if self._memory is not None and entries:
-                write_atomic(self._memory / "checkpoint", note)
-        return bool(entries)
+            if self._memory is not None and state.size > before:
+                self._remember(self._memory, note, state)
+        return state.size > before
 
-    def _check(self, note: bytes, new: Cosigned) -> list[bytes]:
-        """The entries that lead to `new`, after proving that they do, and that all seen before leads there too."""
-        size, end = self.fold.size, new.checkpoint.size
-        if end < size:  # another thread was faster; the answer must still fit
-            if self.fold.roots[end] != new.checkpoint.root:
+    def _fold(
+        self, note: bytes, new: Cosigned, progress: Progress
+    ) -> tuple[State, deque[Event], tuple[int, str, str] | None]:
+        """The state at `new`, after proving that all seen before leads there."""
+        state, end = self.state, new.checkpoint.size
+        events: deque[Event] = deque(maxlen=_RECENT)
+        stated = None
+        if end < state.size:  # another thread was faster; the answer must still fit, where it can be told
+            if end >= state.clock.base.size and state.root(end) != new.checkpoint.root:
                 self._fork(note)
-            return []
-        entries = self.client.entries(size, end) if end > size else []
-        if len(entries) != end - size:
+            return state, events, stated
+        floor = self._floor.checkpoint if self._floor else None
+        start, due = state.size, end - end % self.treaty.snapshot_every if self._stating else -1
+        for entry in self.client.stream(start, end):
+            state, happened = apply(state, entry)
+            events.extend(happened)
+            if floor is not None and state.size == floor.size and state.root() != floor.root:
+                self._fork(note)
+            if state.size == due:
+                stated = (state.size, state.root().hex(), digest(state))
+            if state.size % BUNDLE == 0:
+                progress(state.size - start, end - start)
+        if state.size != end:
             raise Malformed("the log sent another number of entries than it published")
-        leaves = [leaf_hash(e) for e in entries]
-        if self.fold.frontier.extend(leaves).root() != new.checkpoint.root:
+        if state.root() != new.checkpoint.root or (floor and floor.size == start and self.state.root() != floor.root):
             self._fork(note)
-        if self._floor is not None:
-            before = self._floor.checkpoint
-            if self.fold.frontier.extend(leaves[: before.size - size]).root() != before.root:
-                self._fork(note)
-        return entries
+        return state, events, stated
+
+    def _remember(self, memory: Path, note: bytes, state: State) -> None:
+        write_atomic(memory / "checkpoint", note)
+        if state.size - self._saved >= _SAVE_EVERY:
+            write_atomic(memory / "state", pack(encode(state)))
+            self._saved = state.size
+
+    def start_from_signers(self) -> None:
+        """Start from the newest state that a permit quorum states in the log, instead of the first entry. Treaty 6.6.
+
+        What that trusts: that at most `faults` of the signers err, and the witnesses as ever.
+
+        Raises:
+            Refused(NO_QUORUM): too few state what the log offers. Others as `update`.
+        """
+        state = decode(unpack(self.client.snapshot()), self.treaty)
+        size, root, named = state.size, state.root().hex(), digest(state)
+        new = verify_cosigned(self.client.checkpoint(), self._policy)
+        stated = []
+        after = state
+        for entry in self.client.stream(size, new.checkpoint.size):
+            after, events = apply(after, entry)
+            stated += [(e.signer, e.size, e.root, e.state) for e in events if isinstance(e, Stated)]
+        if after.root() != new.checkpoint.root:
+            raise Refused(Reason.TAMPERED, "the state that the log offers does not lead to its checkpoint")
+        check_stated(stated, size=size, root=root, state=named, need=self.treaty.permit)
+        with self._updating, self.lock:
+            self.state, self.cosigned = after, new
+
+    def trail(self, progress: Progress = lambda done, total: None) -> Trail:
+        """The log folded anew from its first entry up to here: what trusts no snapshot.
+
+        Raises:
+            Refused(TAMPERED): the state followed until now is another one. Unavailable: the log is out of reach.
+        """
+        mine = self.state
+        state, events = begin(self.treaty), list[Event]()
+        for entry in self.client.stream(0, mine.size):
+            state, happened = apply(state, entry)
+            events += happened
+            if state.size % BUNDLE == 0:
+                progress(state.size, mine.size)
+        if state.root() != mine.root() or digest(state) != digest(mine):
+            raise Refused(
+                Reason.TAMPERED,
+                f"folded anew, the log gives another state at {mine.size} entries than the one kept here",
+                hint=f"remove {self._memory / 'state'} and report it" if self._memory else "",
+            )
+        return Trail(state, tuple(events))
 
     def _fork(self, note: bytes) -> None:
         """Keep both checkpoints: together they prove to anybody that the log and a quorum signed two histories."""

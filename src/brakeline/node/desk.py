@@ -3,58 +3,104 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, NamedTuple
 
 import httpx
 
+from brakeline.core import words
 from brakeline.core.brake import Phase
 from brakeline.core.errors import BrakelineError, Reason, Refused, Unavailable
-from brakeline.core.fold import Fold, RunRecord
+from brakeline.core.grant import is_trip
+from brakeline.core.kinds import lane_of
 from brakeline.core.run import Declaration
+from brakeline.core.state import State
+from brakeline.core.state.events import Event, Void
+from brakeline.core.state.runs import Run
+from brakeline.core.statement import open_envelope
 from brakeline.core.transcript import Head
-from brakeline.node.client import Follower, LogClient, add_verified
+from brakeline.core.units import about_flop
+from brakeline.node.client import Follower, LogClient, Progress, Trail, add_verified
 from brakeline.node.home import Home
-from brakeline.node.outbox import Outbox, Sent
+from brakeline.node.outbox import Outbox
 
-_PAUSE = 0.25  # s between looks at the log while waiting
+_PAUSE: Final = 0.25  # s between looks at the log while waiting
+
+
+class Effect(NamedTuple):
+    """What a statement did: its envelope and digest (hex), its log entry, and the events it caused."""
+
+    data: bytes
+    digest: str
+    entry: int
+    events: tuple[Event, ...]
 
 
 class Desk:
-    """Opens a home, its treaty, its outbox, and a follower of the treaty's log. `say` tells a person what goes on."""
+    """Opens a home, its treaty, its outbox, and a follower of the treaty's log. `tell` tells a person what goes on."""
 
-    def __init__(self, home: Home, *, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, home: Home, *, tell: Callable[[str], None] = lambda _: None) -> None:
         self.home = home
         self.treaty = home.treaty
         self.me = home.me(self.treaty)
-        self.say = say
+        self.tell = tell
         url = self.treaty.with_role("log")[0].log_url
         self._client = LogClient(url)
+        self._policy = self.treaty.policy
         self.follower = Follower(LogClient(url), self.treaty, home.path / "seen")
-        self.outbox = Outbox(home.path, self.treaty.digest, self.me.name, home.key("statement"), time.time)
+        self.outbox = Outbox(home.path, self.treaty, self.me.name, home.key("statement"), time.time)
 
     @property
-    def fold(self) -> Fold:
-        return self.follower.fold
+    def state(self) -> State:
+        """The newest state that this home has seen."""
+        return self.follower.state
 
     def add(self, entry: bytes) -> int:
         """Bring an entry to the log and verify the proof that it is there."""
-        return add_verified(self._client, self.treaty.policy, entry)
+        return add_verified(self._client, self._policy, entry)
 
-    def log(self, kind: str, body: object) -> Sent:
-        """Sign a statement and bring it to the log."""
-        return self.outbox.send(self.add, kind, body)
-
-    def enter(self, kind: str, body: object) -> Sent:
-        """Log a statement and read the log up to it.
+    def say(self, kind: str, body: object) -> Effect:
+        """Sign a statement, bring it to the log, and see what it does there: the one way to say something.
 
         Raises:
-            Refused: it is in the log and has no effect, for the reason that the fold gives.
+            Refused: it has no effect, for the reason that the fold gives, or the log will never take it.
+            Unavailable: the log is out of reach, or takes it later; it is kept, and sent with the next command.
         """
-        sent = self.log(kind, body)
-        self.catch_up()
-        outcome = self.fold.outcomes[sent.index]
-        if outcome.reason:
-            raise Refused(outcome.reason, f"entry {sent.index} has no effect: {outcome.text}")
-        return sent
+        with suppress(Unavailable):  # the numbers that the log holds, where it can be asked
+            self.follower.update()
+        data = self.write(kind, body)
+        try:
+            self.outbox.flush(self.add)
+        except Refused as e:
+            if not e.later and self.outbox.index_of(data) is None:
+                raise Unavailable(f"another statement goes first: {e}", hint="try again") from e
+            if e.later and self.outbox.index_of(data) is None:
+                raise Unavailable(f"the log takes it later: {e}", hint="it is kept, and sent with the next") from e
+        index = self.outbox.index_of(data)
+        if index is None:  # another process of ours is sending it right now
+            index = self.add(data)
+        self.follower.update()
+        while self.state.size <= index:
+            self.follower.update(wait=5)
+        events = self.follower.effect(index)
+        for event in events:
+            if isinstance(event, Void):
+                raise Refused(event.reason, f"entry {index} has no effect: {event.text}")
+        return Effect(data, open_envelope(data).digest, index, events)
+
+    def write(self, kind: str, body: object) -> bytes:
+        """Sign and keep a statement; a vote to trip is shown to the permit signers at once. It counts when logged."""
+        lane = lane_of(kind, self.treaty.rules)
+        logged = self.state.members.by_name[self.me.name].of(lane).seq
+        if logged > self.outbox.newest(lane):
+            self.tell(
+                f"the log holds number {logged} of {self.me.name}'s lane {lane}, which this home never gave: "
+                "it was put back from a copy, or another one speaks for the party"
+            )
+        data = self.outbox.write(kind, body, after=logged)
+        if is_trip(kind, body):
+            self.tell(f"shown to {self.show_signers(data)} permit signers")
+        return data
 
     def show_signers(self, envelope: bytes) -> int:
         """Show a vote to trip to every permit signer, so that nobody who keeps the log can hide it. Treaty 4.7.
@@ -66,20 +112,27 @@ class Desk:
             try:
                 held += httpx.post(f"{party.signer_url.rstrip('/')}/vote", content=envelope, timeout=3.0).is_success
             except httpx.HTTPError as e:
-                self.say(f"{party.name}'s permit signer is out of reach: {e}")
+                self.tell(f"{party.name}'s permit signer is out of reach: {e}")
         return held
 
-    def catch_up(self) -> None:
-        """Send what is pending, then read what is new."""
-        self.outbox.flush(self.add)
-        self.follower.update()
+    def catch_up(self, progress: Progress = lambda done, total: None) -> None:
+        """Send what is pending, then read what is new. What the log takes later, or never, is told and left."""
+        try:
+            self.outbox.flush(self.add)
+        except Refused as e:
+            self.tell(f"a statement waits: {e}" if e.later else f"a statement was refused: {e}")
+        self.follower.update(progress=progress)
+
+    def history(self, progress: Progress = lambda done, total: None) -> Trail:
+        """The whole log, folded anew from its first entry. Raises as `Follower.trail`."""
+        return self.follower.trail(progress)
 
 
 class Lab(Desk):
     """A lab's side of a run: declare, wait, commit. It outlives the log's absence; nothing it said is lost."""
 
-    def __init__(self, home: Home, *, say: Callable[[str], None] = lambda _: None) -> None:
-        super().__init__(home, say=say)
+    def __init__(self, home: Home, *, tell: Callable[[str], None] = lambda _: None) -> None:
+        super().__init__(home, tell=tell)
         self._pause = threading.Event()
         self._due = threading.Event()
         self._sender = threading.Thread(target=self._send, daemon=True, name="brakeline-heads")
@@ -88,61 +141,54 @@ class Lab(Desk):
         """The id of this lab's run `name`, with its seed known; declares it if it is not yet.
 
         Raises:
-            Refused: TAMPERED, it was declared with another recipe; UNDECLARED, the log's rules give the declaration
-                no effect.
+            Refused: TAMPERED, it was declared with another recipe; or as the log's rules void the declaration.
         """
         self._until_there(self.catch_up)
-        runs = self.fold.runs.values()
-        run = next((r.id for r in runs if r.owner == self.me.name and r.declaration.name == name), None)
+        run = self.state.runs.names.get((self.me.name, name))
         if run is None:
             d = declaration()
-            sent = self.log("declaration", d)
-            run = sent.digest
-            self.say(f"declared {name}: {d.total_flop:.2e} FLOP, entry {sent.index}")
-            self._until_there(self.follower.update)
-            if run not in self.fold.runs:
-                why = self.fold.outcomes[sent.index].text
-                raise Refused(Reason.UNDECLARED, f"the declaration has no effect: {why}")
-        elif self.fold.run(run).declaration.recipe != recipe:
+            effect = self.say("declaration", d)
+            run = effect.digest
+            self.tell(f"declared {name}: {about_flop(d.total_flop)}, entry {effect.entry}")
+        elif self.state.run(run).declaration.recipe != recipe:
             raise Refused(
                 Reason.TAMPERED,
                 f"the recipe of {name} is not the one that was declared",
                 hint="a changed recipe is a new run: give it another name, and this one as its parent",
             )
-        while self.fold.run(run).seed is None:
+        while not self.state.run(run).seed:
             self._until_there(lambda: self.follower.update(wait=5))
         return run
 
-    def clear(self, run: str) -> RunRecord:
+    def clear(self, run: str) -> Run:
         """Wait until the log is there and the brake is off for `run`. Opening a run during a pause would un-stop it.
 
         Raises:
             Refused(BARRED): a finding against the run was upheld.
         """
-        said = ""
+        told = ""
         while True:
             try:
                 self.catch_up()
-                record = self.fold.run(run)
-                if record.barred:
-                    name = record.declaration.name
-                    raise Refused(Reason.BARRED, f"{name} is barred: {record.barred} (Treaty 5.6)")
-                brake = self.fold.brake
-                if brake.phase is Phase.CLEAR or not self.fold.concerned(record):
-                    return record
-                text = f"waiting: the brake is {brake.phase} ({brake.cause})"
+                state = self.state
+                found = state.run(run)
+                if found.bar:
+                    raise Refused(Reason.BARRED, f"{found.name} is barred: {words.bar(found.bar)} (Treaty 5.6)")
+                if state.phase is Phase.CLEAR or not state.concerned(found):
+                    return found
+                text = f"waiting: the brake is {state.phase} ({words.cause(state.ballot.cause)})"
             except Unavailable as e:
                 text = f"waiting: {e}"
-            if text != said:
-                self.say(text)
-                said = text
+            if text != told:
+                self.tell(text)
+                told = text
             self._pause.wait(_PAUSE)
 
     def commit(self, head: Head) -> None:
         """Write a head down; a thread brings it to the log. While the log is away or hangs, heads wait, and training
         goes on until its permit lapses: it never waits for a network.
         """
-        self.outbox.write("head", head)
+        self.outbox.write("head", head, after=self.state.members.by_name[self.me.name].of("runs").seq)
         self._due.set()
         if not self._sender.is_alive():
             self._sender.start()
@@ -154,11 +200,11 @@ class Lab(Desk):
             try:
                 self.outbox.flush(self.add)
             except Unavailable as e:
-                self.say(f"heads wait for the log: {e}")
+                self.tell(f"heads wait for the log: {e}")
                 self._pause.wait(1.0)
                 self._due.set()
             except BrakelineError as e:
-                self.say(f"the log refused a head: {e}")
+                self.tell(f"the log refused a head: {e}")
 
     def _until_there(self, act: Callable[[], object]) -> None:
         """Do it until the log is there; anything but absence is raised."""
@@ -167,6 +213,6 @@ class Lab(Desk):
                 act()
                 return
             except Unavailable as e:
-                self.say(f"waiting: {e}")
+                self.tell(f"waiting: {e}")
                 self._pause.wait(1.0)
 

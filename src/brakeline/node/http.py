@@ -30,11 +30,15 @@ _REFUSED_STATUS: Final = 409
 
 
 class ErrorBody(Wire, frozen=True):
-    """What a failed request answers. `reason` is a `Reason`, or the class in lower case where there is none."""
+    """What a failed request answers. `reason` is a `Reason`, or the class in lower case where there is none.
+
+    `later` says that the same request may be granted another time.
+    """
 
     error: str
     reason: str
     hint: str
+    later: bool
 
 
 def _code(error: BrakelineError) -> str:
@@ -48,7 +52,8 @@ def error_response(error: BrakelineError) -> Response:
     code = _code(error)
     # A message may quote what a peer sent; a lone surrogate in it must not turn a refusal into a crash.
     text, hint = (s.encode("utf-8", "backslashreplace").decode() for s in (str(error), error.hint))
-    body = canonical(ErrorBody(error=text, reason=code, hint=hint))
+    later = isinstance(error, Unavailable) or (isinstance(error, Refused) and error.later)
+    body = canonical(ErrorBody(error=text, reason=code, hint=hint, later=later))
     return Response(body, _STATUS.get(code, _REFUSED_STATUS), media_type="application/json")
 
 
@@ -80,7 +85,7 @@ def raise_for(response: httpx.Response) -> None:
     if body.reason in _PLAIN:
         raise _PLAIN[body.reason](body.error, hint=body.hint)
     if body.reason in Reason.__members__.values():
-        raise Refused(Reason(body.reason), body.error, hint=body.hint)
+        raise Refused(Reason(body.reason), body.error, hint=body.hint, later=body.later)
     raise Malformed(f"unknown reason {body.reason[:40]!r}: {body.error[:200]}", hint=body.hint)
 
 

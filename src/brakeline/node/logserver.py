@@ -4,6 +4,7 @@ Tiles never change and may be served by any file server or CDN from the store's 
 long poll need this process.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -30,8 +31,11 @@ _FOREVER: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
 _NEVER: Final = {"Cache-Control": "no-store"}
 
 
-def app(sequencer: Sequencer) -> Starlette:
-    """GET /checkpoint?after=<size>&wait=<seconds>, GET /tile/…, POST /add, GET /healthz; runs the sequencer."""
+def app(sequencer: Sequencer, offered: Callable[[], bytes | None] = lambda: None) -> Starlette:
+    """GET /checkpoint?after=<size>&wait=<seconds>, GET /tile/…, GET /snapshot, POST /add, GET /healthz.
+
+    Runs the sequencer. `offered` gives the state that the log offers to newcomers, who believe only a signers' quorum.
+    """
     store = sequencer.store
 
     async def checkpoint(request: Request) -> Response:
@@ -50,6 +54,10 @@ def app(sequencer: Sequencer) -> Starlette:
         except (Malformed, OSError):
             return Response(status_code=404, headers=_NEVER)
         return Response(data, headers=_FOREVER, media_type="application/octet-stream")
+
+    async def snapshot(request: Request) -> Response:
+        data = await asyncio.to_thread(offered)
+        return Response(data or b"", 404 if data is None else 200, _NEVER, "application/octet-stream")
 
     async def add(request: Request) -> Response:
         proof = await sequencer.submit(await read_body(request, MAX_ENTRY))
@@ -76,6 +84,7 @@ def app(sequencer: Sequencer) -> Starlette:
         routes=[
             Route("/checkpoint", checkpoint),
             Route("/tile/{path:path}", tile),
+            Route("/snapshot", snapshot),
             Route("/add", add, methods=["POST"]),
             Route("/healthz", healthz),
         ],

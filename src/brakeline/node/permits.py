@@ -14,10 +14,11 @@ from typing import Final
 
 import httpx
 
-from brakeline.core.brake import Phase
+from brakeline.core import words
 from brakeline.core.encoding import canonical
 from brakeline.core.errors import BrakelineError, Reason, Refused, Unavailable
 from brakeline.core.gate import Decision, GateState, admit, decide, halt, stand_open
+from brakeline.core.grant import request, stance
 from brakeline.core.permit import KIND, Permit
 from brakeline.core.statement import open_envelope, seal
 from brakeline.core.treaty import Treaty
@@ -92,7 +93,7 @@ class LiveGate:
         self._follower = follower
         self._treaty: Treaty = follower.treaty
         self._run = run
-        self._step_flop = follower.fold.run(run).declaration.step_flop
+        self._step_flop = follower.state.run(run).declaration.step_flop
         self._clock = clock
         self._on_permit = on_permit
         self._state = GateState(run)
@@ -161,20 +162,18 @@ class LiveGate:
             except BrakelineError as e:
                 self.trouble = str(e)
                 self._stop.wait(_RETRY)
-                continue
-            self._look()
+            self._look()  # whatever became of writing it down: what was folded counts
 
     def _look(self) -> None:
         """Shut the gate when the brake is on at the newest cosigned checkpoint. Treaty 4.5, 4.6."""
-        with self._follower.lock:
-            fold = self._follower.fold
-            brake, run = fold.brake, fold.run(self._run)
-            on = fold.concerned(run) and brake.phase is not Phase.CLEAR
+        state = self._follower.state
+        shut = stance(state, state.run(self._run)) == "shut"
         with self._changed:
-            self._braked = on or bool(run.barred)
-            if on and self._state.epoch < brake.epoch:
+            self._braked = shut
+            if shut and self._state.epoch < state.epoch:
                 self.halted_at = time.time()
-                self._set(halt(self._state, epoch=brake.epoch, reason=f"brake {brake.phase}: {brake.cause}"))
+                why = f"brake {state.phase}: {words.cause(state.ballot.cause)}"
+                self._set(halt(self._state, epoch=state.epoch, reason=why))
             self._changed.notify_all()
 
     def _renew(self) -> None:
@@ -196,35 +195,24 @@ class LiveGate:
 
     def _ask(self) -> None:
         with self._follower.lock:
-            fold, cosigned = self._follower.fold, self._follower.cosigned
-            if cosigned is None:
-                return
-            brake, run = fold.brake, fold.run(self._run)
-            if not fold.concerned(run):  # Treaty 2.2
+            state, cosigned = self._follower.state, self._follower.cosigned
+        if cosigned is None:
+            return
+        run = state.run(self._run)
+        match stance(state, run):
+            case "open":  # Treaty 2.2
                 self._set(stand_open(self._state, until=self._clock() + self._treaty.permit_lifetime * 10**9))
                 return
-            if brake.phase is not Phase.CLEAR:
+            case "shut":
                 return
-            done = run.last.steps * self._step_flop if run.last else 0
-            limit = min(done + self._treaty.permit_allowance, run.declaration.total_flop)
-            permit = Permit(
-                treaty=self._treaty.digest,
-                run=self._run,
-                epoch=brake.epoch,
-                size=fold.size,
-                root=fold.roots[-1].hex(),
-                issued=cosigned.time,
-                expires=cosigned.time + self._treaty.permit_lifetime,
-                flop_limit=str(limit),
-                nonce=secrets.token_hex(16),
-            )
+        permit = request(state, run, time=cosigned.time, nonce=secrets.token_hex(16))
         fresh = self._state.deadline - self._clock() > self._treaty.permit_lifetime * 500_000_000
-        if fresh and limit == self._state.flop_limit:
+        if fresh and permit.limit == self._state.flop_limit:
             return  # the allowance cannot grow before the next head is logged
         asked_at = self._clock()
         data = ask_signers(permit, self._urls, self._treaty.permit, self._http)
         with self._changed:
             # Under one lock with `halt`: a trip folded meanwhile has raised the epoch, and this permit is refused.
-            state = admit(self._state, data, self._treaty, nonce=permit.nonce, asked_at=asked_at)
+            after = admit(self._state, data, self._treaty, nonce=permit.nonce, asked_at=asked_at)
             self._on_permit(data)
-            self._set(state)
+            self._set(after)

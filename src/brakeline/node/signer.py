@@ -14,15 +14,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from brakeline.core.brake import Vote
 from brakeline.core.encoding import parse
-from brakeline.core.errors import Reason, Refused
-from brakeline.core.grant import check_request
+from brakeline.core.errors import BrakelineError, Reason, Refused
+from brakeline.core.grant import check_request, check_votes, held_vote
 from brakeline.core.keys import PrivateKey
 from brakeline.core.permit import KIND, Permit
-from brakeline.core.statement import MAX_BYTES, Statement, open_envelope, sign
+from brakeline.core.snapshot import Snapshot
+from brakeline.core.statement import MAX_BYTES, sign
 from brakeline.node.client import Follower
+from brakeline.node.disk import disk_errors
 from brakeline.node.http import HANDLERS, read_body, run
+from brakeline.node.outbox import Outbox
 
 _LIMIT: Final = 4096
 _CATCH_UP: Final = 1.0  # s to wait for a checkpoint that the asker has seen and this signer has not
@@ -37,51 +39,33 @@ class Signer:
         self._key = key
         self._clock = clock
         self._votes = votes
-        self._held: dict[tuple[str, int], tuple[Statement, Vote]] = {}
-        for line in votes.read_bytes().split(b"\n")[:-1] if votes.exists() else ():
-            with suppress(Refused):  # expired since, or in the log by now
+        self._holding = threading.Lock()
+        self._held: dict[tuple[str, int], int] = {}  # party and epoch → when the vote expires, POSIX s
+        for line in votes.read_bytes().split(b"\n") if votes.exists() else ():
+            with suppress(BrakelineError):  # expired since, of an epoch that is over, or torn by a crash
                 self._take(line)
 
     def hold(self, envelope: bytes) -> None:
         """Take a vote to trip from whoever brings it. Treaty 4.7.
 
         Raises:
-            Malformed, Refused: as the log would refuse it; or it is no vote to trip.
+            Malformed, Refused: see `held_vote`.
         """
-        with self._follower.lock:
+        with self._holding:
             if self._take(envelope):
-                with self._votes.open("ab") as f:
-                    f.write(envelope + b"\n")
+                with disk_errors(), self._votes.open("ab") as f:
+                    f.write(b"\n" + envelope + b"\n")  # a torn line before it must not take it along
                     f.flush()
                     os.fsync(f.fileno())
 
     def _take(self, envelope: bytes) -> bool:
-        if open_envelope(envelope).kind != "vote":
-            raise Refused(Reason.FOREIGN, "a permit signer holds votes to trip, nothing else")
-        try:
-            statement = self._follower.fold.authenticate(envelope)
-        except Refused as e:
-            if e.reason is Reason.DUPLICATE:  # the log has it: it counts there
-                return False
-            raise
-        vote = statement.body_as(Vote)
-        if vote.motion != "trip":
-            raise Refused(Reason.FOREIGN, "a permit signer holds votes to trip, nothing else")
-        new = (statement.issuer, statement.seq) not in self._held
-        self._held[(statement.issuer, statement.seq)] = (statement, vote)
+        party, vote, expires = held_vote(self._follower.state, envelope)
+        # One a party and epoch, so that nobody fills a signer with votes.
+        new = expires > self._held.get((party, vote.epoch), 0)
+        if new:
+            epoch = self._follower.state.epoch
+            self._held = {k: e for k, e in self._held.items() if k[1] >= epoch} | {(party, vote.epoch): expires}
         return new
-
-    def _check_votes(self) -> None:
-        """Treaty 4.7: with f+1 votes in hand no permit is signed, even if the log's keeper hides some of them."""
-        fold, now = self._follower.fold, int(self._clock())
-        hidden = {
-            s.issuer
-            for s, vote in self._held.values()
-            if vote.epoch == fold.brake.epoch and now < s.expires and not fold.seen(s.issuer, s.seq)
-        }
-        voters = (hidden & fold.bound().active) | fold.voters("trip")
-        if hidden and len(voters) >= fold.treaty.trip:
-            raise Refused(Reason.PAUSED, f"votes to trip of {', '.join(sorted(voters))} were shown to me (Treaty 4.7)")
 
     def sign(self, payload: bytes) -> bytes:
         """A DSSE envelope with this signer's one signature over exactly `payload`.
@@ -91,13 +75,43 @@ class Signer:
         """
         permit = parse(payload, Permit)
         with self._follower.lock:
-            self._follower.lock.wait_for(lambda: self._follower.fold.size >= permit.size, timeout=_CATCH_UP)
+            self._follower.lock.wait_for(lambda: self._follower.state.size >= permit.size, timeout=_CATCH_UP)
+            state, now = self._follower.state, int(self._clock())
             if self._follower.cosigned is None:
                 raise Refused(Reason.STALE, "this signer has not seen the log yet (Treaty 6.4)")
-            check_request(permit, self._follower.fold, view_time=self._follower.time, now=int(self._clock()))
-            self._check_votes()
-            # Under the lock: no trip can slip in between the check and the signature.
-            return sign(KIND, permit, self._key)
+            check_request(permit, state, view_time=self._follower.time, now=now)
+            with self._holding:
+                check_votes(state, self._held, now)
+                # Under both locks: no trip can slip in between the check and the signature.
+                return sign(KIND, permit, self._key)
+
+
+class Stater:
+    """Logs what this permit signer says of the state, and folds the log anew on a schedule to check it. Treaty 6.6."""
+
+    def __init__(
+        self, follower: Follower, outbox: Outbox, add: Callable[[bytes], int], every: float, tell: Callable[[str], None]
+    ) -> None:
+        """`add` brings an envelope to the log; `every` seconds the whole log is folded anew."""
+        self._follower, self._outbox, self._add, self._every, self._tell = follower, outbox, add, every, tell
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set. Trouble is told and tried again."""
+        told, due = 0, time.monotonic() + self._every
+        while not stop.wait(1.0):
+            try:
+                if time.monotonic() >= due:
+                    self._follower.trail()
+                    due = time.monotonic() + self._every
+                stated = self._follower.stated
+                if stated is not None and stated[0] > told:
+                    size, root, digest = stated
+                    body = Snapshot(rules=self._follower.treaty.rules, size=size, root=root, state=digest)
+                    self._outbox.write("snapshot", body)
+                    told = size
+                self._outbox.flush(self._add)
+            except BrakelineError as e:
+                self._tell(str(e))
 
 
 def app(signer: Signer) -> Starlette:
@@ -119,6 +133,7 @@ def serve(
     follower: Follower,
     key: PrivateKey,
     votes: Path,
+    stater: Stater,
     *,
     host: str = "127.0.0.1",
     port: int = 0,
@@ -127,8 +142,8 @@ def serve(
 ) -> None:
     """Run a permit signer until it is stopped. Raises as `http.run`."""
     stop = threading.Event()
-    thread = threading.Thread(target=follower.follow, args=(stop, on_trouble), daemon=True)
-    thread.start()
+    threading.Thread(target=follower.follow, args=(stop, on_trouble), daemon=True).start()
+    threading.Thread(target=stater.run, args=(stop,), daemon=True).start()
     try:
         run(app(Signer(follower, key, clock, votes)), host, port)
     finally:

@@ -3,21 +3,22 @@
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from brakeline.core.encoding import canonical
-from brakeline.core.errors import Unavailable
-from brakeline.core.fold import RunRecord
-from brakeline.core.run import Declaration
-from brakeline.core.transcript import Head
+from brakeline.core.errors import Misuse, Unavailable
+from brakeline.core.run import Declaration, check_declaration
+from brakeline.core.state.runs import Run
+from brakeline.core.statement import MAX_BYTES
+from brakeline.core.transcript import LEAF_BYTES, Head
 from brakeline.node.desk import Lab
 from brakeline.node.permits import LiveGate
 from brakeline.training.environment import digest, profile
 from brakeline.training.gatehook import RankGate
 from brakeline.training.recipe import Recipe
-from brakeline.training.recorder import Recorder
+from brakeline.training.recorder import LEAVES, Recorder
 
 PERMITS: Final = "permits.jsonl"
 RECIPE: Final = "recipe"
@@ -27,9 +28,9 @@ STOPS: Final = "stops.jsonl"  # when and why, by the local clock; for reports, n
 class _PatientGate:
     """The gate that `train` sees. The first step after opening waits for a permit; later ones never wait."""
 
-    def __init__(self, gate: LiveGate, say: Callable[[str], None]) -> None:
+    def __init__(self, gate: LiveGate, tell: Callable[[str], None]) -> None:
         self._gate = gate
-        self._say = say
+        self._tell = tell
         self._fresh = True
         self.refused_at = 0.0  # wall clock, and those of the last steps allowed: for reports only
         self.steps_at: deque[float] = deque(maxlen=64)
@@ -37,7 +38,7 @@ class _PatientGate:
     def may_step(self) -> bool:
         if self._fresh:
             self._fresh = False
-            self._gate.wait_open(self._say)
+            self._gate.wait_open(self._tell)
         allowed = self._gate.may_step()
         if allowed:
             self.steps_at.append(time.time())
@@ -60,19 +61,21 @@ class Session:
         """Train to the end, pausing whenever the brake, a lapsed permit or a lost log demands it.
 
         Returns the last head. Raises:
-            Refused(BARRED): a finding against the run was upheld. Others as recorder, outbox and log raise them.
+            Refused(BARRED): a finding against the run was upheld. Misuse: the evidence is older than what is logged.
+            Others as recorder, outbox and log raise them.
         """
-        run = self._lab.declared(self._recipe.name, self._recipe.digest, self._declaration)
+        id_ = self._lab.declared(self._recipe.name, self._recipe.digest, self._declaration)
         while True:
-            record = self._lab.clear(run)
-            if record.last and record.last.status == "ended":
-                return record.last
-            self._once(record)
+            run = self._lab.clear(id_)
+            if run.head and run.head.status == "ended":
+                return run.head
+            self._check_evidence(run)
+            self._once(run)
 
     def _declaration(self) -> Declaration:
         config = self._recipe.full_config(bytes(32))
         self._recipe.deposit(self.evidence / RECIPE)
-        return Declaration(
+        declaration = Declaration(
             name=self._recipe.name,
             rung="re-executable",
             recipe=self._recipe.digest,
@@ -83,7 +86,24 @@ class Session:
             flop_per_step=str(self.code.flop_per_step(config)),
             parents=self._recipe.parents,
             purpose=self._recipe.purpose,
+            chips=self._recipe.chips,
+            flop_per_second=str(self._recipe.flop_per_second),
+            domain=self._recipe.domain,
         )
+        check_declaration(declaration)  # before it is signed: a declaration that is void has spent its number
+        return declaration
+
+    def _check_evidence(self, run: Run) -> None:
+        """Every step that is logged was on this disk before. Going on from less would log another past (Treaty 7.2)."""
+        try:
+            here = (self.evidence / LEAVES).stat().st_size // LEAF_BYTES - 1
+        except FileNotFoundError:
+            here = -1
+        if here < run.steps:
+            raise Misuse(
+                f"{self.evidence} holds {max(here, 0)} steps of {run.declaration.name}, the log {run.steps}",
+                hint="put the newest copy of the folder back, or declare a child run from a checkpoint",
+            )
 
     def _keep_permit(self, data: bytes) -> None:
         # An honest run without its permits would look like a cheat: a torn last line must not spoil the next.
@@ -94,8 +114,8 @@ class Session:
             f.flush()
             os.fsync(f.fileno())
 
-    def _once(self, run: RunRecord) -> None:
-        assert run.seed is not None
+    def _once(self, run: Run) -> None:
+        assert run.seed
         gate = LiveGate(self._lab.follower, run.id, steps=lambda: recorder.steps, on_permit=self._keep_permit)
         recorder = Recorder(
             self.evidence,
@@ -107,7 +127,7 @@ class Session:
             permit=lambda: gate.permit,
         )
         with gate:
-            patient = _PatientGate(gate, self._lab.say)
+            patient = _PatientGate(gate, self._lab.tell)
             try:
                 self.code.train(self._recipe.full_config(run.seed), RankGate(patient), recorder)
             finally:
@@ -121,15 +141,23 @@ class Session:
         event = {"step": step, "reason": reason, **times, "steps": list(patient.steps_at)}
         with (self.evidence / STOPS).open("ab") as f:
             f.write(canonical(event) + b"\n")
-        self._lab.say(f"stopped at step {step}: {reason}")
+        self._lab.tell(f"stopped at step {step}: {reason}")
 
 
-def evidence_permits(folder: Path) -> tuple[bytes, ...]:
-    """The permits kept in an evidence folder; a torn last line is dropped. None kept, none returned."""
+def evidence_permits(folder: Path) -> Iterator[bytes]:
+    """The permits kept in an evidence folder, one after another; a torn last line is dropped. None kept, none given.
+
+    A line longer than any permit ends it: this reads what a lab shows.
+
+    Raises:
+        Unavailable: they cannot be read.
+    """
     try:
-        data = (folder / PERMITS).read_bytes()
+        with (folder / PERMITS).open("rb") as f:
+            while (line := f.readline(MAX_BYTES + 1)).endswith(b"\n"):
+                if len(line) > 1:
+                    yield line[:-1]
     except FileNotFoundError:
-        return ()
+        return
     except OSError as e:
         raise Unavailable(f"cannot read {folder / PERMITS}: {e.strerror}") from e
-    return tuple(line for line in data.split(b"\n")[:-1] if line)

@@ -14,20 +14,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from brakeline.cli.demo.history import write_history
-from brakeline.cli.demo.report import ReportTimes, StopTime, write_report
 from brakeline.cli.demo.stage import LABS, PARTIES, RUNS, Stage, examples
+from brakeline.core import views
 from brakeline.core.brake import Phase
 from brakeline.core.bundle import Proven, verify_bundle
 from brakeline.core.encoding import canonical
 from brakeline.core.errors import BrakelineError, Unavailable
-from brakeline.core.fold import Fold, RunRecord
 from brakeline.core.sampling import miss
+from brakeline.core.state.runs import Run
 from brakeline.core.statement import open_envelope
 from brakeline.core.tlog.tile import ENTRIES, Tile
-from brakeline.core.transcript import segments
 from brakeline.core.treaty import parse_treaty
-from brakeline.core.units import show_flop
+from brakeline.core.units import about_flop
 from brakeline.node.client import BUNDLE, Follower, LogClient
+from brakeline.report import ReportTimes, StopTime, write_report
 
 _STEPS: Final = 1500
 _KILL_AT: Final = 120
@@ -54,8 +54,7 @@ class Observer:
                 self._stop.wait(0.2)
                 continue
             now = time.time()
-            with self.follower.lock:
-                phase = self.follower.fold.brake.phase
+            phase = self.phase
             if phase is not Phase.CLEAR or Phase.TRIPPED in self.seen:
                 self.seen.setdefault(phase, now)
 
@@ -68,16 +67,11 @@ class Observer:
             self._stop.set()
 
     @property
-    def fold(self) -> Fold:
-        return self.follower.fold
-
-    @property
     def phase(self) -> Phase:
-        with self.follower.lock:
-            return self.fold.brake.phase
+        return self.follower.state.phase
 
-    def run(self, lab: str) -> RunRecord | None:
-        return next((r for r in list(self.fold.runs.values()) if r.owner == lab), None)
+    def run(self, lab: str) -> Run | None:
+        return next((r for r in views.by_declaration(self.follower.state) if r.owner == lab), None)
 
 
 @click.command()
@@ -215,7 +209,7 @@ class Story:
                 str(s.step),
                 f"{s.milliseconds_after_quorum:.0f} ms",
                 str(s.steps_after_quorum),
-                show_flop(s.flop_after_quorum),
+                about_flop(s.flop_after_quorum),
             )
         self.console.print(table)
         return quorum, stops
@@ -227,7 +221,7 @@ class Story:
 
     def _quorum_time(self, observer: Observer) -> float:
         """When the deciding reading was published: by the log's own file of it, or by the observer; the earlier."""
-        index = next(i for i, state in observer.fold.history if state.phase is Phase.TRIPPED)
+        index = observer.follower.state.ballot.tripped
         return min(published_at(self.stage, index) or time.time(), observer.seen[Phase.TRIPPED])
 
     def _stop_time(self, observer: Observer, lab: str, quorum: float) -> StopTime:
@@ -256,7 +250,7 @@ class Story:
         commands = [(*self._audit(inspector, "gamma"), "--confirm") for inspector in ("beta", "delta")]
         for text in self._wait("confirming", lambda: self._in_turn(commands)):
             self.console.print(f"  {text.splitlines()[0]}", soft_wrap=True)
-        self._until(lambda: bool((r := observer.run("gamma")) and r.barred), "the cheat was not caught")
+        self._until(lambda: bool((r := observer.run("gamma")) and r.bar), "the cheat was not caught")
         self._audit_table(observer)
 
     def _in_turn(self, commands: list[tuple[str, ...]]) -> list[str]:
@@ -268,21 +262,22 @@ class Story:
         return ("audit", f"{lab}/{RUNS[lab]}", "--evidence", evidence, "--home", inspector, "--threads", "1")
 
     def _audit_table(self, observer: Observer) -> None:
-        treaty = observer.fold.treaty
+        trail = observer.follower.trail()
         table = Table("run", "segments", "replayed", "compute", "verdict", "60 % cheat caught")
         spent = trained = 0
         for lab in LABS:
             run = observer.run(lab)
             assert run is not None
-            assert run.last is not None
-            count = len(segments(run.last.steps, treaty.segment_steps))
-            covered = {part for _, _, a in run.audits for part in a.segments}
-            flop = sum(int(a.flop) for _, _, a in run.audits)
-            spent, trained = spent + flop, trained + int(run.last.flop)
+            done = run.steps * run.declaration.step_flop
+            count = views.segments_of(trail.state, run.heads[-1])
+            audits = [audit for _, audit in views.audits_of(trail.events, run.id)]
+            covered = {part for a in audits for part in a.segments}
+            flop = sum(int(a.flop) for a in audits)
+            spent, trained = spent + flop, trained + done
             chance = 1 - float(miss(count, int(count * 0.6), len(covered)))
-            share = f"{flop / int(run.last.flop):.1%}"
-            verdict = "barred" if run.barred else "pass"
-            table.add_row(f"{lab}/{RUNS[lab]}", str(count), str(len(covered)), share, verdict, f"p = {chance:.6f}")
+            verdict = "barred" if run.bar else "pass"
+            row = (str(count), str(len(covered)), f"{flop / done:.1%}", verdict, f"p = {chance:.6f}")
+            table.add_row(f"{lab}/{RUNS[lab]}", *row)
         self.console.print(table)
         self.console.print(f"  all audits together cost {spent / trained:.1%} of the training compute")
 
@@ -301,12 +296,11 @@ class Story:
                 for lab, task in tasks.items():
                     progress.update(task, completed=self.stage.steps(lab))
                 runs = [observer.run(lab) for lab in tasks]
-                return all(r and r.last and r.last.status == "ended" for r in runs)
+                return all(r and r.head and r.head.status == "ended" for r in runs)
 
             self._until(step, "a run did not end")
         run = observer.run("alpha")
         assert run is not None
-        assert run.seed is not None
         self.stage.start("shadow", *_shadow(self.stage, run.seed))
         shadow = self.stage.processes["shadow"]
         equal: bool = self._wait("training alpha's run again without any stop", shadow.wait) == 0
@@ -333,7 +327,7 @@ class Story:
 
     def _summary(self, proven: Proven, stops: tuple[StopTime, ...], equal: bool) -> None:
         slowest = max(s.milliseconds_after_quorum for s in stops)
-        barred = [r.declaration.name for r in proven.fold.runs.values() if r.barred]
+        barred = [r.declaration.name for r in views.by_declaration(proven.state) if r.bar]
         rows = [
             ("stopped", f"{len(stops)} of {len(stops)} runs, the last {slowest:.0f} ms after the quorum"),
             ("caught", f"{', '.join(barred)}; every honest run passed"),

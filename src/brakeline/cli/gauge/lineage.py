@@ -13,6 +13,7 @@ from brakeline.core.errors import Misuse
 from brakeline.core.keys import PublicKey
 from brakeline.core.lineage import NO_TREATY, Edge
 from brakeline.core.measurement import Measurement
+from brakeline.core.state.events import Told
 from brakeline.core.treaty import parse_treaty
 from brakeline.gauges.lineage.demo import run
 from brakeline.gauges.lineage.evidence import read_evidence
@@ -88,7 +89,7 @@ def _logged(home: Path) -> tuple[tuple[str, Edge], ...]:
     """The edges in the log, in the order they became public."""
     desk = Desk(Home(home))
     desk.follower.update()
-    return tuple(desk.fold.edges)
+    return tuple((e.issuer, e.edge) for e in desk.history().events if isinstance(e, Told))
 
 
 def _trusted(keys: Path | None, treaty: Path | None, home: Path | None) -> tuple[Mapping[str, PublicKey], str]:

@@ -15,11 +15,11 @@ from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.finding import REPLAYED, Answer, Audit, Finding, Retraction, key_of, verdict
 from brakeline.core.keys import PublicKey
 from brakeline.core.sampling import audit_seed, sample, ticket_message
-from brakeline.core.state.events import Alleged, Answered, Barred, Event, Fell, Retracted
+from brakeline.core.state.events import Alleged, Answered, Audited, Barred, Event, Fell, Retracted
 from brakeline.core.state.runs import Allegation, Bar, Examined, LoggedHead, Run
 from brakeline.core.treaty import Treaty
 
-MAX_ALLEGATIONS: Final = 256  # of one run
+MAX_ALLEGATIONS: Final = 256  # of one inspector against one run, so that nobody uses up another's
 MAX_ANSWER: Final = 2000  # characters
 
 
@@ -90,14 +90,16 @@ def _check_count(treaty: Treaty, run: Run, logged: LoggedHead, issuer: str, audi
 def _weigh(
     treaty: Treaty, run: Run, index: int, issuer: str, audit: Audit, logged: LoggedHead, strict: bool, time: int
 ) -> tuple[Run, tuple[Event, ...]]:
-    events: list[Event] = []
+    events: list[Event] = [Audited(entry=index, inspector=issuer, audit=audit)]
     allegations = dict(run.allegations)
+    mine = sum(issuer in a.accusers for a in allegations.values())
     accused = {f.key: f for f in audit.findings if f.severity == "violation"}
     for key, finding in accused.items():
         if run.bar:
             break
-        if key not in allegations and len(allegations) >= MAX_ALLEGATIONS:
-            raise Refused(Reason.ALLOWANCE, f"{MAX_ALLEGATIONS} allegations against the run are on record")
+        if key not in allegations and (mine := mine + 1) > MAX_ALLEGATIONS:
+            text = f"{MAX_ALLEGATIONS} allegations of {issuer} against the run are on record"
+            raise Refused(Reason.ALLOWANCE, text)
         before = allegations.get(key) or _recall(run, finding, logged, time)
         allegations[key] = _accuse(before, issuer, strict or before.open_to_all)
         if issuer not in before.accusers:
@@ -198,8 +200,12 @@ def retract(treaty: Treaty, run: Run, index: int, issuer: str, r: Retraction) ->
     a = run.allegations.get(key)
     if a is None or issuer not in a.accusers or run.bar:
         raise Refused(Reason.MISSING, f"{issuer} alleges no {r.fault} at steps {r.segment[0]}-{r.segment[1]}")
-    run = msgspec.structs.replace(run, allegations={**run.allegations, key: _without(a, issuer)})
+    left = _without(a, issuer)
+    run = msgspec.structs.replace(run, allegations={**run.allegations, key: left})
     run, decided = decide(treaty, run, index)
+    if not left.accusers:  # forgotten, or to allege and retract would fill the state
+        kept = {k: x for k, x in run.allegations.items() if k != key}
+        run = msgspec.structs.replace(run, allegations=kept)
     event = Retracted(entry=index, run=run.id, inspector=issuer, fault=r.fault, segment=r.segment)
     return run, (event, *decided)
 

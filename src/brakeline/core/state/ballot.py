@@ -2,11 +2,11 @@
 
 Two rules are easily got wrong.
 
-**When have all permits lapsed?** A signer may have granted a last permit on a view that was not yet stale, and that view
-need not have shown the trip. The log's own time at the trip is no bound for it: stamps may be late, so the trip may
-look older than it is. The first stamp over the trip is one: whoever signs after its time plus `stale_after` has seen
-the trip, so that every permit of the old epoch ends by that stamp's time plus `stale_after`, plus a permit's lifetime,
-plus what clocks may differ. Before that stamp nothing has lapsed.
+**When have all permits lapsed?** A signer may have granted a last permit on a view that was not yet stale, and that
+view need not have shown the trip. The log's own time at the trip is no bound for it: stamps may be late, so the trip
+may look older than it is. The first stamp over the trip is one: whoever signs after its time plus `stale_after` has
+seen the trip, so that every permit of the old epoch ends by that stamp's time plus `stale_after`, plus a permit's
+lifetime, plus what clocks may differ. Before that stamp nothing has lapsed.
 
 **What answers what?** A trip answers the votes for it; a lift answers what stood in the log when people voted to lift;
 a release answers all that was said before it. What is answered never counts again, or the brake would trip for ever on
@@ -53,9 +53,9 @@ class Upheld(msgspec.Struct, frozen=True, gc=False):
 class Ballot(msgspec.Struct, frozen=True, gc=False):
     """The brake, the votes that stand (party → expiry, POSIX s), and what has been answered.
 
-    `cause` is why the brake tripped last, at entry `tripped`. `lapse` is when every permit of before the trip has lapsed
-    (POSIX s), -1 while that is not known; `paused` when the present pause began. Readings and findings up to entry
-    `answered` do not trip the brake again.
+    `cause` is why the brake tripped last, at entry `tripped`. `lapse` is when every permit of before the trip has
+    lapsed (POSIX s), -1 while that is not known; `paused` when the present pause began. Readings and findings up to
+    entry `answered` do not trip the brake again.
     """
 
     brake: BrakeState = b.START
@@ -107,8 +107,8 @@ def voters(votes: Mapping[str, int], members: Members, time: int) -> frozenset[s
 
 def uphold(treaty: Treaty, ballot: Ballot, entry: int, cause: ByFinding) -> Ballot:
     """The ballot with a finding that may trip the brake. Treaty 4.4."""
-    if not treaty.findings_trip or ballot.upheld:  # one unanswered finding trips as well as two
-        return ballot
+    if not treaty.findings_trip or any(x.entry > ballot.answered for x in ballot.upheld):
+        return ballot  # one unanswered finding trips as well as two
     return msgspec.structs.replace(ballot, upheld=(Upheld(entry, cause),))
 
 

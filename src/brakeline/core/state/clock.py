@@ -1,8 +1,8 @@
 """The log's clock and its tail: stamps, and the leaves since the last two of them.
 
-A stamp is an earlier checkpoint of this very log with its cosignatures. The time is the witnesses' (Treaty 6.2), and the
-digest of a stamp is a beacon: nobody knows it before the witnesses have cosigned, and trying for another one costs
-whoever keeps the log their cosignatures anew.
+A stamp is an earlier checkpoint of this very log with its cosignatures. The time is the witnesses' (Treaty 6.2), and
+the digest of a stamp is a beacon: nobody knows it before the witnesses have cosigned, and trying for another one
+costs whoever keeps the log their cosignatures anew.
 
 No root is computed that nobody asks for. A stamp moves the frontier forward over the leaves that it covers, each hashed
 once; older roots are forgotten, for no rule asks about them.
@@ -48,8 +48,9 @@ class Fork(Refused):
 
 
 class Clock(msgspec.Struct, frozen=True, gc=False):
-    """`time` never goes back. `mark` is the tree of the last stamp, `base` that of the one before; `leaves` are those after
-    `base`, by index, each with the run that it declares or whose head it is, or "".
+    """`time` never goes back. `mark` is the tree of the last stamp, `base` that of the one before.
+
+    `leaves` are those after `base`, by index, each with the run that it declares or whose head it is, or "".
     """
 
     size: int = 0

@@ -125,6 +125,7 @@ def decode(data: bytes, treaty: Treaty) -> State:
         raise Malformed("not a state of this treaty: it has other parties")
     leaves = HashTrieMap(zip(range(c.base.size, c.size), c.leaves, strict=True))
     clock = Clock(c.size, c.time, c.last, c.base, c.mark, leaves, c.forks)
+    _check_readings(form, treaty)
     members = settle(treaty, Members(form.members, activate({})), c.time)
     state = State(
         treaty,
@@ -143,7 +144,24 @@ def decode(data: bytes, treaty: Treaty) -> State:
     return state
 
 
+def _check_readings(form: _Form, treaty: Treaty) -> None:
+    gauges = {t.gauge for t in treaty.triggers}
+    for s in form.readings:
+        if s.gauge not in gauges or any((x.reading.gauge, x.reading.subject) != (s.gauge, s.subject) for x in s.by.values()):
+            raise Malformed("not a state of this treaty: a reading of another gauge or subject")
+
+
+def _flop(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise Malformed(f"not a state: {text[:40]!r} is no compute in FLOP")
+    return int(text)
+
+
 def _rebuild(form: _Runs) -> Runs:
+    days = {lab: {day: _flop(flop) for day, flop in days} for lab, days in form.days.items()}
+    for run in form.runs.values():
+        for text in (run.lineage, run.window):
+            _flop(text)
     models: dict[str, list[str]] = {}
     for child, maker in form.told.items():
         if maker:
@@ -157,5 +175,5 @@ def _rebuild(form: _Runs) -> Runs:
         told=HashTrieMap(form.told),
         models=HashTrieMap({maker: tuple(sorted(made)) for maker, made in models.items()}),
         tallies=tallies,
-        days={lab: {day: int(flop) for day, flop in days} for lab, days in form.days.items()},
+        days=days,
     )

@@ -71,7 +71,9 @@ def owe_notice(treaty: Treaty, dues: Dues, party: str, entry: int, time: int) ->
     return dues._owe({**dues.owed, entry: owed}), (event,)
 
 
-def request(treaty: Treaty, dues: Dues, issuer: str, entry: int, r: Request, time: int) -> tuple[Dues, tuple[Event, ...]]:
+def request(
+    treaty: Treaty, dues: Dues, issuer: str, entry: int, r: Request, time: int
+) -> tuple[Dues, tuple[Event, ...]]:
     """Treaty 10.3.
 
     Raises:

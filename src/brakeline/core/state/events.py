@@ -9,6 +9,7 @@ import msgspec
 
 from brakeline.core.errors import Reason
 from brakeline.core.finding import Audit, Finding
+from brakeline.core.lineage import Edge
 from brakeline.core.reading import Reading
 from brakeline.core.transcript import Head
 
@@ -89,10 +90,12 @@ class Designated(Event, frozen=True, gc=False):
 
 
 class Told(Event, frozen=True, gc=False):
-    """How a model came to be: the edge is in the entry."""
+    """How the model `child` came to be, says `issuer`."""
 
     child: str
     run: str
+    issuer: str
+    edge: Edge
 
 
 class Committed(Event, frozen=True, gc=False):

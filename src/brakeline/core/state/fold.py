@@ -1,13 +1,14 @@
 """The fold: `apply(state, entry) -> (state, events)`, the same for everybody who has the log.
 
-An entry is a signed statement, or a stamp. Nothing in a log can make the fold raise: an entry that is not acceptable has
-no effect, and the event says why. What is checked goes from the cheap to the dear: the envelope's grammar, the
+An entry is a signed statement, or a stamp. Nothing in a log can make the fold raise: an entry that is not acceptable
+has no effect, and the event says why. What is checked goes from the cheap to the dear: the envelope's grammar, the
 signature, and only then what the signed bytes say, so that only parties can make anybody work.
 
 Who may see a different result? Nobody: all that counts is the bytes up to a cosigned checkpoint and its quorum time,
 and the rules that the treaty names.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
@@ -39,6 +40,8 @@ from brakeline.core.treaty import Lane, Treaty
 
 Step = tuple[State, tuple[Event, ...]]
 _STILL_SAID: Final = (Head, Declaration)  # what an equivocator must still say: its duties last. Treaty 2.4
+MAX_DEPTH: Final = 32  # of lists and objects in one another in what is signed
+_MARKS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|([\]}])')
 
 
 class Said(NamedTuple):
@@ -120,6 +123,7 @@ def authenticate(state: State, data: bytes, index: int = -1, leaf: bytes = b"") 
     envelope = open_envelope(data)
     if len(envelope.signatures) != 1:
         raise Refused(Reason.FORGED, "a statement carries one signature, its issuer's")
+    check_depth(envelope.payload)
     party = state.ground.by_key.get(envelope.signatures[0][0])
     if party is None:
         raise Refused(Reason.UNKNOWN_ISSUER, "signed by no party to the treaty")
@@ -132,6 +136,21 @@ def authenticate(state: State, data: bytes, index: int = -1, leaf: bytes = b"") 
         raise Refused(Reason.FOREIGN, "the statement belongs to another treaty")
     statement.check()
     return Said(index, leaf, envelope, statement, envelope.digest, kinds.lane_of(envelope.kind, state.treaty.rules))
+
+
+def check_depth(payload: bytes) -> None:
+    """That what is signed is not nested deeply: how deep a reader gets depends on the stack that it has left.
+
+    Raises:
+        Malformed: deeper than `MAX_DEPTH`.
+    """
+    if payload.count(b"[") + payload.count(b"{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for mark in _MARKS.finditer(payload):
+        depth += (mark[1] is not None) - (mark[2] is not None)
+        if depth > MAX_DEPTH:
+            raise Malformed(f"a statement is nested more than {MAX_DEPTH} deep")
 
 
 def number(state: State, said: Said) -> tuple[State, Refused | None]:
@@ -168,7 +187,7 @@ def charge(state: State, said: Said) -> tuple[members.Spent, ...]:
 
 def _near_budget(state: State, said: Said) -> tuple[Event, ...]:
     spent = state.members.by_name[said.issuer].spent[-1]
-    if not members.near_budget(state.treaty, spent, said.lane):
+    if not members.near_budget(state.treaty, spent, said.lane, len(said.envelope.data)):
         return ()
     return (e.NearBudget(entry=said.entry, issuer=said.issuer, lane=said.lane, day=spent.day),)
 
@@ -219,7 +238,7 @@ def _effect(state: State, said: Said, body: Wire) -> Step:
         case Declaration():
             return _declare(state, said, body)
         case Edge():
-            told = e.Told(entry=index, child=body.child, run=body.run)
+            told = e.Told(entry=index, child=body.child, run=body.run, issuer=issuer, edge=body)
             return _with(state, runs=runs.edge(treaty, state.runs, issuer, body)), (told,)
         case Head():
             return _head(state, said, body)
@@ -290,8 +309,9 @@ def _designate(state: State, index: int, issuer: str, d: Designation) -> Step:
     after, decided = runs.designate(state.treaty, state.runs, issuer, d, state.active)
     if not decided:
         return _with(state, runs=after), ()
-    owner = after.by_id[d.run].owner
-    owed, due = dues.owe_notice(state.treaty, state.dues, owner, index, state.time)
+    run, owed, due = after.by_id[d.run], state.dues, tuple[Event, ...]()
+    if run.bound or run.owner in state.active:  # Treaty 2.2: nobody else owes anything
+        owed, due = dues.owe_notice(state.treaty, owed, run.owner, index, state.time)
     return _with(state, runs=after, dues=owed), (e.Designated(entry=index, run=d.run, tier=d.tier), *due)
 
 
@@ -330,6 +350,8 @@ def _duty(state: State, index: int, issuer: str, body: Wire) -> Step:
 def _evidence(state: State, index: int, body: Evidence) -> Step:
     """Treaty 2.4. Whoever brings it need not be believed: both envelopes are verified here."""
     one, two = ev.read(body)
+    for envelope in (one, two):
+        check_depth(envelope.payload)
     party = state.ground.by_key.get(one.signatures[0][0])
     if party is None:
         raise Refused(Reason.UNKNOWN_ISSUER, "evidence of a party that the treaty does not know")

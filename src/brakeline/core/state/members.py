@@ -170,9 +170,11 @@ def charge(treaty: Treaty, member: Member, lane: Lane, day: int, size: int, time
     return (*earlier, Spent(day, (counts[0], counts[1], counts[2], counts[3]), total))
 
 
-def near_budget(treaty: Treaty, spent: Spent, lane: Lane) -> bool:
-    """Whether this statement crossed four fifths of what the lane may hold."""
-    return spent.counts[LANES.index(lane)] == -(-treaty.budget.of(lane) * 4 // 5)
+def near_budget(treaty: Treaty, spent: Spent, lane: Lane, size: int) -> bool:
+    """Whether this statement of `size` bytes crossed four fifths of what the lane may hold, or of the day's bytes."""
+    count, most = (-(-whole * 4 // 5) for whole in (treaty.budget.of(lane), treaty.budget.bytes))
+    crossed = lane != "brake" and spent.bytes - size < most <= spent.bytes
+    return crossed or spent.counts[LANES.index(lane)] == count
 
 
 def equivocate(treaty: Treaty, members: Members, name: str, entry: int, time: int) -> Members:
@@ -208,10 +210,13 @@ def pledge(treaty: Treaty, members: Members, entry: int, s: Statement, body: Ple
     """
     group = body.group(frozenset(treaty.parties))
     stands = members.by_name[s.issuer].pledge
-    if stands is not None and s.issuer in members.active:
-        # Treaty 2.5: a weaker pledge would be a withdrawal without notice.
-        if s.expires < stands.expires or (group is not None and body.condition != stands.condition):
-            raise Refused(Reason.PROHIBITED, "a pledge in force may only be renewed, or made unconditional")
+    # Treaty 2.5: a weaker pledge would be a withdrawal without notice.
+    if (
+        stands is not None
+        and s.issuer in members.active
+        and (s.expires < stands.expires or (group is not None and body.condition != stands.condition))
+    ):
+        raise Refused(Reason.PROHIBITED, "a pledge in force may only be renewed, or made unconditional")
     return members.rebind(s.issuer, pledge=Pledged(entry, s.expires, body.condition), leaves=None)
 
 

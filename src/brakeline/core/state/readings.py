@@ -7,7 +7,7 @@ which triggers are reached costs the number of gauges that are, whatever the log
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 from rpds import HashTrieMap
@@ -20,6 +20,8 @@ MAX_SUBJECTS: Final = 64  # readings of one gauge that one party may have in for
 _NEVER: Final = 2**53
 
 Subject = tuple[str, str]  # gauge and subject
+Part = tuple[Subject, Mapping[str, Standing], Mapping[int, float]]  # what is written down of a subject
+Counts: TypeAlias = "HashTrieMap[tuple[str, str], int]"  # party and gauge → subjects
 
 
 class Shown(msgspec.Struct, frozen=True, gc=False):
@@ -37,7 +39,7 @@ class Readings(msgspec.Struct, frozen=True, gc=False):
     """`until` is when the next reading expires; `counts` are subjects by party and gauge."""
 
     shown: HashTrieMap[Subject, Shown] = HashTrieMap()
-    counts: HashTrieMap[tuple[str, str], int] = HashTrieMap()
+    counts: Counts = HashTrieMap()
     high: HashTrieMap[Subject, int] = HashTrieMap()  # subjects that reach, and the newest entry that makes them
     until: int = _NEVER
 
@@ -75,12 +77,20 @@ def add(
     for r in found:
         past[r.time] = min(r.upper, past.get(r.time, r.upper))
     past = _recent(treaty, key[0], shown.by, past, s.time)
+    gone = readings.shown.get(key, Shown()).by.get(party)
     shown = msgspec.structs.replace(shown, past=past, found=found)
-    return _put(treaty, readings, key, shown, counts, min(readings.until, s.expires)), against
+    after = _put(treaty, readings, key, shown, counts, min(readings.until, s.expires))
+    if gone is not None and gone.expires == readings.until:  # the one replaced is no longer the next to expire
+        after = msgspec.structs.replace(after, until=_until(after))
+    return after, against
+
+
+def _until(readings: Readings) -> int:
+    return min((s.expires for _, shown in readings.shown.items() for s in shown.by.values()), default=_NEVER)
 
 
 def _put(
-    treaty: Treaty, readings: Readings, key: Subject, shown: Shown, counts: HashTrieMap[tuple[str, str], int], until: int
+    treaty: Treaty, readings: Readings, key: Subject, shown: Shown, counts: Counts, until: int
 ) -> Readings:
     reaches = [r for r in shown.found if _reaches(treaty, shown, r)]
     high = readings.high.discard(key)
@@ -112,9 +122,7 @@ def refresh(treaty: Treaty, readings: Readings, *, now: int, active: Collection[
     return rebuild(treaty, parts, active)
 
 
-def rebuild(
-    treaty: Treaty, parts: Iterable[tuple[Subject, Mapping[str, Standing], Mapping[int, float]]], active: Collection[str]
-) -> Readings:
+def rebuild(treaty: Treaty, parts: Iterable[Part], active: Collection[str]) -> Readings:
     """The readings from what is written down of them."""
     kept, until = Readings(), _NEVER
     for key, by, past in parts:
@@ -135,7 +143,7 @@ def _found(
     if len(shown.by) < need:
         return ()
     groups: dict[str, list[tuple[str, Standing]]] = {}
-    for party, s in shown.by.items():
+    for party, s in sorted(shown.by.items()):  # in an order that a state read back has, too
         if party in active and s.index > after and (not calm or _is_calm(treaty, shown, s)):
             groups.setdefault(s.reading.inputs, []).append((party, s))
     found = (agreed(group, need) for _, group in sorted(groups.items()))

@@ -97,9 +97,9 @@ class Bar(msgspec.Struct, frozen=True, gc=False):
 class Run(msgspec.Struct, frozen=True, gc=False):
     """One run. `seed` is empty until a stamp follows the declaration. `lineage` is FLOP, in decimal.
 
-    `tiers` are the names of those it is in, by its numbers or by decision (`chosen`); `exempt` is its purpose where that
-    counts. `covered`: it needs a permit for every step; `brakes`: the brake stops it; `prohibited`: it gets no permit.
-    `bound`: its lab was in force when it was declared.
+    `tiers` are the names of those it is in, by its numbers or by decision (`chosen`); `exempt` is its purpose where
+    that counts. `covered`: it needs a permit for every step; `brakes`: the brake stops it; `prohibited`: it gets no
+    permit. `bound`: its lab was in force when it was declared.
     """
 
     id: str
@@ -180,7 +180,9 @@ class Runs(msgspec.Struct, frozen=True, gc=False):
     def put(self, treaty: Treaty, run: Run) -> Runs:
         """The runs with another state of one, how it is settled and its lab's counts kept right."""
         now = settlement(treaty, run)
-        run = run if now == run.settlement else msgspec.structs.replace(run, settlement=now)
+        held = run.held and now != "settled"  # Treaty 5.7: once settled, it waits for nothing any more
+        if (now, held) != (run.settlement, run.held):
+            run = msgspec.structs.replace(run, settlement=now, held=held)
         before, tallies = self.by_id.get(run.id), self.tallies
         if before is None or _counted(before) != _counted(run):
             new = _add(_add(tallies.get(run.owner, Tally()), before, -1), run, 1)

@@ -1,0 +1,77 @@
+"""What a log takes: the same checks as the fold's, before an entry is in the log and so before it is too late.
+
+Whatever the log would take and the fold would void for its date, its number or its budget is lost to its issuer, whose
+number is spent. So the log judges by the state that will be there when the entry's turn comes: with the numbers and the
+budgets of all that waits before it. Two different statements of one number are taken, both: they are evidence.
+
+Effects are not judged here. Whether a vote is for this epoch, or a head may follow, is for the fold to say.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from brakeline.core.errors import Reason, Refused
+from brakeline.core.state import State, apply
+from brakeline.core.state.fold import Said, authenticate, number
+from brakeline.core.state.members import Twice
+
+BRAKE: Final = "brake"
+
+
+class Admission:
+    """One log's view: the state of all that it holds, and what waits to be held. Not for several threads at once."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self._waiting: dict[bytes, Said] = {}
+        self._ahead = state
+
+    @property
+    def parties(self) -> int:
+        return len(self.state.treaty.parties)
+
+    def admit(self, entry: bytes) -> tuple[str, bool]:
+        """The party that says it, and whether it goes in the brake's lane. From here on it waits.
+
+        Raises:
+            Malformed, Refused: as the fold would void it; `later` where the same bytes may be taken another time.
+        """
+        said = authenticate(self.state, entry)
+        try:
+            ahead, refused = number(self._ahead, said)
+        except Twice:
+            ahead, refused = self._ahead, None
+        except Refused as e:
+            if e.reason is not Reason.DUPLICATE:
+                raise
+            ahead, refused = self._ahead, None
+        if refused is not None:
+            raise refused
+        self._ahead = ahead
+        self._waiting[entry] = said
+        return said.issuer, said.lane == BRAKE
+
+    def dropped(self, entry: bytes) -> None:
+        """It waits no longer, and is not in the log."""
+        if self._waiting.pop(entry, None) is not None:
+            self._count()
+
+    def taken(self, entries: Iterable[bytes]) -> Iterator[State]:
+        """The log has grown by these; gives the state after each."""
+        for entry in entries:
+            self.state, _ = apply(self.state, entry)
+            self._waiting.pop(entry, None)
+            yield self.state
+        self._count()
+
+    def _count(self) -> None:
+        self._ahead = self.state
+        for said in _numbered(self._waiting.values()):
+            try:
+                self._ahead, _ = number(self._ahead, said)
+            except Refused:
+                continue  # it was admitted as evidence
+
+
+def _numbered(waiting: Iterable[Said]) -> Iterable[Said]:
+    return sorted(waiting, key=lambda said: said.statement.seq)
