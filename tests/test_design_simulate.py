@@ -11,8 +11,10 @@ from scipy.stats import binomtest
 
 from brakeline.cli.main import cli
 from brakeline.core.brake import Phase
-from brakeline.core.errors import Misuse
-from brakeline.core.fold import Fold
+from brakeline.core.errors import Misuse, Unavailable
+from brakeline.core.state import replay
+from brakeline.core.state.codec import encode
+from brakeline.core.state.events import Barred, Tripped, Void
 from brakeline.design import simulate as module
 from brakeline.design.measured import read_measured, shipped
 from brakeline.design.model import channels, cheat_value
@@ -111,13 +113,17 @@ def test_a_conviction_trips_the_real_brake_and_nothing_else_does() -> None:
     random = Random(3)
     quiet = Stage(Terms(2, 2, 2, 2, 0, 0.0), random)
     quiet.play([False] * 4)
-    assert quiet.fold.brake.phase is Phase.CLEAR
+    assert quiet.state.phase is Phase.CLEAR
     tripped = Stage(Terms(2, 2, 2, 2, 0, 0.0), random)
     while not any(e.convicted for e in tripped.play([True] * 6)):
         tripped = Stage(Terms(2, 2, 2, 2, 0, 0.0), random)
-    assert tripped.fold.brake.phase is not Phase.CLEAR
-    assert type(tripped.fold) is Fold
-    assert all(o.reason is None for o in tripped.fold.outcomes)  # everything logged was lawful
+    assert tripped.state.phase is not Phase.CLEAR
+    # All of it is in the log, and anybody who folds that finds the same.
+    state, events = replay(tripped.treaty, tripped.entries)
+    assert encode(state) == encode(tripped.state)
+    assert not [e for e in events if isinstance(e, Void)]  # everything logged was lawful
+    (trip,) = (e for e in events if isinstance(e, Tripped))
+    assert trip.entry == next(e.entry for e in events if isinstance(e, Barred))
 
 
 # --- lives
@@ -222,6 +228,12 @@ def test_an_interrupted_simulation_goes_on_and_ends_the_same(tmp_path: Path) -> 
     assert [p.stat().st_mtime_ns for p in kept] == before
     with pytest.raises(Misuse, match="holds another simulation"):
         check(scenario(), tmp_path / "cut", episodes=200, seed=5)
+
+
+def test_a_disk_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Unavailable, match="cannot write"):
+        check(scenario(), tmp_path / "file" / "out", episodes=60)
 
 
 def test_what_cannot_be_rehearsed_is_refused(tmp_path: Path) -> None:

@@ -457,8 +457,8 @@ def test_a_log_under_load_groups_its_commits(network: Network) -> None:
 
 
 def test_floods_delay_nobody_else(network: Network, client: httpx.Client) -> None:
-    """Attack S-29. Alpha floods both lanes, beta its ordinary one: still, beta's trip vote is in within two batches, and
-    so is whatever gamma says."""
+    """Attack S-29. Alpha floods both lanes, beta its ordinary one. Beta's trip vote is in within two batches all the
+    same, and so is whatever gamma says."""
     for name in NAMES:
         network.start_witness(name)
     timing = TIMING._replace(interval=0.05, heartbeat=600, patience=60)

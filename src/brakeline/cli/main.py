@@ -41,7 +41,6 @@ COMMANDS: Final = {
 cli = LazyGroup(
     "brakeline.cli",
     COMMANDS,
-    extra="torch,report",
     name="brakeline",
     help="The brake pedal for AI training: a coordinated pause that stops real jobs and that anyone can verify.",
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -4,35 +4,54 @@ Its steps are seconds of running time, its compute the declared rate times those
 again, so behind its heads stands the lab's word alone (Treaty 7.8), and its declaration says so.
 """
 
+import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, Literal
 
-from brakeline.cluster.supervise import Outcome, run_under
+from filelock import FileLock, Timeout
+
+from brakeline.cluster.supervise import Exited, Outcome, run_under
 from brakeline.core.encoding import canonical, tagged
-from brakeline.core.errors import BrakelineError
-from brakeline.core.fold import RunRecord
-from brakeline.core.run import Declaration
+from brakeline.core.errors import BrakelineError, Misuse
+from brakeline.core.run import Declaration, check_declaration
+from brakeline.core.state.runs import Run
 from brakeline.core.tlog.merkle import Frontier, leaf_hash
 from brakeline.core.transcript import NONE, Head, Leaf
+from brakeline.core.treaty import Treaty
 from brakeline.node.desk import Lab
+from brakeline.node.disk import disk_errors
 from brakeline.node.permits import LiveGate
 
 _EMPTY: Final = "0" * 64
 
 
 def run_attested(
-    lab: Lab, name: str, cmd: Sequence[str], *, seconds: int, flop_per_second: int, grace: float
+    lab: Lab,
+    name: str,
+    cmd: Sequence[str],
+    *,
+    seconds: int,
+    flop_per_second: int,
+    grace: float,
+    chips: int = 1,
+    domain: str = "",
 ) -> Outcome:
     """Declare, wait for a permit, run `cmd`, and stop it when the brake or a lapse demands it, or its time is up.
 
-    Called again, it goes on with the seconds that are left. Raises as `Lab` and `run_under`.
+    Called again, it goes on with the seconds that are left, until `cmd` has ended well.
+
+    Raises:
+        Misuse: there is no such command; the run has ended, or another process supervises it. Others as `Lab` and
+            `run_under`.
     """
+    _check_command(cmd)
     recipe = tagged("brakeline/command/v1", canonical(list(cmd))).hex()
 
     def declaration() -> Declaration:
-        return Declaration(
+        made = Declaration(
             name=name,
             rung="attested",
             recipe=recipe,
@@ -43,20 +62,62 @@ def run_attested(
             flop_per_step=str(flop_per_second),
             parents=(),
             purpose="",
+            chips=chips,
+            flop_per_second=str(flop_per_second),
+            domain=domain,
         )
+        check_declaration(made)  # before it is signed: a declaration that is void has spent its number
+        return made
 
-    return _Attended(lab, lab.clear(lab.declared(name, recipe, declaration))).run(cmd, grace)
+    id_ = lab.declared(name, recipe, declaration)
+    with _alone(lab, id_):
+        return _Attended(lab, lab.state.run(id_)).run(cmd, grace)
+
+
+def _check_command(cmd: Sequence[str]) -> None:
+    """Before anything is declared: a mistyped word would leave a run in the log that nobody can stop."""
+    if not cmd or shutil.which(cmd[0]) is None:
+        what = repr(cmd[0]) if cmd else "nothing"
+        raise Misuse(f"cannot start {what}: no such command", hint="is it installed, and may it be executed?")
+
+
+@contextmanager
+def _alone(lab: Lab, run: str) -> Iterator[None]:
+    """Held while a run is supervised: whoever comes second would log that the first one has stopped."""
+    path = lab.home.path / "attested" / f"{run}.lock"
+    lock = FileLock(path, timeout=0)
+    with disk_errors():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as e:
+            raise Misuse("another process supervises this run") from e
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def pace(treaty: Treaty, flop_per_second: int) -> float:
+    """Seconds from one head to the next.
+
+    Half of what the treaty's cadence allows (Treaty 7.2), and half of the time that a permit's allowance lasts, which
+    counts from the last logged head (Treaty 5.4).
+    """
+    cadence = treaty.head_every * treaty.segment_steps
+    return max(1.0, min(cadence, treaty.permit_allowance // flop_per_second) / 2)
 
 
 class _Attended:
     """Counts running seconds as steps, and commits to them."""
 
-    def __init__(self, lab: Lab, run: RunRecord) -> None:
+    def __init__(self, lab: Lab, run: Run) -> None:
         self._lab = lab
         self._run = run
-        self._before = run.last.steps if run.last else 0
+        self._before = run.steps
         self._started = time.monotonic()
         self._running = False
+        self._tree = Frontier()
 
     @property
     def steps(self) -> int:
@@ -65,44 +126,71 @@ class _Attended:
         return min(self._before + here, self._run.declaration.steps)
 
     def run(self, cmd: Sequence[str], grace: float) -> Outcome:
-        over = threading.Event()
+        if not self._run.stopped:
+            # Whoever supervised it died without a word. That it stands still is logged before anything is waited for:
+            # a lift may wait for that (Treaty 8.2), and opening it again waits for the lift.
+            self._commit("stopped" if self._left() else "ended")
+        if not self._left() or (self._run.head and self._run.head.status == "ended"):
+            self._deliver()
+            name = self._run.declaration.name
+            raise Misuse(f"{name} has ended", hint="a job that runs anew is a new run: give it another name")
+        self._run = self._lab.clear(self._run.id)
         self._commit("opened")
+        ended = False
+        try:
+            outcome, reason = self._supervise(cmd, grace)
+            # A job that failed may be started again, with the seconds that are left.
+            ended = (isinstance(outcome, Exited) and outcome.code == 0) or not self._left()
+        finally:
+            self._commit("ended" if ended else "stopped")
+            self._deliver()
+        if reason and not ended:
+            self._lab.tell(f"stopped after {self.steps} s: {reason}")
+        return outcome
+
+    def _deliver(self) -> None:
+        """Bring the last head to the log before this process ends."""
+        try:
+            self._lab.catch_up()
+        except BrakelineError as e:
+            self._lab.tell(f"the last head waits for the log, and goes with the next command: {e}")
+
+    def _supervise(self, cmd: Sequence[str], grace: float) -> tuple[Outcome, str]:
+        """The outcome, and why the gate stopped it, if it did."""
+        over = threading.Event()
+        committer = threading.Thread(target=self._commit_regularly, args=(over,), daemon=True)
         with LiveGate(self._lab.follower, self._run.id, steps=lambda: self.steps) as gate:
-            gate.wait_open(self._lab.say)
-            committer = threading.Thread(target=self._commit_regularly, args=(over,), daemon=True)
+            gate.wait_open(self._lab.tell)
             self._started, self._running = time.monotonic(), True
             committer.start()
             try:
                 outcome = run_under(cmd, lambda: gate.may_step() and self._left(), grace=grace)
+                return outcome, gate.decision.reason
             finally:
                 over.set()
                 committer.join()
-            reason = gate.decision.reason
-        done = self.steps
-        self._running, self._before = False, done
-        self._commit("stopped" if reason else "ended")
-        if reason:
-            self._lab.say(f"stopped after {done} s: {reason}")
-        return outcome
+                self._before, self._running = self.steps, False
 
     def _left(self) -> bool:
         return self.steps < self._run.declaration.steps
 
     def _commit_regularly(self, over: threading.Event) -> None:
-        while not over.wait(max(1.0, self._lab.treaty.permit_lifetime / 4)):
+        every = pace(self._lab.treaty, self._run.declaration.step_flop)
+        while not over.wait(every):
             try:
                 self._commit("running")
             except BrakelineError as e:
-                self._lab.say(f"a head could not be logged: {e}")
+                self._lab.tell(f"a head could not be logged: {e}")
 
     def _commit(self, status: Literal["opened", "running", "stopped", "ended"]) -> None:
         steps, flop = self.steps, self._run.declaration.step_flop
-        leaves = (Leaf(i, NONE, NONE, NONE, 0.0, i * flop) for i in range(steps + 1))
-        root = Frontier().extend(leaf_hash(leaf.encode()) for leaf in leaves).root()
+        # The tree grows with the seconds since the last head; what it was before is not hashed again.
+        leaves = (Leaf(i, NONE, NONE, NONE, 0.0, i * flop) for i in range(self._tree.size, steps + 1))
+        self._tree = self._tree.extend(leaf_hash(leaf.encode()) for leaf in leaves)
         head = Head(
             run=self._run.id,
             steps=steps,
-            root=root.hex(),
+            root=self._tree.root().hex(),
             state=_EMPTY,
             flop=str(steps * flop),
             status=status,

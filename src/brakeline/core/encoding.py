@@ -6,6 +6,7 @@ Two texts with one meaning are the root of most signature forgeries, so every re
 import binascii
 import hashlib
 import re
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -17,6 +18,7 @@ from brakeline.core.errors import Malformed
 T = TypeVar("T")
 
 _DECIMAL: Final = re.compile(rb"0|[1-9][0-9]*")
+_SAFE: Final = 2**53
 _SORTED: Final = msgspec.json.Encoder(order="sorted")
 
 
@@ -79,21 +81,32 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether no number in it is a fraction, or too large for every reader of JSON."""
-    if value is None or isinstance(value, str | bool):
-        return True
-    if isinstance(value, int):
-        return -(2**53) <= value <= 2**53
+    """Whether no number in it has a second spelling, or is too large for every reader of JSON."""
     if isinstance(value, dict):
-        return all(map(_is_plain, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return isinstance(value, Wire) and all(_is_plain(getattr(value, field)) for field in value.__struct_fields__)
+        items: Iterable[object] = value.values()
+    elif isinstance(value, Wire):
+        items = msgspec.structs.astuple(value)
+    elif isinstance(value, list | tuple):
+        items = value
+    else:
+        return isinstance(value, str)  # an enumeration's word
+    for item in items:
+        kind = type(item)
+        if kind is int:
+            if not -_SAFE <= item <= _SAFE:  # type: ignore[operator]
+                return False
+        elif kind is float:
+            # Here both write the shortest digits that read back, and no exponent.
+            if not 1e-4 <= abs(item) < 1e15 or item.is_integer():  # type: ignore[arg-type, attr-defined]
+                return False
+        elif kind is not str and kind is not bool and item is not None and not _is_plain(item):
+            return False
+    return True
 
 
 def parse(data: bytes, kind: type[T]) -> T:
     """Parse canonical JSON as `kind`: raises `Malformed`, or `canonical(result) == data`."""
-    # Of ASCII text, strings and whole numbers below 2**53, what msgspec sorts and writes is the RFC 8785 form, and 50
+    # Of ASCII text, strings and numbers of ordinary size, what msgspec sorts and writes is the RFC 8785 form, and 50
     # times faster. Whatever is not plainly that goes the long way, which alone refuses.
     if data[:1] == b"{" and data.isascii():
         try:

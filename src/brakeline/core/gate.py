@@ -54,6 +54,19 @@ def decide(state: GateState, *, now: int, flop: int) -> Decision:
     return _GO
 
 
+def is_due(state: GateState, treaty: Treaty, *, now: int, flop: int) -> bool:
+    """Whether it is time to ask for the next permit, with `flop` done: half of its time or its compute is used up."""
+    left = state.deadline - now
+    low = state.flop_limit - flop < treaty.permit_allowance // 2
+    return bool(state.halted) or left < treaty.permit_lifetime * 500_000_000 or low
+
+
+def is_worth(state: GateState, treaty: Treaty, *, now: int, limit: int) -> bool:
+    """Whether a permit up to `limit` FLOP would bring anything: the allowance cannot grow before the next head."""
+    fresh = state.deadline - now > treaty.permit_lifetime * 500_000_000
+    return not (fresh and limit == state.flop_limit)
+
+
 def admit(state: GateState, data: bytes, treaty: Treaty, *, nonce: str, asked_at: int) -> GateState:
     """Take a permit into force.
 

@@ -20,20 +20,24 @@ from brakeline.core.encoding import b64encode, canonical, sha256
 from brakeline.core.errors import Reason, Refused
 from brakeline.core.finding import Audit, Fault, Finding
 from brakeline.core.finding import verdict as verdict_of
-from brakeline.core.fold import Fold, LoggedHead, Outcome, RunRecord
-from brakeline.core.grant import check_request
+from brakeline.core.grant import check_request, request
 from brakeline.core.judge import Openings, judge
-from brakeline.core.permit import KIND, Permit
+from brakeline.core.kinds import lane_of
+from brakeline.core.permit import KIND
 from brakeline.core.pledge import Assent, Pledge
 from brakeline.core.run import Declaration
 from brakeline.core.sampling import draws_needed, miss, ticket_message
+from brakeline.core.state import apply, begin
+from brakeline.core.state.audits import required_sample
+from brakeline.core.state.events import Committed, Void
+from brakeline.core.state.runs import Allegation, LoggedHead, Run
 from brakeline.core.statement import GENESIS, Statement, open_envelope, pae, seal, sign
 from brakeline.core.tlog.checkpoint import Checkpoint, cosign
 from brakeline.core.tlog.merkle import leaf_hash
 from brakeline.core.tlog.merkle import root as tree_root
 from brakeline.core.tlog.note import sign_note
 from brakeline.core.transcript import NONE, Head, Leaf, SegmentReplay
-from brakeline.core.treaty import Treaty
+from brakeline.core.treaty import Lane, Treaty, articles_digest
 from brakeline.design.standin import key, log_key, rehearsed, witness_key
 
 SEGMENTS: Final = 24  # segments of a run, of one step each
@@ -49,6 +53,7 @@ _TREATY: Final = """\
 name = "rehearsal"
 title = "Rehearsal of audits"
 version = 1
+rules = 1
 effective = 2026-01-01T00:00:00Z
 [quorum]
 faults = 0
@@ -57,20 +62,24 @@ permit = 1
 lift = {lift}
 witnesses = 1
 [scope]
-covered_above = "1 GFLOP"
-prohibited_above = "1 EFLOP"
-exempt = []
+window = "1 d"
+[[scope.tier]]
+name = "covered"
+duties = ["declared", "permitted"]
+above = "1 GFLOP"
 [brake]
 findings_trip = true
 [lift]
 conditions = ["stopped"]
 delay = "1 s"
+settle_within = "1 h"
 [permit]
 lifetime = "1 h"
 allowance = "{steps} GFLOP"
 [log]
 heartbeat = "1 s"
 stale_after = "1 h"
+snapshot_every = 1000000
 [audit]
 inspectors = {inspectors}
 adjudicators = {quorum}
@@ -81,8 +90,18 @@ head_every = {steps}
 update_error = 0.005
 residual = "5 %"
 attested_runs = false
+within = "30 d"
+findings = {steps}
+[budget]
+brake = 100
+runs = 10000
+audits = 10000
+rest = 100
+bytes = "1 GiB"
+[[clocks.incident]]
+name = "safety"
+within = "72 h"
 [clocks]
-incident = "72 h"
 notification = "14 d"
 report = "15 d"
 amendment = "30 d"
@@ -134,6 +153,12 @@ def treaty_of(terms: Terms) -> Treaty:
     return rehearsed(text.encode())
 
 
+@cache
+def articles_of(terms: Terms) -> str:
+    """The digest of that treaty's articles, which every assent signs."""
+    return articles_digest(treaty_of(terms))
+
+
 class Episode(NamedTuple):
     """What became of one audited run."""
 
@@ -147,9 +172,11 @@ class Stage:
     def __init__(self, terms: Terms, random: Random) -> None:
         self.terms, self.random = terms, random
         self.treaty = treaty_of(terms)
-        self.fold = Fold(self.treaty)
+        self.state = begin(self.treaty)
+        self.entries: list[bytes] = []
         self.now = START
-        self._said: dict[str, tuple[int, str]] = {}
+        self._said: dict[tuple[str, Lane], tuple[int, str]] = {}
+        self._heads: dict[str, list[Committed]] = {}
         self._leaves: dict[str, list[Leaf]] = {}
         self._permits: dict[str, bytes] = {}
         self.blocs = [f"bloc-{i}" for i in range(terms.blocs)]
@@ -157,33 +184,36 @@ class Stage:
         self.corrupt, self.honest = everybody[: terms.corrupt], everybody[terms.corrupt :]
         self.auditors = self.honest[: max(0, terms.inspectors - terms.corrupt)]
         self._stamp()
+        articles = articles_of(terms)
         for bloc in self.blocs:
-            self._log(bloc, "assent", Assent(text=self.treaty.digest))
+            self._log(bloc, "assent", Assent(text=self.treaty.digest, articles=articles))
             self._log(bloc, "pledge", Pledge(condition="quorum none\n"))
 
     def play(self, cheats: Sequence[bool]) -> list[Episode]:
         """Audit one run for each element of `cheats`; says of each whether it was convicted."""
-        runs = [self._declare(i) for i in range(len(cheats))]
+        ids = [self._declare(i) for i in range(len(cheats))]
         self._stamp()
-        for run, cheat in zip(runs, cheats, strict=True):
-            self._train(run, cheat)
+        for id_, cheat in zip(ids, cheats, strict=True):
+            self._train(self.state.run(id_), cheat)
         self._stamp()
-        for run, cheat in zip(runs, cheats, strict=True):
-            self._inspect(run, cheat)
+        for id_, cheat in zip(ids, cheats, strict=True):
+            self._inspect(id_, cheat)
+        runs = [self.state.run(id_) for id_ in ids]
         self._check_brake(runs)
-        return [Episode(cheat, bool(run.barred)) for run, cheat in zip(runs, cheats, strict=True)]
+        return [Episode(cheat, run.bar is not None) for run, cheat in zip(runs, cheats, strict=True)]
 
     # the log
 
     def _stamp(self) -> None:
         self.now += 1
-        text = Checkpoint(log_key(KEEPER).name, self.fold.size, self.fold.roots[-1]).text
+        text = Checkpoint(log_key(KEEPER).name, self.state.size, self.state.root()).text
         line = cosign(text, witness_key(KEEPER).name, key(KEEPER, "witness"), self.now)
-        self._took(self.fold.apply(sign_note(text, log_key(KEEPER).name, key(KEEPER, "log")).with_lines(line).encode()))
+        self._append(sign_note(text, log_key(KEEPER).name, key(KEEPER, "log")).with_lines(line).encode())
 
     def _log(self, party: str, kind: str, body: object) -> str:
         """Log the party's next statement; the digest of its payload."""
-        seq, prev = self._said.get(party, (0, GENESIS))
+        lane = lane_of(kind, self.treaty.rules)
+        seq, prev = self._said.get((party, lane), (0, GENESIS))
         made = Statement(
             treaty=self.treaty.digest,
             issuer=party,
@@ -194,19 +224,23 @@ class Stage:
             body=msgspec.to_builtins(body),
         )
         data = sign(kind, made, key(party))
-        self._took(self.fold.apply(data))
+        self._append(data)
         digest = open_envelope(data).digest
-        self._said[party] = (seq + 1, digest)
+        self._said[party, lane] = (seq + 1, digest)
         return digest
 
-    @staticmethod
-    def _took(outcome: Outcome) -> None:
-        if outcome.reason is not None:  # every statement here is lawful: another outcome would be our mistake
-            raise Refused(outcome.reason, f"the rehearsal's own {outcome.kind} was refused: {outcome.text}")
+    def _append(self, entry: bytes) -> None:
+        self.entries.append(entry)
+        self.state, events = apply(self.state, entry)
+        for event in events:
+            if isinstance(event, Void):  # every statement here is lawful: another outcome would be our mistake
+                raise Refused(event.reason, f"the rehearsal's own {event.kind} was refused: {event.text}")
+            if isinstance(event, Committed):
+                self._heads.setdefault(event.head.run, []).append(event)
 
     # runs
 
-    def _declare(self, number: int) -> RunRecord:
+    def _declare(self, number: int) -> str:
         body = Declaration(
             name=f"run-{number}",
             rung="re-executable",
@@ -218,12 +252,14 @@ class Stage:
             flop_per_step=str(STEP_FLOP),
             parents=(),
             purpose="",
+            chips=1,
+            flop_per_second="0",
+            domain="",
         )
-        return self.fold.runs[self._log(self.blocs[number % len(self.blocs)], "declaration", body)]
+        return self._log(self.blocs[number % len(self.blocs)], "declaration", body)
 
-    def _train(self, run: RunRecord, cheat: bool) -> None:
+    def _train(self, run: Run, cheat: bool) -> None:
         """Open the run, get a permit, take every step, commit. A cheat avoids the segments that are always replayed."""
-        assert run.seed is not None
         leaves = [Leaf(0, sha256(run.seed, b"init"), NONE, NONE, 0.0, 0)]
         self._head(run, leaves, "opened")
         permit = self._permit(run)
@@ -233,69 +269,58 @@ class Stage:
         self._leaves[run.id] = leaves
         self._head(run, leaves, "ended")
 
-    def _head(self, run: RunRecord, leaves: list[Leaf], status: Any) -> None:
+    def _head(self, run: Run, leaves: list[Leaf], status: Any) -> None:
         steps = len(leaves) - 1
         root = tree_root([leaf_hash(x.encode()) for x in leaves]).hex()
         flop = str(steps * STEP_FLOP)
         body = Head(run=run.id, steps=steps, root=root, state=leaves[-1].state.hex(), flop=flop, status=status)
         self._log(run.owner, "head", body)
 
-    def _request(self, run: RunRecord) -> Permit:
-        return Permit(
-            treaty=self.treaty.digest,
-            run=run.id,
-            epoch=self.fold.brake.epoch,
-            size=self.fold.size,
-            root=self.fold.roots[-1].hex(),
-            issued=self.now,
-            expires=self.now + self.treaty.permit_lifetime,
-            flop_limit=str(SEGMENTS * STEP_FLOP),
-            nonce=f"{self.fold.size:032x}",
-        )
+    def _ask(self, run: str) -> bytes:
+        """A permit that its signer granted, as canonical bytes. Raises as `check_request`."""
+        nonce = f"{self.state.size:032x}"
+        permit = request(self.state, self.state.run(run), time=self.now, nonce=nonce)
+        check_request(permit, self.state, view_time=self.now, now=self.now)
+        return canonical(permit)
 
-    def _permit(self, run: RunRecord) -> bytes:
-        permit = self._request(run)
-        check_request(permit, self.fold, view_time=self.now, now=self.now)
-        data = canonical(permit)
+    def _permit(self, run: Run) -> bytes:
+        data = self._ask(run.id)
         signer = key(KEEPER, "signer")
         self._permits[run.id] = seal(KIND, data, [(signer.public.id, signer.sign(pae(KIND, data)))])
         return sha256(data)
 
     # audits
 
-    def _inspect(self, run: RunRecord, cheat: bool) -> None:
+    def _inspect(self, id_: str, cheat: bool) -> None:
         """Every inspector audits; then each accusation is checked by the others, one after another, until it stands."""
+        run = self.state.run(id_)
         logged = run.heads[-1]
-        beacon = self.fold.beacon_for(logged.index)
-        assert beacon is not None
-        tickets = {i: key(i).sign(ticket_message(logged.leaf, beacon.beacon)) for i in (*self.auditors, *self.corrupt)}
-        samples = {i: self.fold.required_sample(run, logged, i, t) for i, t in tickets.items()}
+        tickets = {i: key(i).sign(ticket_message(logged.leaf, logged.beacon)) for i in (*self.auditors, *self.corrupt)}
+        samples = {i: required_sample(self.treaty, run, logged, i, ticket) for i, ticket in tickets.items()}
         for inspector in self.auditors:
             others = {part for i in self.auditors if i != inspector for part in samples[i]}
-            found = self._replayed(run, logged, samples[inspector], others)
+            found = self._replayed(run, samples[inspector], others)
             self._audit(run, logged, inspector, samples[inspector], found, ticket=tickets[inspector])
         for inspector in self.corrupt:
             seen = {part for i in self.auditors for part in samples[i]}
-            segments, found = self._lie(run, cheat, samples[inspector], seen)
+            segments, found = self._lie(self.state.run(id_), cheat, samples[inspector], seen)
             self._audit(run, logged, inspector, segments, found, ticket=tickets[inspector])
-        answered: set[tuple[str, tuple[int, int]]] = set()
-        while not run.barred:
-            waiting = [k for k in self.fold.disputed(run) if k not in answered]
+        answered: set[tuple[str, Part]] = set()
+        while True:
+            waiting = [a for a in self.state.run(id_).open_allegations if (a.fault, a.segment) not in answered]
             if not waiting:
                 return
-            answered.add(waiting[0])
-            self._confirm(run, logged, waiting[0])
+            answered.add((waiting[0].fault, waiting[0].segment))
+            self._confirm(id_, logged, waiting[0])
 
-    def _confirm(self, run: RunRecord, logged: LoggedHead, accused: tuple[str, tuple[int, int]]) -> None:
-        accusers = {i for _, i, a in run.audits if any(f.key == accused for f in a.findings)}
-        part = accused[1]
+    def _confirm(self, id_: str, logged: LoggedHead, accused: Allegation) -> None:
+        part = accused.segment
         for inspector in self.honest:
-            if inspector not in accusers and not run.barred:
-                self._audit(run, logged, inspector, (part,), self._replayed(run, logged, (part,), set()))
+            run = self.state.run(id_)
+            if inspector not in accused.accusers and not run.bar:
+                self._audit(run, logged, inspector, (part,), self._replayed(run, (part,), set()))
 
-    def _replayed(
-        self, run: RunRecord, logged: LoggedHead, parts: Sequence[Part], others: set[Part]
-    ) -> tuple[Finding, ...]:
+    def _replayed(self, run: Run, parts: Sequence[Part], others: set[Part]) -> tuple[Finding, ...]:
         """What the judge finds after an honest inspector has executed `parts` again, with at most one mistake.
 
         The mistake is where none of the `others` has looked, if there is such a place: elsewhere they deny it at once.
@@ -310,17 +335,17 @@ class Stage:
             again = _step(leaves[start], leaves[end].permit, b"mistaken" if part == wrong else b"declared")
             replays[part] = SegmentReplay(start, end, leaves[start].state, (again,), ENVIRONMENT, None, None)
         shown = Openings(tuple(leaves), (self._permits[run.id],), RECIPE, DATASET)
-        return judge(self.fold, run, logged, shown, parts, replays, environment=ENVIRONMENT)
+        return judge(self.treaty, run, self._heads[run.id], shown, parts, replays, environment=ENVIRONMENT)
 
     def _lie(
-        self, run: RunRecord, cheat: bool, sample: tuple[Part, ...], seen: set[Part]
+        self, run: Run, cheat: bool, sample: tuple[Part, ...], seen: set[Part]
     ) -> tuple[tuple[Part, ...], tuple[Finding, ...]]:
         """What a corrupt inspector claims to have replayed and found, after it has read all honest audits.
 
         The guilty pass, on every segment of which anybody accuses them. The innocent are accused of whatever an honest
         inspector accuses them of by mistake, and, by all corrupt ones alike, of a segment that nobody can deny yet.
         """
-        accused = {f.segment for _, _, a in run.audits for f in a.findings}
+        accused = {a.segment for a in run.allegations.values()}
         if cheat:
             return tuple(sorted({*sample, *accused})), ()
         free = next(((i, i + 1) for i in range(1, SEGMENTS) if (i, i + 1) not in seen), (0, 1))
@@ -331,7 +356,7 @@ class Stage:
 
     def _audit(
         self,
-        run: RunRecord,
+        run: Run,
         logged: LoggedHead,
         inspector: str,
         segments: tuple[Part, ...],
@@ -340,12 +365,10 @@ class Stage:
         ticket: bytes | None = None,
     ) -> None:
         """Log an audit: of the inspector's own sample with its `ticket`, else an answer to another's finding."""
-        beacon = self.fold.beacon_for(logged.index)
-        assert beacon is not None
         body = Audit(
             run=run.id,
             head=logged.index,
-            beacon=beacon.index,
+            beacon=logged.stamp,
             ticket=b64encode(ticket or b""),
             segments=segments,
             environment=ENVIRONMENT,
@@ -357,19 +380,19 @@ class Stage:
 
     # the brake
 
-    def _check_brake(self, runs: Sequence[RunRecord]) -> None:
+    def _check_brake(self, runs: Sequence[Run]) -> None:
         """The public trigger: one conviction stops everybody, and without one nobody is stopped.
 
         Raises:
             Refused: the brake did otherwise, which the closed forms take for granted.
         """
-        convicted = any(run.barred for run in runs)
-        if convicted == (self.fold.brake.phase is Phase.CLEAR):
-            raise Refused(Reason.TAMPERED, f"convicted: {convicted}, and the brake is {self.fold.brake.phase}")
+        convicted = any(run.bar for run in runs)
+        if convicted == (self.state.phase is Phase.CLEAR):
+            raise Refused(Reason.TAMPERED, f"convicted: {convicted}, and the brake is {self.state.phase}")
         if convicted:
             for run in runs:
                 try:
-                    check_request(self._request(run), self.fold, view_time=self.now, now=self.now)
+                    self._ask(run.id)
                 except Refused as e:
                     if e.reason is Reason.PAUSED:
                         continue

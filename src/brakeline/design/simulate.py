@@ -6,6 +6,7 @@ inspection is an episode: a run is declared, trained and audited in `rehearsal`,
 whether the life goes on. What a conviction, a victory or a race is worth comes from the model.
 """
 
+import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -32,7 +33,6 @@ from brakeline.design.quorum import CONFIRMED
 from brakeline.design.regime import binding
 from brakeline.design.rehearsal import Stage, Terms
 from brakeline.design.scenario import Scenario, build
-from brakeline.node.disk import write_atomic
 
 CHUNKS: Final = 20
 CONFIDENCE: Final = 0.99  # of each interval, so that five of them hold together with 95 %
@@ -141,7 +141,7 @@ def simulate(s: Scenario, *, episodes: int, seed: int, out: Path, workers: int, 
     progress(CHUNKS - len(todo), CHUNKS)
     jobs = [(n, game, terms, tuple(_part(count, n) for count in lives), seed) for n in todo]
     for done, (n, chunk) in enumerate(_run(jobs, workers), CHUNKS - len(todo) + 1):
-        write_atomic(_file(out, n), canonical(chunk))
+        _write(_file(out, n), canonical(chunk))
         progress(done, CHUNKS)
     chunks = [parse(_file(out, n).read_bytes(), Chunk) for n in range(CHUNKS)]
     return _compare(s, m, party, chunks, inputs)
@@ -281,9 +281,24 @@ def _file(out: Path, chunk: int) -> Path:
 def _claim(out: Path, inputs: Mapping[str, Any]) -> None:
     path, data = out / "inputs.json", canonical(inputs)
     if not path.exists():
-        write_atomic(path, data)
+        _write(path, data)
     elif path.read_bytes() != data:
         raise Misuse(f"{out} holds another simulation", hint="choose another --out, or remove the folder")
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Readers see all of it or nothing.
+
+    Raises:
+        Unavailable: the disk.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as e:
+        raise Unavailable(f"cannot write {path}: {e.strerror}", hint="check the disk's space and health") from e
 
 
 def _compare(s: Scenario, m: Model, party: int, chunks: list[Chunk], inputs: dict[str, Any]) -> Simulation:

@@ -17,7 +17,7 @@ import httpx
 from brakeline.core import words
 from brakeline.core.encoding import canonical
 from brakeline.core.errors import BrakelineError, Reason, Refused, Unavailable
-from brakeline.core.gate import Decision, GateState, admit, decide, halt, stand_open
+from brakeline.core.gate import Decision, GateState, admit, decide, halt, is_due, is_worth, stand_open
 from brakeline.core.grant import request, stance
 from brakeline.core.permit import KIND, Permit
 from brakeline.core.statement import open_envelope, seal
@@ -177,11 +177,9 @@ class LiveGate:
             self._changed.notify_all()
 
     def _renew(self) -> None:
-        half = self._treaty.permit_lifetime * 500_000_000
         while not self._stop.is_set():
-            left = self._state.deadline - self._clock()
-            low = self._state.flop_limit - self._steps() * self._step_flop < self._treaty.permit_allowance // 2
-            if self._state.halted or left < half or low:
+            done = self._steps() * self._step_flop
+            if is_due(self._state, self._treaty, now=self._clock(), flop=done):
                 try:
                     self._ask()
                     self.trouble = ""
@@ -206,9 +204,8 @@ class LiveGate:
             case "shut":
                 return
         permit = request(state, run, time=cosigned.time, nonce=secrets.token_hex(16))
-        fresh = self._state.deadline - self._clock() > self._treaty.permit_lifetime * 500_000_000
-        if fresh and permit.limit == self._state.flop_limit:
-            return  # the allowance cannot grow before the next head is logged
+        if not is_worth(self._state, self._treaty, now=self._clock(), limit=permit.limit):
+            return
         asked_at = self._clock()
         data = ask_signers(permit, self._urls, self._treaty.permit, self._http)
         with self._changed:

@@ -7,7 +7,7 @@ from brakeline.core import words
 from brakeline.core.finding import Finding, key_of
 from brakeline.core.state import events as e
 from brakeline.core.state import readings as r
-from brakeline.core.state.runs import Allegation, Run
+from brakeline.core.state.runs import Run
 from brakeline.core.state.state import State
 from brakeline.core.words import names
 from brakeline.report.figures import duration, short, utc
@@ -115,23 +115,25 @@ def findings(story: Story) -> list[Row]:
     for told in story.runs:
         for audited in told.audits:
             for f in audited.audit.findings:
-                key = (told.run.id, f.key, f.severity)
-                row = rows.get(key)
-                if row is None:
-                    row = rows[key] = _finding(told, f, story.proven.treaty.adjudicators)
+                row = rows.setdefault((told.run.id, f.key, f.severity), _finding(told, f))
                 if audited.inspector not in row["inspectors"]:
                     row["inspectors"].append(audited.inspector)
     for event in story.proven.events:
-        if isinstance(event, e.Retracted | e.Answered):
-            row = rows.get((event.run, key_of(event.fault, event.segment), "violation"))
-            if row is not None and isinstance(event, e.Answered):
-                row["answer"] = event.text
-            elif row is not None and isinstance(event, e.Retracted) and event.inspector not in row["retracted"]:
-                row["retracted"].append(event.inspector)
+        match event:
+            case e.Alleged():
+                row = rows[event.run, event.finding.key, "violation"]
+                row["retracted"] = [x for x in row["retracted"] if x != event.inspector]
+            case e.Retracted():
+                rows[event.run, key_of(event.fault, event.segment), "violation"]["retracted"].append(event.inspector)
+            case e.Answered():
+                rows[event.run, key_of(event.fault, event.segment), "violation"]["answer"] = event.text
+    runs, adjudicators = story.proven.state.runs.by_id, story.proven.treaty.adjudicators
+    for (run, key, severity), row in rows.items():
+        row["standing"] = _outcome(runs[run], key, adjudicators) if severity == "violation" else severity
     return list(rows.values())
 
 
-def _finding(told: Told, f: Finding, adjudicators: int) -> Row:
+def _finding(told: Told, f: Finding) -> Row:
     return {
         "run": told.name,
         "lab": told.run.owner,
@@ -143,18 +145,15 @@ def _finding(told: Told, f: Finding, adjudicators: int) -> Row:
         "inspectors": [],
         "retracted": [],
         "answer": "",
-        "standing": _outcome(told.run, f, adjudicators) if f.severity == "violation" else f.severity,
     }
 
 
-def _outcome(run: Run, f: Finding, adjudicators: int) -> str:
+def _outcome(run: Run, key: str, adjudicators: int) -> str:
     """What became of an allegation. Treaty 7.7, 7.9."""
-    found: Allegation | None = run.allegations.get(f.key)
-    if found is None:
-        return "alleged"  # against a run that was barred before
-    if len(found.accusers) >= adjudicators:
-        return "upheld"
-    return "alleged" if not found.fell else "fell" if found.accusers else "taken back"
+    found = run.allegations.get(key)
+    if found is None:  # the state forgets what all have taken back, and takes nothing more against a barred run
+        return "alleged" if run.bar else "taken back"
+    return "upheld" if len(found.accusers) >= adjudicators else "fell" if found.fell else "alleged"
 
 
 def dues(story: Story) -> list[Row]:

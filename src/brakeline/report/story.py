@@ -105,7 +105,10 @@ def chronicle(story: Story) -> Iterator[Happening]:
     """What happened, in the order of the log."""
     state, before = story.proven.state, dict[str, str]()
     signed = _signed(story.proven.events)
+    bound = {story.when.at(x.entry): x for x in story.proven.events if isinstance(x, e.Bound)}
     for event in story.proven.events:
+        if isinstance(event, e.Bound) and bound[story.when.at(event.entry)] is not event:
+            continue  # one second, one line: the last
         if isinstance(event, e.Entered) and event.entry in signed:
             yield Happening(story.when.at(event.entry), "word", signed[event.entry])
             continue

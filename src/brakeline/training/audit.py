@@ -2,28 +2,37 @@
 
 This process holds the key, the judge and the answers, so none of the lab's code runs in it: a `cell` runs that.
 What counts against the lab is decided here, from what the lab shows; what fails in the cell is a gap.
+
+The cheap comes before the dear. What is shown is measured before it is read, read once, and compared with the heads in
+the log before anything is replayed. A head may claim 2**53 steps; nothing here is as long as what a lab claims, only as
+what it shows, and the log's heads bound that (Treaty 7.2).
 """
 
 import errno
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, overload
 
 from brakeline.core.encoding import Wire, b64encode, canonical, parse, unhex32
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused, Unavailable
 from brakeline.core.finding import Audit, Fault, Finding, verdict
-from brakeline.core.fold import Fold, LoggedHead, RunRecord
 from brakeline.core.judge import Openings, judge
 from brakeline.core.keys import PrivateKey
 from brakeline.core.sampling import ticket_message
-from brakeline.core.transcript import Leaf, SegmentReplay, decode_leaf
+from brakeline.core.state.audits import find_head, required_sample
+from brakeline.core.state.events import Committed
+from brakeline.core.state.runs import Run
+from brakeline.core.statement import open_envelope
+from brakeline.core.transcript import LEAF_BYTES, Leaf, SegmentReplay, decode_leaf
+from brakeline.core.treaty import Treaty
 from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.training.cell import Cell, Facts, Failed
 from brakeline.training.digest import Snapshot
 from brakeline.training.environment import digest, profile
 from brakeline.training.recipe import MANIFEST, Recipe, deposited
-from brakeline.training.recorder import LEAVES, checkpoint_path, checkpoint_steps, read_leaves
+from brakeline.training.recorder import LEAVES, checkpoint_path
 from brakeline.training.replay import conclude, open_recorded
 from brakeline.training.session import PERMITS, RECIPE, evidence_permits
 
@@ -34,6 +43,9 @@ _OWN: Final = {
     *(errno.EACCES, errno.EPERM, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE),
     *(errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT),
 }
+# With one of these it is not the transcript that the log's heads commit to: no replay has anything to compare with.
+_STRAY: Final = {Fault.RECIPE_MISMATCH, Fault.TRANSCRIPT_MISMATCH, Fault.HEAD_MISSING, Fault.STEP_ORDER}
+_GRAVE_FIRST: Final = ("violation", "gap", "notice")
 
 
 class _Kept(Wire, frozen=True):
@@ -48,13 +60,50 @@ class _Kept(Wire, frozen=True):
     rho: str | None
 
 
-class _Shown(NamedTuple):
-    """What the lab shows of a run. `recipe` is None where it is not the one declared."""
+class _Leaves(Sequence[Leaf]):
+    """The leaves that a lab shows, `most` at most. To count them costs nothing; they are read when one is asked for.
 
-    leaves: tuple[Leaf, ...]
-    permits: tuple[bytes, ...]
+    Once: a file that is read twice may say two things. Raises, when they are read:
+        Malformed: damaged or out of order. OSError, MemoryError.
+    """
+
+    def __init__(self, path: Path, most: int) -> None:
+        self._path = path
+        self._count = min(path.stat().st_size // LEAF_BYTES, most)
+        self._leaves: tuple[Leaf, ...] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> Leaf: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Leaf, ...]: ...
+    def __getitem__(self, at: int | slice) -> Leaf | tuple[Leaf, ...]:
+        return self._read()[at]
+
+    def __iter__(self) -> Iterator[Leaf]:
+        return iter(self._read())
+
+    def _read(self) -> tuple[Leaf, ...]:
+        if self._leaves is None:
+            leaves: list[Leaf] = []
+            with self._path.open("rb") as f:
+                for step in range(self._count):
+                    leaf = decode_leaf(f.read(LEAF_BYTES))
+                    if leaf.step != step:  # at the first one: a file of holes is as long as anybody likes
+                        raise Malformed(f"{LEAVES} is out of order at step {step}")
+                    leaves.append(leaf)
+            self._leaves = tuple(leaves)
+        return self._leaves
+
+
+class _Shown(NamedTuple):
+    """What the lab shows of a run: its leaves, and its recipe with the digest that it has."""
+
+    leaves: _Leaves
     digest: str
-    recipe: Recipe | None
+    recipe: Recipe
 
 
 class _Replayed(NamedTuple):
@@ -74,9 +123,9 @@ def warn(text: str) -> None:
 
 
 def inspect(
-    fold: Fold,
-    run: RunRecord,
-    logged: LoggedHead,
+    treaty: Treaty,
+    run: Run,
+    heads: Sequence[Committed],
     evidence: Path,
     inspector: str,
     key: PrivateKey,
@@ -88,58 +137,88 @@ def inspect(
     say: Callable[[str], None] = warn,
     cell: type[Cell] = Cell,
 ) -> Audit:
-    """Examine `run` up to the head `logged`, on the evidence its lab shows; returns the body of an audit statement.
+    """Examine `run` up to the last of `heads`, which are all of its heads that count in the log, in order, on the
+    evidence that its lab shows. Returns the body of an audit statement.
 
-    With `accused`, only those segments are replayed, to confirm or reject another inspector's finding. `memory` keeps
-    finished replays. The lab's code sees neither it, nor the evidence, nor the folders in `hidden`; `say` is told
-    where the sandbox that should see to that is not complete. Another `cell` may do for code that is trusted.
+    With `accused`, only those segments are replayed, to confirm or reject what another inspector found. Where one is no
+    segment, what is alleged shows in the whole transcript: it is rejected only by passing that (Treaty 7.7), so the
+    sample is replayed as well. `memory` keeps finished replays. The lab's code sees neither it, nor the evidence, nor
+    the folders in `hidden`; `say` is told where the sandbox that should see to that is not complete. Another `cell` may
+    do for code that is trusted.
 
     Raises:
-        Refused(MISSING): no checkpoint has been cosigned after the head yet, so there is no sample to draw.
-        Misuse: the inspector audits its own run. Unavailable: there is no evidence folder at all: the inspector looks
-            in the wrong place, which is no fault of the lab's; or the inspector's disk or memory fails.
+        Refused: MISSING, the run has logged no head, or no checkpoint has been cosigned after it yet, so that there is
+            no sample to draw; FOREIGN, the head is too old to be audited.
+        Misuse: the inspector audits its own run, or one that cannot be executed again.
+        Unavailable: there is no evidence folder at all: the inspector looks in the wrong place, which is no fault of
+            the lab's; or the inspector's disk or memory fails.
     """
     if run.owner == inspector:
         raise Misuse("a lab does not inspect itself (Treaty 7.7)")
+    if run.declaration.rung == "attested":
+        raise Misuse(f"{run.name} is an attested run: there is nothing of it to execute again (Treaty 7.8)")
+    if not heads:
+        raise Refused(Reason.MISSING, f"{run.name} has logged no head yet")
     if not evidence.is_dir():
         raise Unavailable(f"no evidence folder at {evidence}", hint="ask the lab where it shows the run's evidence")
-    beacon = fold.beacon_for(logged.index)
-    if beacon is None:
+    logged = find_head(run, heads[-1].entry)
+    if not logged.beacon:
         raise Refused(Reason.MISSING, "no checkpoint has been cosigned after this head: wait for the next stamp")
-    ticket = key.sign(ticket_message(logged.leaf, beacon.beacon))
-    required = tuple(accused) or fold.required_sample(run, logged, inspector, ticket)
-    shown = _open(run, logged, evidence)
-    done = _Replayed(digest(profile()), None, {}, shown if isinstance(shown, Finding) else None)
-    if isinstance(shown, _Shown) and shown.recipe is not None:
+    ticket = key.sign(ticket_message(logged.leaf, logged.beacon))
+    asked = {part for part in accused if _is_segment(treaty, heads, part)}
+    partial = bool(accused) and asked == set(accused)
+    required = tuple(sorted({*asked, *(() if partial else required_sample(treaty, run, logged, inspector, ticket))}))
+    shown = _open(run, heads, evidence)
+    stray = (shown,) if isinstance(shown, Finding) else _stray(treaty, run, heads, shown)
+    done = _Replayed(digest(profile()), None, {}, None)
+    if isinstance(shown, Finding) or stray:
+        findings = stray
+    else:
+        permits = _permits(evidence, shown.leaves)
         with disk_errors():
             memory.mkdir(parents=True, exist_ok=True)  # what is not there cannot be hidden
         with cell(shown.recipe, shown.digest, (evidence, memory, *hidden)) as lab:
             if lab.exposed:
                 say(f"the lab's code could see or change what it should not: {lab.exposed}")
-            done = _replayed(lab, run, shown, evidence, sorted(required), memory, progress)
-    if isinstance(shown, Finding) or done.problem is not None:
-        findings: tuple[Finding, ...] = tuple(f for f in (done.problem,) if f is not None)
-    else:
-        dataset = done.facts.dataset if done.facts else run.declaration.dataset
-        openings = Openings(shown.leaves, shown.permits, shown.digest, dataset)
-        judged = judge(fold, run, logged, openings, required, done.replays, environment=done.environment)
-        findings = (*_declared(run, shown, done.facts), *judged)
+            done = _replayed(lab, run, shown, evidence, required, memory, progress)
+        openings = Openings(
+            shown.leaves, permits, shown.digest, done.facts.dataset if done.facts else run.declaration.dataset
+        )
+        due = () if done.problem else required
+        judged = judge(treaty, run, heads, openings, due, done.replays, environment=done.environment)
+        findings = (*((done.problem,) if done.problem else ()), *_declared(run, shown, done.facts), *judged)
     replayed = tuple(sorted(p for p, r in done.replays.items() if isinstance(r, SegmentReplay)))
+    findings = _gravest(findings, treaty.findings)
     return Audit(
         run=run.id,
         head=logged.index,
-        beacon=beacon.index,
+        beacon=logged.stamp,
         ticket=b64encode(ticket),
         segments=replayed,
         environment=done.environment,
         flop=str(sum(end - start for start, end in replayed) * run.declaration.step_flop),
         findings=findings,
-        verdict="partial" if accused else verdict(findings),
+        verdict="partial" if partial else verdict(findings),
     )
 
 
-def _open(run: RunRecord, logged: LoggedHead, evidence: Path) -> _Shown | Finding:
-    """Read what the lab shows. What was asked for and not shown counts against the one who was asked.
+def _is_segment(treaty: Treaty, heads: Sequence[Committed], part: Part) -> bool:
+    """Whether it is one that can be replayed up to the last head; a head may cut one short."""
+    start, end = part
+    size = treaty.segment_steps
+    if not 0 <= start < end <= heads[-1].head.steps or start % size:
+        return False
+    return end == start + size or (end < start + size and any(h.head.steps == end for h in heads))
+
+
+def _gravest(findings: tuple[Finding, ...], most: int) -> tuple[Finding, ...]:
+    """As many as an audit may carry (Treaty 7.10), with which its verdict is the same."""
+    kept = sorted(enumerate(findings), key=lambda x: (_GRAVE_FIRST.index(x[1].severity), x[0]))[:most]
+    return tuple(finding for _, finding in sorted(kept, key=lambda x: x[0]))
+
+
+def _open(run: Run, heads: Sequence[Committed], evidence: Path) -> _Shown | Finding:
+    """Open what the lab shows. What was asked for and not shown counts against the one who was asked.
 
     Raises:
         Unavailable: the inspector cannot read what is there.
@@ -149,17 +228,42 @@ def _open(run: RunRecord, logged: LoggedHead, evidence: Path) -> _Shown | Findin
             _check_plain(evidence / name)
         recipe = deposited(evidence / RECIPE)
         _check_plain(recipe.source)
-        shown = recipe.digest
-        leaves = read_leaves(evidence)[: logged.head.steps + 1]
-        permits = evidence_permits(evidence)
+        return _Shown(_Leaves(evidence / LEAVES, heads[-1].head.steps + 1), recipe.digest, recipe)
     except (BrakelineError, OSError, TypeError, ValueError) as e:
         _check_fault(e)
         return _finding(Fault.OPENING_MISSING, (0, 0), str(e))
-    return _Shown(leaves, permits, shown, recipe if shown == run.declaration.recipe else None)
+
+
+def _stray(treaty: Treaty, run: Run, heads: Sequence[Committed], shown: _Shown) -> tuple[Finding, ...]:
+    """Why what is shown is not what the log commits to; (), and all leaves read, where it is. Raises as `_open`."""
+    openings = Openings(shown.leaves, (), shown.digest, run.declaration.dataset)
+    try:
+        found = judge(treaty, run, heads, openings, (), {}, environment="")
+    except (BrakelineError, OSError) as e:
+        _check_fault(e)
+        return (_finding(Fault.OPENING_MISSING, (0, 0), str(e)),)
+    except MemoryError:
+        return (_finding(Fault.NOT_REPLAYED, (0, 0), "the inspector's memory does not hold the transcript"),)
+    return tuple(f for f in found if f.fault in _STRAY)  # the rest is about permits, which are not shown yet
+
+
+def _permits(evidence: Path, leaves: Sequence[Leaf]) -> tuple[bytes, ...]:
+    """Of the permits shown, those that the transcript names. Raises as `_open`."""
+    named = {leaf.permit for leaf in leaves}
+    kept: dict[bytes, bytes] = {}
+    try:
+        for line in evidence_permits(evidence):
+            with suppress(BrakelineError):
+                it = bytes.fromhex(open_envelope(line).digest)
+                if it in named:
+                    kept.setdefault(it, line)
+    except Unavailable as e:
+        _check_fault(e)
+    return tuple(kept.values())
 
 
 def _replayed(
-    cell: Cell, run: RunRecord, shown: _Shown, evidence: Path, parts: Sequence[Part], memory: Path, progress: Progress
+    cell: Cell, run: Run, shown: _Shown, evidence: Path, parts: Sequence[Part], memory: Path, progress: Progress
 ) -> _Replayed:
     """Replay `parts`, ascending: the checkpoint at a segment's start gives away the end of none that is to come."""
     try:
@@ -167,7 +271,7 @@ def _replayed(
     except Failed as e:
         return _Replayed(cell.environment, None, {}, _finding(Fault.NOT_REPLAYED, (0, 0), str(e)))
     replays: dict[Part, SegmentReplay | Finding] = {}
-    for done, part in enumerate(parts if run.seed is not None else ()):
+    for done, part in enumerate(parts if run.seed else ()):
         progress(done, len(parts))
         replays[part] = _replay(cell, run, shown.leaves, evidence, part, memory)
     progress(len(parts), len(parts))
@@ -175,7 +279,7 @@ def _replayed(
 
 
 def _replay(
-    cell: Cell, run: RunRecord, leaves: Sequence[Leaf], evidence: Path, part: Part, memory: Path
+    cell: Cell, run: Run, leaves: Sequence[Leaf], evidence: Path, part: Part, memory: Path
 ) -> SegmentReplay | Finding:
     kept = memory / f"replay-{part[0]:08d}-{part[1]:08d}-{cell.environment[:16]}.json"
     with disk_errors():
@@ -187,14 +291,13 @@ def _replay(
         return _finding(Fault.NOT_REPLAYED, part, "these steps are not recorded")
     try:
         before = _checkpoint(evidence, recorded[0])
-        after = _checkpoint(evidence, recorded[-1]) if end in checkpoint_steps(evidence) else None
+        after = _checkpoint(evidence, recorded[-1]) if checkpoint_path(evidence, end).exists() else None
     except Unavailable as e:
         return _finding(Fault.OPENING_MISSING, part, str(e))
     except (Malformed, Refused) as e:
         return _finding(Fault.OPENING_MISMATCH, part, str(e))
     except MemoryError:
         return _finding(Fault.NOT_REPLAYED, part, "the inspector's memory does not hold the checkpoints")
-    assert run.seed is not None
     try:
         again = cell.run(run.seed, start, end - start, before)
         if start:
@@ -235,11 +338,11 @@ def _check_fault(e: BaseException) -> None:
         cause = cause.__cause__
 
 
-def _declared(run: RunRecord, shown: _Shown, facts: Facts | None) -> list[Finding]:
+def _declared(run: Run, shown: _Shown, facts: Facts | None) -> list[Finding]:
     """Treaty 5.4 counts compute by what was declared: it must be what the recipe says."""
     found = []
     for what, said, declared in (
-        ("steps", str(shown.recipe.steps) if shown.recipe else None, str(run.declaration.steps)),
+        ("steps", str(shown.recipe.steps), str(run.declaration.steps)),
         ("FLOP a step", facts.flop_per_step if facts else None, str(run.declaration.step_flop)),
     ):
         if said is not None and said != declared:

@@ -96,12 +96,12 @@ class Session:
     def _check_evidence(self, run: Run) -> None:
         """Every step that is logged was on this disk before. Going on from less would log another past (Treaty 7.2)."""
         try:
-            here = (self.evidence / LEAVES).stat().st_size // LEAF_BYTES - 1
+            here = max(0, (self.evidence / LEAVES).stat().st_size // LEAF_BYTES - 1)
         except FileNotFoundError:
-            here = -1
+            here = 0
         if here < run.steps:
             raise Misuse(
-                f"{self.evidence} holds {max(here, 0)} steps of {run.declaration.name}, the log {run.steps}",
+                f"{self.evidence} holds {here} steps of {run.declaration.name}, the log {run.steps}",
                 hint="put the newest copy of the folder back, or declare a child run from a checkpoint",
             )
 

@@ -17,7 +17,6 @@ QUESTIONS: Final = {
 command = LazyGroup(
     "brakeline.cli.design",
     QUESTIONS,
-    extra="design",
     name="design",
     help="Find out when a pause is an equilibrium, and which treaty makes it one.\n\n"
     "A scenario is a TOML file: parties, beliefs, and the choices of a treaty. Three come with the project, in "

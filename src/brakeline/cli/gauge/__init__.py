@@ -15,7 +15,6 @@ GAUGES: Final = {
 command = LazyGroup(
     "brakeline.cli.gauge",
     GAUGES,
-    extra="gauges",
     name="gauge",
     help="Measure recursive self-improvement. Every gauge gives a value, its 95 % bounds and a verdict.",
 )

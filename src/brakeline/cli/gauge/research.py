@@ -126,7 +126,7 @@ def _shown(loop: Loop) -> Iterator[Callable[[Finding], None]]:
 
 def _by_model(config: Config, out: Path, workers: int) -> tuple[str, ...]:
     """Let a model research, with Inspect, up to the sealed evaluation: the digests of Inspect's logs."""
-    task = load("brakeline.gauges.research.task", "a model as researcher", "gauges,inspect")
+    task = load("brakeline.gauges.research.task", "a model as researcher")
     with Ledger(out / LEDGER) as ledger:
         over = bool(ledger.of("sealed"))
     if not over:

@@ -58,7 +58,7 @@ def command(
     if agent is not None:
         if seed:
             raise Misuse("--seed does not go with --agent: the text is drawn when the agent is done")
-        task = load("brakeline.gauges.speedup.task", "a model as engineer", "gauges,inspect")
+        task = load("brakeline.gauges.speedup.task", "a model as engineer")
         m: Measurement = task.measure_agent(agent, out, pairs=pairs, display="none" if as_json else "rich")
     else:
         with progress_bar("running") as progress:

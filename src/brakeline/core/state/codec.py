@@ -147,7 +147,8 @@ def decode(data: bytes, treaty: Treaty) -> State:
 def _check_readings(form: _Form, treaty: Treaty) -> None:
     gauges = {t.gauge for t in treaty.triggers}
     for s in form.readings:
-        if s.gauge not in gauges or any((x.reading.gauge, x.reading.subject) != (s.gauge, s.subject) for x in s.by.values()):
+        said = {(x.reading.gauge, x.reading.subject) for x in s.by.values()}
+        if s.gauge not in gauges or not said <= {(s.gauge, s.subject)}:
             raise Malformed("not a state of this treaty: a reading of another gauge or subject")
 
 

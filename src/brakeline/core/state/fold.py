@@ -27,7 +27,7 @@ from brakeline.core.pledge import Assent, Pledge, Withdrawal
 from brakeline.core.reading import Reading, Standing, check_reading
 from brakeline.core.run import Declaration, Designation
 from brakeline.core.snapshot import Snapshot
-from brakeline.core.state import audits, ballot, dues, members, readings, runs
+from brakeline.core.state import audits, ballot, dues, labs, members, readings, tiers
 from brakeline.core.state import events as e
 from brakeline.core.state.clock import SECONDS_A_DAY, Fork
 from brakeline.core.state.events import Event
@@ -41,7 +41,8 @@ from brakeline.core.treaty import Lane, Treaty
 Step = tuple[State, tuple[Event, ...]]
 _STILL_SAID: Final = (Head, Declaration)  # what an equivocator must still say: its duties last. Treaty 2.4
 MAX_DEPTH: Final = 32  # of lists and objects in one another in what is signed
-_MARKS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|([\]}])')
+_STRING: Final = re.compile(rb'(?s)"(?:[^"\\]|\\.)*(?:"|\\?\Z)')  # one without an end reaches to the end: no way back
+_NOT_MARKS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class Said(NamedTuple):
@@ -123,12 +124,12 @@ def authenticate(state: State, data: bytes, index: int = -1, leaf: bytes = b"") 
     envelope = open_envelope(data)
     if len(envelope.signatures) != 1:
         raise Refused(Reason.FORGED, "a statement carries one signature, its issuer's")
-    check_depth(envelope.payload)
     party = state.ground.by_key.get(envelope.signatures[0][0])
     if party is None:
         raise Refused(Reason.UNKNOWN_ISSUER, "signed by no party to the treaty")
     if not party.key.verify(envelope.signatures[0][1], pae(envelope.kind, envelope.payload)):
         raise Refused(Reason.FORGED, f"the {envelope.kind} is not signed by {party.name}'s key")
+    check_depth(envelope.payload)
     statement = envelope.statement
     if statement.issuer != party.name:
         raise Refused(Reason.FORGED, f"{party.name} signed in the name of {statement.issuer[:60]!r}")
@@ -147,8 +148,8 @@ def check_depth(payload: bytes) -> None:
     if payload.count(b"[") + payload.count(b"{") <= MAX_DEPTH:
         return
     depth = 0
-    for mark in _MARKS.finditer(payload):
-        depth += (mark[1] is not None) - (mark[2] is not None)
+    for mark in _STRING.sub(b"", payload).translate(None, _NOT_MARKS):
+        depth += 1 if mark in b"[{" else -1
         if depth > MAX_DEPTH:
             raise Malformed(f"a statement is nested more than {MAX_DEPTH} deep")
 
@@ -239,7 +240,7 @@ def _effect(state: State, said: Said, body: Wire) -> Step:
             return _declare(state, said, body)
         case Edge():
             told = e.Told(entry=index, child=body.child, run=body.run, issuer=issuer, edge=body)
-            return _with(state, runs=runs.edge(treaty, state.runs, issuer, body)), (told,)
+            return _with(state, runs=labs.edge(treaty, state.runs, issuer, body)), (told,)
         case Head():
             return _head(state, said, body)
         case Audit():
@@ -258,11 +259,11 @@ def _effect(state: State, said: Said, body: Wire) -> Step:
 
 def _declare(state: State, said: Said, d: Declaration) -> Step:
     bound = said.issuer in state.active
-    after, run = runs.declare(
+    after, run = labs.declare(
         state.treaty, state.runs, said.digest, said.entry, said.issuer, d, time=state.time, bound=bound
     )
     owed, due = state.dues, tuple[Event, ...]()
-    if bound and runs.by_sum_alone(state.treaty, run):
+    if bound and tiers.by_sum_alone(state.treaty, run):
         owed, due = dues.owe_notice(state.treaty, owed, said.issuer, said.entry, state.time)
     told = e.Declared(entry=said.entry, run=run.id, owner=run.owner, name=d.name, tiers=run.tiers)
     return _with(state, runs=after, dues=owed), (told, *due)
@@ -270,14 +271,14 @@ def _declare(state: State, said: Said, d: Declaration) -> Step:
 
 def _head(state: State, said: Said, h: Head) -> Step:
     run = state.run(h.run)
-    runs.check_head(state.treaty, run, said.issuer, h)
+    labs.check_head(state.treaty, run, said.issuer, h)
     phase = state.phase
     concerned = state.concerned(run)
     # Treaty 4.5: what has stopped stays stopped, so that nobody holds up a lift by starting again and again.
     late = h.status == "opened" or (h.status == "running" and phase is not Phase.TRIPPED)
     if late and phase is not Phase.CLEAR and concerned:
         raise Refused(Reason.PAUSED, f"no run goes on while the brake is {phase} (Treaty 4.5)")
-    after = runs.commit(
+    after = labs.commit(
         state.treaty, state.runs, run, said.entry, said.leaf, h, time=state.time, epoch=state.epoch
     )
     event = e.Committed(
@@ -306,7 +307,7 @@ def _on_run(
 def _designate(state: State, index: int, issuer: str, d: Designation) -> Step:
     if issuer not in state.active:
         raise Refused(Reason.WRONG_ROLE, f"{issuer} is not in force: it decides on no tier (Treaty 3.7)")
-    after, decided = runs.designate(state.treaty, state.runs, issuer, d, state.active)
+    after, decided = tiers.designate(state.treaty, state.runs, issuer, d, state.active)
     if not decided:
         return _with(state, runs=after), ()
     run, owed, due = after.by_id[d.run], state.dues, tuple[Event, ...]()
@@ -382,7 +383,7 @@ def _stamp(state: State, index: int, data: bytes) -> Step:
     after = _with(
         state,
         clock=clock,
-        runs=runs.stamped(state.treaty, state.runs, waited, index, stamp.size, stamp.beacon),
+        runs=labs.stamped(state.treaty, state.runs, waited, index, stamp.size, stamp.beacon),
         ballot=ballot.stamped(state.treaty, state.ballot, stamp.size, stamp.time),
         dues=owed,
     )

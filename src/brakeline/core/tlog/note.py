@@ -7,6 +7,7 @@ its last newline, not the blank line; nothing covers the other lines.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from brakeline.core.encoding import b64decode, b64encode, sha256
@@ -45,7 +46,7 @@ class VerifierKey:
     @property
     def id(self) -> bytes:
         """SHA-256(name ‖ 0A ‖ type ‖ key)[:4]: an identifier anyone can collide, never a proof."""
-        return sha256(self.name.encode(), b"\n", bytes([self.type]), self.key.raw)[:4]
+        return _key_id(self.name, self.type, self.key.raw)
 
     @property
     def text(self) -> str:
@@ -58,6 +59,11 @@ class VerifierKey:
             return self.key.verify(blob, text)
         timestamp = int.from_bytes(blob[:8], "big")
         return timestamp <= MAX_TIME and self.key.verify(blob[8:], cosignature_message(text, timestamp))
+
+
+@lru_cache(maxsize=1024)
+def _key_id(name: str, kind: int, raw: bytes) -> bytes:
+    return sha256(name.encode(), b"\n", bytes([kind]), raw)[:4]
 
 
 def parse_vkey(text: str) -> VerifierKey:

@@ -1,0 +1,166 @@
+"""What labs say of their runs and models: declarations, edges and heads.
+
+Compute follows the weights (Treaty 3.4), so splitting a run hides nothing; and what a lab declares beside one another
+within the window counts together where a tier says so (Treaty 3.6, attack A-25).
+"""
+
+from typing import Final
+
+import msgspec
+
+from brakeline.core.errors import Malformed, Reason, Refused
+from brakeline.core.lineage import Edge, check_edge
+from brakeline.core.run import Declaration, check_declaration, run_seed
+from brakeline.core.state.clock import SECONDS_A_DAY
+from brakeline.core.state.runs import LoggedHead, Run, Runs
+from brakeline.core.state.tiers import classify, exemption
+from brakeline.core.transcript import Head
+from brakeline.core.treaty import Treaty
+
+MAX_HEADS: Final = 256  # heads of one run that may be audited at a time
+MAX_SEAMS: Final = 4096  # times that one run may be opened
+MAX_MERGE: Final = 1024  # ancestors that a run of several parents may have: each is counted once, so each is looked at
+
+
+def declare(
+    treaty: Treaty, runs: Runs, digest: str, index: int, issuer: str, d: Declaration, *, time: int, bound: bool
+) -> tuple[Runs, Run]:
+    """Treaty 7.1.
+
+    Raises:
+        Malformed: see `check_declaration`. Refused: DUPLICATE, UNDECLARED (a parent), PROHIBITED, ALLOWANCE (a merge of
+            more ancestors than are counted).
+    """
+    check_declaration(d)
+    if (issuer, d.name) in runs.names:
+        raise Refused(Reason.DUPLICATE, f"{issuer} has declared a run named {d.name!r}")
+    unknown = [p for p in d.parents if p not in runs.by_id]
+    if unknown:
+        raise Refused(Reason.UNDECLARED, f"parent {unknown[0][:16]}… is not a declared run (Treaty 3.4)")
+    if d.segment_steps != treaty.segment_steps:  # the treaty fixes what an inspector replays (attack A-16)
+        raise Refused(Reason.PROHIBITED, f"segments have {treaty.segment_steps} steps (Treaty 7.2)")
+    if d.purpose and exemption(treaty, d.purpose) is None:
+        raise Refused(Reason.PROHIBITED, f"{d.purpose!r} is no exemption of the treaty (Treaty 3.2)")
+    if d.rung == "attested" and not treaty.attested_runs:  # Treaty 7.8
+        raise Refused(Reason.PROHIBITED, "the treaty admits no run that cannot be executed again (Treaty 7.8)")
+    lineage = d.total_flop + _inherited(runs, d.parents)  # Treaty 3.4
+    today = time // SECONDS_A_DAY
+    oldest = today - -(-treaty.window // SECONDS_A_DAY)
+    days = {day: flop for day, flop in runs.days.get(issuer, {}).items() if day >= oldest}
+    days[today] = days.get(today, 0) + d.total_flop
+    run = Run(
+        id=digest, owner=issuer, declaration=d, index=index, lineage=str(lineage), window=str(sum(days.values())),
+        bound=bound,
+    )  # fmt: skip
+    run = classify(treaty, run)
+    runs = msgspec.structs.replace(
+        runs, names=runs.names.insert((issuer, d.name), digest), days={**runs.days, issuer: days}
+    )
+    return runs.put(treaty, run), run
+
+
+def _inherited(runs: Runs, parents: tuple[str, ...]) -> int:
+    """FLOP over all ancestors, each counted once."""
+    if len(parents) == 1:
+        return runs.by_id[parents[0]].lineage_flop
+    found: set[str] = set()
+    todo = list(parents)
+    while todo:
+        run = todo.pop()
+        if run not in found:
+            found.add(run)
+            if len(found) > MAX_MERGE:
+                raise Refused(
+                    Reason.ALLOWANCE,
+                    f"a merge of more than {MAX_MERGE} ancestors",
+                    hint="declare the parents' merge step by step",
+                )
+            todo += runs.by_id[run].declaration.parents
+    return sum(runs.by_id[run].declaration.total_flop for run in found)
+
+
+def edge(treaty: Treaty, runs: Runs, issuer: str, e: Edge) -> Runs:
+    """Treaty 3.5.
+
+    Raises:
+        Malformed: see `check_edge`. Refused: UNDECLARED (a parent, or the run), FOREIGN, TAMPERED (other parents than
+            the run declared).
+    """
+    check_edge(e)
+    untold = [p for p in e.parents if p not in runs.told]
+    if untold:  # else a parent told later would be an ancestor that the run never declared
+        raise Refused(Reason.UNDECLARED, f"no edge says how the parent {untold[0][:16]}… was made (Treaty 3.5)")
+    made_by, models = runs.told.get(e.child, ""), runs.models
+    if e.run:
+        run = runs[e.run]
+        if run.owner != issuer:
+            raise Refused(Reason.FOREIGN, f"the run belongs to {run.owner}")
+        named = {runs.told[p] for p in e.parents if runs.told[p]}
+        # Treaty 3.5: a model that is an ancestor in one story and none in the other is the flaw to be found.
+        if named != set(run.declaration.parents):
+            raise Refused(Reason.TAMPERED, "the edge names other parents than the run's declaration (Treaty 3.5)")
+        if not made_by:
+            made_by = e.run
+            models = models.insert(e.run, tuple(sorted((*models.get(e.run, ()), e.child))))
+    return msgspec.structs.replace(runs, told=runs.told.insert(e.child, made_by), models=models)
+
+
+def check_head(treaty: Treaty, run: Run, issuer: str, h: Head) -> None:
+    """That the head may follow the run's last one, whatever the brake says.
+
+    Raises:
+        Malformed, Refused: see the rule cited.
+    """
+    if run.owner != issuer:
+        raise Refused(Reason.FOREIGN, f"the run belongs to {run.owner}")
+    if h.steps > run.declaration.steps:
+        raise Malformed(f"head at step {h.steps} of {run.declaration.steps}")
+    if h.flop != str(h.steps * int(run.declaration.flop_per_step)):
+        raise Malformed("a head's compute is its steps times the declared compute of a step")
+    last = run.head
+    if last is None:
+        if (h.status, h.steps) != ("opened", 0):
+            raise Refused(Reason.MISSING, "a run's first head opens it at step 0 (Treaty 7.2)")
+        return
+    if last.status == "ended" or (last.status == "stopped" and h.status != "opened"):
+        raise Refused(Reason.REPLAYED, f"the run has {last.status}; only opening it again may follow a stop")
+    # Steps beyond the stop would have been taken while the log said that the run stood still (attack A-30).
+    if last.status == "stopped" and h.steps != last.steps:
+        raise Refused(Reason.PROHIBITED, f"the run stopped at step {last.steps}: it opens there (Treaty 4.5)")
+    # A run never un-commits: what was logged once stays its past (attacks A-05, A-06).
+    if h.steps < last.steps or (h.steps == last.steps and (h.root, h.state) != (last.root, last.state)):
+        raise Refused(Reason.EQUIVOCATION, f"head at step {h.steps} contradicts the one at step {last.steps}")
+    if h.status == "opened" and len(run.seams) >= MAX_SEAMS:
+        raise Refused(
+            Reason.ALLOWANCE,
+            f"a run is opened at most {MAX_SEAMS} times",
+            hint="declare a run that descends from this one",
+        )
+
+
+def commit(treaty: Treaty, runs: Runs, run: Run, index: int, leaf: bytes, h: Head, *, time: int, epoch: int) -> Runs:
+    """The runs with a head that `check_head` let pass."""
+    logged = LoggedHead(index, leaf, time, epoch, h.steps, h.status)
+    # What was opened again is a seam that a glued transcript would hide in (attack A-05).
+    seams = run.seams if h.status != "opened" or h.steps == 0 or h.steps in run.seams else (*run.seams, h.steps)
+    heads = (*run.heads, logged) if len(run.heads) < MAX_HEADS else (*run.heads[1:], logged)
+    if heads[0].time < time - treaty.audit_within:  # Treaty 7.10
+        heads = tuple(x for x in heads if x.time >= time - treaty.audit_within)
+    return runs.put(treaty, msgspec.structs.replace(run, head=h, heads=heads, seams=seams))
+
+
+def stamped(treaty: Treaty, runs: Runs, awaiting: frozenset[str], stamp: int, size: int, beacon: bytes) -> Runs:
+    """Give runs that wait for it the stamp of entry `stamp`, which covers the first `size` entries.
+
+    Treaty 7.3: the first stamp after it, so that nobody chooses among later ones.
+    """
+    for id_ in awaiting:
+        run = runs.by_id[id_]
+        old = next((i for i in range(len(run.heads), 0, -1) if run.heads[i - 1].stamp >= 0), 0)
+        new = [
+            msgspec.structs.replace(h, stamp=stamp, beacon=beacon) if h.index < size else h for h in run.heads[old:]
+        ]
+        heads = (*run.heads[:old], *new)
+        seed = run_seed(run.id, beacon) if not run.seed and run.index < size else run.seed
+        runs = runs.put(treaty, msgspec.structs.replace(run, heads=heads, seed=seed))
+    return runs
