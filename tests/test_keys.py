@@ -1,8 +1,10 @@
 """Keys: nobody registers one that anyone can sign for."""
 
+from functools import cache
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brakeline.core.errors import Malformed, Reason, Refused
@@ -50,22 +52,24 @@ def times_eight(point: tuple[int, int]) -> tuple[int, int]:
     return point
 
 
-def small_order_points() -> set[tuple[int, int]]:
-    """The eight points of the torsion subgroup: L times any point, and the multiples of one of order eight."""
+def times(k: int, point: tuple[int, int]) -> tuple[int, int]:
+    result = (0, 1)
+    while k:
+        if k & 1:
+            result = add(result, point)
+        point, k = add(point, point), k >> 1
+    return result
 
-    def multiply(k: int, point: tuple[int, int]) -> tuple[int, int]:
-        result = (0, 1)
-        while k:
-            if k & 1:
-                result = add(result, point)
-            point, k = add(point, point), k >> 1
-        return result
+
+@cache
+def small_order_points() -> frozenset[tuple[int, int]]:
+    """The eight points of the torsion subgroup: L times any point, and the multiples of one of order eight."""
 
     found: set[tuple[int, int]] = set()
     for y in range(2, 40):
         for point in points_with(y):
-            found.add(multiply(L, point))
-    return found
+            found.add(times(L, point))
+    return frozenset(found)
 
 
 def test_every_point_of_small_order_in_every_encoding_is_refused() -> None:
@@ -113,15 +117,29 @@ def test_every_non_canonical_encoding_is_refused() -> None:
 
 
 @given(st.integers(2, P - 2), st.sampled_from([0, SIGN]))
-def test_a_key_is_a_point_of_large_order_on_the_curve(y: int, sign: int) -> None:
+@settings(max_examples=40)
+def test_a_key_is_a_point_of_the_prime_subgroup(y: int, sign: int) -> None:
     on_curve = points_with(y)
     try:
         key = PublicKey(KeyType.ED25519, compressed(y + sign))
     except Refused:
-        assert not on_curve or times_eight(on_curve[0]) == (0, 1)
+        assert not on_curve or times(L, on_curve[0]) != (0, 1) or times_eight(on_curve[0]) == (0, 1)
     else:
+        assert times(L, on_curve[0]) == (0, 1)
         assert times_eight(on_curve[0]) != (0, 1)
         assert PublicKey.decode(key.encode()) == PublicKey.parse(key.text) == key
+
+
+@given(st.binary(min_size=32, max_size=32), st.integers(1, 7))
+@settings(max_examples=20)
+def test_a_key_with_torsion_is_refused(seed: bytes, part: int) -> None:
+    """Of 64 signatures crafted for such a key, one library refused 49 and another took all: builds would differ."""
+    raw = int.from_bytes(PrivateKey(seed).public.raw, "little")
+    honest = next(p for p in points_with(raw % SIGN) if p[0] & 1 == raw >> 255)
+    torsion = times(part, next(p for p in sorted(small_order_points()) if times(4, p) != (0, 1)))
+    mixed = add(honest, torsion)
+    with refused(Reason.WEAK_KEY):
+        PublicKey(KeyType.ED25519, compressed(mixed[1] + (mixed[0] & 1) * SIGN))
 
 
 @given(st.binary(max_size=40))

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brakeline.core import merkle
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailable
 from brakeline.core.keys import PrivateKey
+from brakeline.core.tlog import merkle
 from brakeline.core.tlog.checkpoint import Checkpoint
 from brakeline.core.tlog.note import sign_note
 from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle, parse_path, tiles_for

@@ -1,114 +1,31 @@
-"""The README is run, not believed. A comment on the line before a fenced block says how:
-
-    <!-- test: run -->             sh: executed; a ```text block that comes next is what it prints, stderr included
-    <!-- test: python -->          python: executed
-    <!-- help: brakeline audit --> text: what `brakeline audit --help` prints
-
-All blocks run in order in one folder, which holds a copy of examples/, with `brakeline` on the path. In what is
-printed `...` stands for anything.
-"""
+"""The README does what it says; how pages are run is in `pages`, and tried here on good pages and bad ones."""
 
 import os
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-MARK = re.compile(r"<!-- (test|help): (.+) -->")
-LANGUAGE = {"run": "sh", "python": "python"}
+from pages import ROOT, Reader, blocks, check_command, check_commands
 
 # Text files that travel with the project, and what none of them may name: a package registry, or a person's folders.
 FILES = ("*.md", "*.toml", "Makefile", "LICENSE", ".ci", "bench", "docs", "examples", "src", "spec", "tests", "tools")
 REGISTRY = re.compile(r"pypi[.]|pythonhosted[.]|npmjs[.]|download[.]pytorch[.]|crates[.]io|rubygems[.]")
 PRIVATE = re.compile(r"(?<![\w.:/}])/(?:home|root|work|Users|opt)/\w|C:\\Users")
-
-
-class Block(NamedTuple):
-    """A fenced block: its line, its mark (`run`, `python` or a command's help), its language and its text."""
-
-    line: int
-    kind: str
-    mark: str
-    language: str
-    text: str
-
-
-def blocks(markdown: str) -> Iterator[Block]:
-    """The fenced blocks in order. A mark that is not followed by a block is an error, not a comment."""
-    kind = mark = ""
-    fence: tuple[int, str] | None = None
-    body: list[str] = []
-    for number, line in enumerate(markdown.splitlines(), 1):
-        if fence is not None:
-            if line.rstrip() == "```":
-                yield Block(fence[0], kind, mark, fence[1], "".join(f"{b}\n" for b in body))
-                kind, mark, fence, body = "", "", None, []
-            else:
-                body.append(line)
-        elif line.startswith("```"):
-            fence = (number, line[3:].strip())
-        elif found := MARK.fullmatch(line.strip()):
-            assert not kind, f"line {number}: a second mark before a block"
-            kind, mark = found.groups()
-        else:
-            assert not kind or not line.strip(), f"line {number}: text between a mark and its block"
-    assert fence is None, f"line {fence and fence[0]}: block without an end"
-    assert not kind, "a mark at the end, and no block"
-
-
-def matches(expected: str, printed: str) -> bool:
-    """Whether the lines agree, where `...` stands for anything and spaces at a line's end for nothing."""
-    wanted, got = ("\n".join(line.rstrip() for line in text.strip("\n").splitlines()) for text in (expected, printed))
-    return re.fullmatch(".*".join(re.escape(part) for part in wanted.split("...")), got, re.DOTALL) is not None
-
-
-def run(command: list[str], folder: Path) -> str:
-    """What a command prints; it must succeed."""
-    env = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "HOME": str(folder),
-        "COLUMNS": "100",
-        "NO_COLOR": "1",
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "passive",
-    }
-    nothing, pipe, both = subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT
-    done = subprocess.run(command, cwd=folder, env=env, stdin=nothing, stdout=pipe, stderr=both, text=True)
-    assert done.returncode == 0, f"exit status {done.returncode}:\n{done.stdout}"
-    return done.stdout
-
-
-def check(markdown: str, folder: Path) -> None:
-    """Run every marked block and compare what it prints with what the page says."""
-    page = list(blocks(markdown))
-    for block, after in zip(page, [*page[1:], None], strict=True):
-        if not block.kind:
-            continue
-        if block.kind == "help":
-            assert block.language == "text", f"line {block.line}: help stands in a text block"
-            printed, expected = run([*block.mark.split(), "--help"], folder), block.text
-        else:
-            assert block.language == LANGUAGE.get(block.mark), f"line {block.line}: {block.mark} of {block.language}"
-            starter = ["sh", "-euc"] if block.mark == "run" else [sys.executable, "-c"]
-            printed = run([*starter, block.text], folder)
-            expected = after.text if after and not after.kind and after.language == "text" else "..."
-        assert matches(expected, printed), f"line {block.line} prints something else:\n{printed}"
+LONGEST = 8_500  # bytes of the README: what is longer belongs on a page of docs/
 
 
 @pytest.mark.timeout(600)
 def test_the_readme_does_what_it_says(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
-    marks = {block.kind for block in blocks(readme)}
-    assert {"test", "help"} <= marks, "the README shows no block that runs, or no --help"
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    check(readme, tmp_path)
+    assert "test" in {block.kind for block in blocks(readme)}, "the README shows no block that runs"
+    assert check_commands(readme) > 10
+    with Reader(tmp_path / "reader") as reader:
+        reader.read(readme)
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= LONGEST
 
 
 GOOD = """
@@ -138,7 +55,8 @@ Usage: env ...
 
 
 def test_a_good_page_passes(tmp_path: Path) -> None:
-    check(GOOD, tmp_path)
+    with Reader(tmp_path / "reader") as reader:
+        reader.read(GOOD)
 
 
 @pytest.mark.parametrize(
@@ -157,8 +75,67 @@ def test_a_good_page_passes(tmp_path: Path) -> None:
 )
 def test_each_fault_in_a_page_is_noticed(good: str, bad: str, tmp_path: Path) -> None:
     assert GOOD.count(good) == 1
+    with Reader(tmp_path / "reader") as reader, pytest.raises(AssertionError):
+        reader.read(GOOD.replace(good, bad))
+
+
+BACKGROUND = """
+<!-- test: run -->
+```sh
+python -m http.server --bind 127.0.0.1 7400 > server.log 2>&1 &
+echo $! > pid
+echo 127.0.0.1:7400
+```
+<!-- test: run -->
+```sh
+kill -0 $(cat pid)
+```
+"""
+
+
+def test_what_a_page_leaves_running_ends_with_its_reader(tmp_path: Path) -> None:
+    with Reader(tmp_path / "reader") as reader:
+        reader.read(BACKGROUND)
+        pid = int((tmp_path / "reader" / "pid").read_text())
+        os.kill(pid, 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_pages_of_one_reader_name_one_address(tmp_path: Path) -> None:
+    """The port of a page is another one when it is run, and the same one on the next page."""
+    page = "<!-- test: run -->\n```sh\necho 127.0.0.1:7400 127.0.0.1:74000 7400 >> ports\n```\n"
+    with Reader(tmp_path / "reader") as reader:
+        reader.read(page)
+        reader.read(page)
+    one, two = (tmp_path / "reader" / "ports").read_text().splitlines()
+    assert one == two
+    assert one.split()[0] != "127.0.0.1:7400"
+    assert one.split()[1:] == ["127.0.0.1:74000", "7400"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "brakeline vote trip --home alpha --reason 'loss of control'",
+        "brakeline run --home alpha --name x --time '12 h' --flop-per-second '1 TFLOP' -- torchrun --standalone t.py",
+        "brakeline --help",
+        "brakeline design answer examples/scenarios/verified.toml --json",
+    ],
+)
+def test_commands_that_are(line: str) -> None:
+    check_command(line, 1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["brakeline brake", "brakeline vote trip --because x", "brakeline treaty sing FILE", "brakeline verify -t x y"],
+)
+def test_commands_that_are_not(line: str) -> None:
     with pytest.raises(AssertionError):
-        check(GOOD.replace(good, bad), tmp_path)
+        check_command(line, 1)
+    with pytest.raises(AssertionError):
+        check_commands(f"```\n{line} &\n```")
 
 
 def test_no_file_names_a_registry_or_a_private_folder() -> None:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brakeline.core import merkle
 from brakeline.core.encoding import b64encode, sha256
 from brakeline.core.errors import Malformed, Misuse
 from brakeline.core.keys import PrivateKey
+from brakeline.core.tlog import merkle
 from brakeline.core.tlog.checkpoint import Checkpoint, cosign, verify_cosignature
 from brakeline.core.tlog.note import COSIGNATURE, ED25519, Note, SignatureLine, VerifierKey, parse_note, sign_note
 from brakeline.node import witness as module

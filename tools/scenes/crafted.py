@@ -49,7 +49,7 @@ def signatures(seed: bytes, public: bytes, message: bytes) -> Mapping[str, tuple
     default, and every signature that is made by the algorithm passes.
     """
     digest = sha512(seed).digest()
-    a = int.from_bytes(digest[:32], "little") & ~7 & (1 << 255) - 1 & ~(1 << 255) | 1 << 254
+    a = int.from_bytes(digest[:32], "little") & ~7 & (1 << 254) - 1 | 1 << 254
     r = int.from_bytes(sha512(b"crafted" + message).digest(), "little") % L
     torsion = (_x_of(_ORDER_8_Y), _ORDER_8_Y)
 
@@ -59,7 +59,9 @@ def signatures(seed: bytes, public: bytes, message: bytes) -> Mapping[str, tuple
 
     honest = made(encode(times(r, _base())), r)
     s = int.from_bytes(honest[32:], "little")
-    not_on_curve = next(y for y in range(2, 99) if pow((y * y - 1) * pow(D * y * y + 1, -1, P) % P, (P - 1) // 2, P) != 1)
+    not_on_curve = next(
+        y for y in range(2, 99) if pow((y * y - 1) * pow(D * y * y + 1, -1, P) % P, (P - 1) // 2, P) != 1
+    )
     return {
         "another-nonce": (honest, True, "made with another nonce than RFC 8032 draws: nobody can tell"),
         "neutral-r": (made(encode(NEUTRAL), 0), True, "R is the neutral point, in its one encoding"),

@@ -1,6 +1,6 @@
 """A vector as it is made, and what a log gives as plain values."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,15 +81,3 @@ def folded(of: Treaty, entries: Iterable[bytes]) -> tuple[dict[str, Any], list[t
 def log_of(made: World) -> dict[str, Any]:
     """A world's log as the input of a vector."""
     return {"treaty": made.treaty.text.decode(), "entries": [entry(e) for e in made.entries]}
-
-
-Scene = Callable[[], World]
-
-
-def wanted(name: str, events: Sequence[Event], wants: Iterable[str]) -> None:
-    """Raises:
-    AssertionError: an event that the scene is about did not come of its last entry.
-    """
-    kinds = [type(e).__name__ for e in events]
-    missing = [w for w in wants if w not in kinds]
-    assert not missing, f"{name}: no {', '.join(missing)} among {kinds}"

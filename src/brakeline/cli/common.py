@@ -33,6 +33,8 @@ EXTRAS: Final = {  # package → the optional dependencies of pyproject.toml tha
     "ray": "cluster",
 }
 
+_SHOWN: Final = 40
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 home_option: Callable[[F], F] = click.option(
@@ -106,7 +108,10 @@ def folding() -> Iterator[Callable[[int, int], None]]:
 
 def show_waiting(blocked: Iterable[Blocked]) -> None:
     """What does not go on, and who must do what."""
-    for b in blocked:
+    rows = list(blocked)
+    if len(rows) > _SHOWN:
+        click.echo(f"  the first {_SHOWN} of {len(rows)} that wait:")
+    for b in rows[:_SHOWN]:
         who = f"{', '.join(b.who)}: " if b.who else ""
         click.echo(f"  {b.what} waits: {b.why}. {who}{b.do}")
 

@@ -2,10 +2,11 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from brakeline.cli.common import folding, home_option, log_url, read_file, show_waiting
@@ -15,6 +16,8 @@ from brakeline.core.treaty import parse_treaty
 from brakeline.core.units import about_flop
 from brakeline.node.client import Follower, LogClient
 from brakeline.node.home import Home
+
+_SHOWN: Final = 40
 
 
 @click.command()
@@ -46,22 +49,38 @@ def command(home: Path, treaty_file: Path | None, from_signers: bool, refold: bo
     if as_json:
         click.echo(canonical(report).decode())
     else:
-        show(report, Console())
+        show(_escaped(report), Console())
         show_waiting(views.waiting(follower.state))
+
+
+def _escaped(value: Any) -> Any:
+    """Names come from whoever declared them: what would be markup to the console is text."""
+    if isinstance(value, str):
+        return escape(value)
+    if isinstance(value, dict):
+        return {k: _escaped(v) for k, v in value.items()}
+    return [_escaped(v) for v in value] if isinstance(value, list) else value
+
+
+def _newest(rows: list[Any], what: str, console: Console) -> list[Any]:
+    """The last rows of a list that others can make long."""
+    if len(rows) > _SHOWN:
+        console.print(f"the newest {_SHOWN} of {len(rows)} {what}; all are in --json")
+    return rows[-_SHOWN:]
 
 
 def _show_readings(report: dict[str, Any], console: Console) -> None:
     rows = [(g, r) for g in report["readings"] for r in g["reproduced"]]
     if rows:
         gauges = Table("gauge", "class", "of", "bounds", "threshold", "found by")
-        for g, r in rows:
+        for g, r in _newest(rows, "readings", console):
             mark = "[bold red]reached[/] " if r["reaches"] else ""
             alarms = f" alarms: {', '.join(r['alarms'])}" if r["alarms"] else ""
             bounds = f"{mark}{r['lower']:.4g} to {r['upper']:.4g}{alarms}"
             threshold = f"{g['at_least']:g} {g['unit']}"
             gauges.add_row(g["gauge"], g["class"], r["subject"], bounds, threshold, ", ".join(r["parties"]))
         console.print(gauges)
-    for d in report["disagreements"]:
+    for d in _newest(report["disagreements"], "disagreements", console):
         (a, i), (b, j) = d["first"], d["second"]
         console.print(f"{a} (entry {i}) and {b} (entry {j}) disagree on {d['gauge']} of {d['subject']}")
 
@@ -90,7 +109,7 @@ def show(report: dict[str, Any], console: Console) -> None:
     _show_readings(report, console)
     if report["runs"]:
         runs = Table("run", "lab", "steps", "lineage", "status", "audits")
-        for r in report["runs"]:
+        for r in _newest(report["runs"], "runs", console):
             verdicts = ", ".join(f"{i}: {v}" for i, v in r["examined"].items())
             runs.add_row(
                 r["name"],
@@ -106,5 +125,5 @@ def show(report: dict[str, Any], console: Console) -> None:
     for party, lapses in report["lapses"].items():
         late = ", ".join(f"{x['what']} (entry {x['about']})" for x in lapses)
         console.print(f"{party} has not done in time: {late}")
-    for e in report.get("refused", []):
+    for e in _newest(report.get("refused", []), "entries without effect", console):
         console.print(f"entry {e['entry']} of {e['issuer'] or 'nobody known'} has no effect: {e['text']}")

@@ -19,17 +19,22 @@ class KeyType(IntEnum):
 
 
 _P: Final = 2**255 - 19
+_L: Final = 2**252 + 27742317777372353535851937790883648493  # the order of the prime subgroup
+_Point = tuple[int, int, int, int]
 _D: Final = -121665 * pow(121666, -1, _P) % _P
 _ORDER_8_Y: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
 _SMALL_ORDER_Y: Final = frozenset({0, 1, _P - 1, _ORDER_8_Y, _P - _ORDER_8_Y})
 
 
+@lru_cache(maxsize=1024)
 def _check_ed25519(raw: bytes) -> None:
-    # OpenSSL accepts the signature 01 00…00 under the public key 01 00…00 for every message. Refuse, once and for
-    # all at registration, points of small order, encodings that are not the canonical one, and points off the curve.
+    # OpenSSL accepts the signature 01 00…00 under the public key 01 00…00 for every message. Refuse, once and for all
+    # at registration, points of small order, encodings that are not the canonical one, points off the curve, and those
+    # outside the subgroup of prime order: for a key with torsion, libraries disagree about which signatures hold.
     if len(raw) != 32:
         raise Malformed(f"an Ed25519 public key has 32 bytes, not {len(raw)}")
-    y = int.from_bytes(raw, "little") & ((1 << 255) - 1)
+    number = int.from_bytes(raw, "little")
+    y, sign = number & ((1 << 255) - 1), number >> 255
     if y >= _P:
         raise Refused(Reason.WEAK_KEY, "Ed25519 key is not canonically encoded (y >= p)")
     if y in _SMALL_ORDER_Y:
@@ -37,6 +42,29 @@ def _check_ed25519(raw: bytes) -> None:
     x2 = (y * y - 1) * pow(_D * y * y + 1, -1, _P) % _P
     if pow(x2, (_P - 1) // 2, _P) != 1:
         raise Refused(Reason.WEAK_KEY, "Ed25519 key is not a point on the curve")
+    x = pow(x2, (_P + 3) // 8, _P)  # RFC 8032 §5.1.3
+    if x * x % _P != x2:
+        x = x * pow(2, (_P - 1) // 4, _P) % _P
+    if not _in_subgroup(x if x & 1 == sign else _P - x, y):
+        raise Refused(Reason.WEAK_KEY, "Ed25519 key has a part of small order: libraries disagree about its signatures")
+
+
+def _in_subgroup(x: int, y: int) -> bool:
+    """Whether L times the point is the neutral element, in extended coordinates (RFC 8032 §5.1.4)."""
+
+    def add(a: _Point, b: _Point) -> _Point:
+        (x1, y1, z1, t1), (x2, y2, z2, t2) = a, b
+        s, u = (y1 - x1) * (y2 - x2) % _P, (y1 + x1) * (y2 + x2) % _P
+        v, w = 2 * t1 * t2 * _D % _P, 2 * z1 * z2 % _P
+        e, f, g, h = u - s, w - v, w + v, u + s
+        return e * f % _P, g * h % _P, f * g % _P, e * h % _P
+
+    found, point = (0, 1, 1, 0), (x, y, 1, x * y % _P)
+    for bit in range(_L.bit_length()):
+        if _L >> bit & 1:
+            found = add(found, point)
+        point = add(point, point)
+    return found[0] % _P == 0 and (found[1] - found[2]) % _P == 0
 
 
 @lru_cache(maxsize=1024)

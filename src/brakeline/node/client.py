@@ -4,7 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import httpx
 
@@ -17,7 +17,7 @@ from brakeline.core.tlog.policy import Cosigned, Policy, verify_cosigned
 from brakeline.core.tlog.proof import parse_proof, verify_proof
 from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
 from brakeline.core.treaty import Treaty
-from brakeline.node.disk import write_atomic
+from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.node.http import raise_for
 
 BUNDLE: Final = 256  # entries in a full bundle (C2SP tlog-tiles)
@@ -61,7 +61,10 @@ class LogClient:
 
     def snapshot(self) -> bytes:
         """A state that the log offers, at a size where permit signers state it. Not trusted by anybody."""
-        return self._answer(self._call("GET", "/snapshot", timeout=60.0))
+        response = self._call("GET", "/snapshot", timeout=60.0)
+        if response.status_code == 404:
+            raise Unavailable("the log offers no state yet", hint="fold the log from its first entry instead")
+        return self._answer(response)
 
     def _bundle(self, number: int, width: int) -> tuple[bytes, ...]:
         response = self._call("GET", f"/{Tile(ENTRIES, number, width).path}", timeout=10.0)
@@ -81,27 +84,46 @@ class LogClient:
 
     def _call(self, method: str, path: str, *, timeout: float, content: bytes | None = None) -> httpx.Response:
         try:
-            return self._http.request(method, path, content=content, timeout=timeout)
+            return ask(self._http, method, path, _LIMIT, content=content, timeout=timeout)
         except (httpx.HTTPError, OSError) as e:
             raise Unavailable(f"the log at {self.url} is out of reach: {e}", hint="is it running?") from e
 
     @staticmethod
     def _answer(response: httpx.Response) -> bytes:
         raise_for(response)
-        if len(response.content) > _LIMIT:
-            raise Malformed(f"answer over {_LIMIT} bytes")
         return response.content
+
+
+def ask(client: httpx.Client, method: str, url: str, limit: int, **options: Any) -> httpx.Response:
+    """A request and its answer, at most `limit` bytes of it ever held. Raises as httpx.
+
+    Raises:
+        Malformed: the answer is longer, or is compressed.
+    """
+    with client.stream(method, url, **options) as response:
+        # Raw bytes only: a peer must not be able to fill our memory with a small compressed answer.
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise Malformed("a compressed answer was not asked for")
+        data = bytearray()
+        for chunk in response.iter_raw():
+            data += chunk
+            if len(data) > limit:
+                raise Malformed(f"answer over {limit} bytes")
+    return httpx.Response(response.status_code, content=bytes(data))
 
 
 def add_verified(client: LogClient, policy: Policy, entry: bytes) -> int:
     """Submit an entry and verify the proof that it is in the log under a witness quorum; returns its index.
 
     Raises:
-        Unavailable, Refused, Malformed: the log did not take it, or its proof does not hold.
+        Unavailable, Refused, Malformed: the log did not take it, or its proof does not hold; then, `later`.
     """
     proof = client.add(entry)
     parse_proof(proof)
-    return verify_proof(proof, entry, policy)[0]
+    try:
+        return verify_proof(proof, entry, policy)[0]
+    except Refused as e:  # what is wrong is the answer: the entry may well be in the log
+        raise Refused(e.reason, f"the log's proof does not hold: {e}", later=True) from e
 
 
 class Trail(NamedTuple):
@@ -134,10 +156,13 @@ class Follower:
         self._updating = threading.Lock()  # waiting for a checkpoint is done outside it
         self._policy = self.state.ground.policy
         self._memory = memory
-        self._saved = 0
+        self._saved = (0, 0)  # size and epoch of the state that was written down last
         self._floor: Cosigned | None = None
+        self.doubted = False  # `trail` found that `state` is not what the log gives
         if memory is not None and (memory / "checkpoint").exists():
-            self._floor = verify_cosigned((memory / "checkpoint").read_bytes(), self._policy)
+            with disk_errors():
+                note = (memory / "checkpoint").read_bytes()
+            self._floor = verify_cosigned(note, self._policy)
             self._restore(memory / "state")
 
     def _restore(self, path: Path) -> None:
@@ -147,7 +172,7 @@ class Follower:
         except (OSError, BrakelineError):
             return
         if self._floor is not None and state.size <= self._floor.checkpoint.size:
-            self.state, self._saved = state, state.size
+            self.state, self._saved = state, (state.size, state.epoch)
 
     @property
     def time(self) -> int:
@@ -156,7 +181,8 @@ class Follower:
 
     def effect(self, entry: int) -> tuple[Event, ...]:
         """What the log entry did, where it was folded here and not long ago."""
-        return tuple(e for e in self.recent if e.entry == entry)
+        with self.lock:
+            return tuple(e for e in self.recent if e.entry == entry)
 
     def update(self, *, wait: int = 0, progress: Progress = lambda done, total: None) -> bool:
         """Fetch, verify and fold what is new; with `wait` (s), wait for it. True when the log has grown.
@@ -165,11 +191,7 @@ class Follower:
             Unavailable: the log is out of reach. Malformed, Refused: what it shows does not hold; nothing of it has
                 been taken.
         """
-        started = self.state.size
-        note = self.client.checkpoint(after=started if self.cosigned else -1, wait=wait)
-        new = verify_cosigned(note, self._policy)
-        if new.checkpoint.size < max(started, self._floor.checkpoint.size if self._floor else 0):
-            raise Refused(Reason.ROLLBACK, f"the log shows {new.checkpoint.size} entries; it had more before")
+        note, new = self._newest(wait)
         with self._updating:
             before = self.state.size
             state, events, stated = self._fold(note, new, progress)
@@ -178,13 +200,22 @@ class Follower:
                     self.state = state
                 self.recent.extend(events)
                 self.stated = stated or self.stated
-                if self.cosigned is None or new.time >= self.cosigned.time:
+                last = self.cosigned
+                if last is None or (new.checkpoint.size, new.time) >= (last.checkpoint.size, last.time):
                     self.cosigned = new
                 self._floor = None
                 self.lock.notify_all()
             if self._memory is not None and state.size > before:
                 self._remember(self._memory, note, state)
         return state.size > before
+
+    def _newest(self, wait: int = 0) -> tuple[bytes, Cosigned]:
+        started, floor = self.state.size, self._floor
+        note = self.client.checkpoint(after=started if self.cosigned else -1, wait=wait)
+        new = verify_cosigned(note, self._policy)
+        if new.checkpoint.size < max(started, floor.checkpoint.size if floor else 0):
+            raise Refused(Reason.ROLLBACK, f"the log shows {new.checkpoint.size} entries; it had more before")
+        return note, new
 
     def _fold(
         self, note: bytes, new: Cosigned, progress: Progress
@@ -203,7 +234,7 @@ class Follower:
             state, happened = apply(state, entry)
             events.extend(happened)
             if floor is not None and state.size == floor.size and state.root() != floor.root:
-                self._fork(note)
+                return self._differs(note, new, progress)
             if state.size == due:
                 stated = (state.size, state.root().hex(), digest(state))
             if state.size % BUNDLE == 0:
@@ -211,14 +242,25 @@ class Follower:
         if state.size != end:
             raise Malformed("the log sent another number of entries than it published")
         if state.root() != new.checkpoint.root or (floor and floor.size == start and self.state.root() != floor.root):
-            self._fork(note)
+            return self._differs(note, new, progress)
         return state, events, stated
+
+    def _differs(
+        self, note: bytes, new: Cosigned, progress: Progress
+    ) -> tuple[State, deque[Event], tuple[int, str, str] | None]:
+        """What was seen before does not lead to `new`: the log has forked, or the state kept here was not its own."""
+        if self.cosigned is not None or not self.state.size:
+            self._fork(note)
+        with self.lock:  # nothing has borne the kept state out yet: before anybody is accused, it is made anew
+            self.state, self._saved = begin(self.treaty), (0, 0)
+        return self._fold(note, new, progress)
 
     def _remember(self, memory: Path, note: bytes, state: State) -> None:
         write_atomic(memory / "checkpoint", note)
-        if state.size - self._saved >= _SAVE_EVERY:
+        # The epoch, too, so that a vote during an outage is for the right one.
+        if state.size - self._saved[0] >= _SAVE_EVERY or state.epoch != self._saved[1]:
             write_atomic(memory / "state", pack(encode(state)))
-            self._saved = state.size
+            self._saved = state.size, state.epoch
 
     def start_from_signers(self) -> None:
         """Start from the newest state that a permit quorum states in the log, instead of the first entry. Treaty 6.6.
@@ -230,7 +272,7 @@ class Follower:
         """
         state = decode(unpack(self.client.snapshot()), self.treaty)
         size, root, named = state.size, state.root().hex(), digest(state)
-        new = verify_cosigned(self.client.checkpoint(), self._policy)
+        note, new = self._newest()
         stated = []
         after = state
         for entry in self.client.stream(size, new.checkpoint.size):
@@ -239,6 +281,9 @@ class Follower:
         if after.root() != new.checkpoint.root:
             raise Refused(Reason.TAMPERED, "the state that the log offers does not lead to its checkpoint")
         check_stated(stated, size=size, root=root, state=named, need=self.treaty.permit)
+        floor = self._floor.checkpoint if self._floor else None
+        if floor and floor.size >= after.clock.base.size and after.root(floor.size) != floor.root:
+            self._fork(note)
         with self._updating, self.lock:
             self.state, self.cosigned = after, new
 
@@ -256,6 +301,7 @@ class Follower:
             if state.size % BUNDLE == 0:
                 progress(state.size, mine.size)
         if state.root() != mine.root() or digest(state) != digest(mine):
+            self.doubted = True
             raise Refused(
                 Reason.TAMPERED,
                 f"folded anew, the log gives another state at {mine.size} entries than the one kept here",

@@ -22,8 +22,9 @@ from brakeline.core.transcript import Head
 from brakeline.core.units import about_flop
 from brakeline.node.client import Follower, LogClient, Progress, Trail, add_verified
 from brakeline.node.home import Home
-from brakeline.node.outbox import Outbox
+from brakeline.node.outbox import Outbox, Sent
 
+_ATTEMPTS: Final = 3  # to say one thing: a keeper of the log may void it by the order in which it logs
 _PAUSE: Final = 0.25  # s between looks at the log while waiting
 
 
@@ -69,24 +70,39 @@ class Desk:
         with suppress(Unavailable):  # the numbers that the log holds, where it can be asked
             self.follower.update()
         data = self.write(kind, body)
+        for attempt in range(_ATTEMPTS):
+            index = self._bring(data)
+            events = self._effect(index)
+            void = next((e for e in events if isinstance(e, Void)), None)
+            if void is None:
+                return Effect(data, open_envelope(data).digest, index, events)
+            if attempt + 1 == _ATTEMPTS or not void.unjudged:
+                raise Refused(void.reason, f"entry {index} has no effect: {void.text}")
+            data = self._renew(data)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _bring(self, data: bytes) -> int:
+        """The log index of a statement of the outbox, once it is there, or of what was signed in its place."""
         try:
             self.outbox.flush(self.add)
         except Refused as e:
-            if not e.later and self.outbox.index_of(data) is None:
-                raise Unavailable(f"another statement goes first: {e}", hint="try again") from e
-            if e.later and self.outbox.index_of(data) is None:
-                raise Unavailable(f"the log takes it later: {e}", hint="it is kept, and sent with the next") from e
+            if self.outbox.index_of(data) is None:
+                what = "the log takes it later" if e.later else "another statement goes first"
+                raise Unavailable(f"{what}: {e}", hint="it is kept, and sent with the next command") from e
         index = self.outbox.index_of(data)
-        if index is None:  # another process of ours is sending it right now
-            index = self.add(data)
+        return self.add(data) if index is None else index  # another process of ours may be sending it right now
+
+    def _effect(self, index: int) -> tuple[Event, ...]:
         self.follower.update()
         while self.state.size <= index:
             self.follower.update(wait=5)
-        events = self.follower.effect(index)
-        for event in events:
-            if isinstance(event, Void):
-                raise Refused(event.reason, f"entry {index} has no effect: {event.text}")
-        return Effect(data, open_envelope(data).digest, index, events)
+        return self.follower.effect(index)
+
+    def _renew(self, data: bytes) -> bytes:
+        envelope = open_envelope(data)
+        lane = lane_of(envelope.kind, self.treaty.rules)
+        logged = self.state.members.by_name[self.me.name].of(lane).seq
+        return self.outbox.renew(lane, envelope.statement.seq, after=logged)
 
     def write(self, kind: str, body: object) -> bytes:
         """Sign and keep a statement; a vote to trip is shown to the permit signers at once. It counts when logged."""
@@ -116,12 +132,19 @@ class Desk:
         return held
 
     def catch_up(self, progress: Progress = lambda done, total: None) -> None:
-        """Send what is pending, then read what is new. What the log takes later, or never, is told and left."""
+        """Send what is pending, then read what is new. What the log takes later, or never, is told and left.
+
+        What was sent and is void for its number or its date alone is signed anew: it goes with the next.
+        """
+        sent: tuple[Sent, ...] = ()
         try:
-            self.outbox.flush(self.add)
+            sent = self.outbox.flush(self.add)
         except Refused as e:
             self.tell(f"a statement waits: {e}" if e.later else f"a statement was refused: {e}")
         self.follower.update(progress=progress)
+        for s in sent:
+            if any(isinstance(event, Void) and event.unjudged for event in self.follower.effect(s.index)):
+                self._renew(s.data)
 
     def history(self, progress: Progress = lambda done, total: None) -> Trail:
         """The whole log, folded anew from its first entry. Raises as `Follower.trail`."""

@@ -4,8 +4,11 @@ A statement is written down, durably, before anybody sees it. After a crash the 
 answers with the place they already have. Several processes of one party may use it at once.
 
 Nothing is lost to the clock: what the log will take later stays pending, and what it will never take as it is (its
-number was passed, or its day is too long ago) is signed anew. Lanes do not wait for one another, and the brake's goes
-first.
+number was passed, or its day is spent or too long ago) is signed anew. Lanes do not wait for one another, and the
+brake's goes first.
+
+A home that was put back from a copy has forgotten numbers that it gave. Whoever sends says which the log holds, so that
+none is given to a second statement: that would be to equivocate.
 """
 
 import threading
@@ -15,19 +18,22 @@ from pathlib import Path
 from typing import Final
 
 from brakeline.core.encoding import canonical, parse_json
-from brakeline.core.errors import Reason, Refused
+from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.keys import PrivateKey
 from brakeline.core.kinds import lane_of
-from brakeline.core.state.members import LANES
+from brakeline.core.state.clock import SECONDS_A_DAY
+from brakeline.core.state.members import LANES, Last
 from brakeline.core.statement import GENESIS, Statement, open_envelope, sign
 from brakeline.core.treaty import Lane, Treaty
-from brakeline.node.disk import connect, database_errors, transaction
+from brakeline.node.disk import connect, database_errors, disk_errors, transaction
 
 LIFETIME: Final = 365 * 86400  # s: how long a statement may still be logged and counts, unless told otherwise
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS outgoing (
     lane TEXT, seq INTEGER, data BLOB NOT NULL, idx INTEGER, refused TEXT, instead INTEGER, PRIMARY KEY (lane, seq)
 )"""
+
+Logged = Callable[[Lane], Last]  # the newest statement of this party and lane that a view of the log holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +50,8 @@ class Outbox:
 
     def __init__(self, path: Path, treaty: Treaty, issuer: str, key: PrivateKey, clock: Callable[[], float]) -> None:
         self._treaty, self._rules = treaty.digest, treaty.rules
-        self._issuer, self._key, self._clock = issuer, key, clock
-        with database_errors():
+        self.issuer, self._key, self._clock = issuer, key, clock
+        with disk_errors(), database_errors():
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = connect(path / "outbox.sqlite")
             self._db.execute("PRAGMA busy_timeout=30000")
@@ -61,6 +67,9 @@ class Outbox:
 
         `after` is the newest number that the log holds of this party and lane: a home that was put back from a copy
         goes on behind it instead of using a number twice.
+
+        Raises:
+            Malformed: larger than a log takes. Unavailable, Refused: the outbox cannot be used, or is damaged.
         """
         with self._using, database_errors(), transaction(self._db):
             return self._write(lane_of(kind, self._rules), kind, parse_json(canonical(body)), lifetime, after)
@@ -73,7 +82,7 @@ class Outbox:
         seq, prev = (row[0] + 1, open_envelope(row[1]).digest) if row else (0, GENESIS)
         statement = Statement(
             treaty=self._treaty,
-            issuer=self._issuer,
+            issuer=self.issuer,
             seq=max(seq, after + 1),
             prev=prev,
             not_before=now,
@@ -81,13 +90,18 @@ class Outbox:
             body=body,
         )
         data = sign(kind, statement, self._key)
+        open_envelope(data)  # what no log takes would wait for ever, and all of its lane with it
         self._db.execute("INSERT INTO outgoing (lane, seq, data) VALUES (?, ?, ?)", (lane, statement.seq, data))
         return data
 
     def newest(self, lane: Lane) -> int:
         """The newest number that this outbox gave in a lane; -1 before the first."""
+        return self._newest(lane, "TRUE")
+
+    def _newest(self, lane: Lane, where: str) -> int:
         with self._using, database_errors():
-            found = self._db.execute("SELECT max(seq) FROM outgoing WHERE lane = ?", (lane,)).fetchone()[0]
+            query = f"SELECT max(seq) FROM outgoing WHERE lane = ? AND {where}"
+            found = self._db.execute(query, (lane,)).fetchone()[0]
         return -1 if found is None else int(found)
 
     def pending(self) -> list[tuple[Lane, int, bytes]]:
@@ -98,58 +112,69 @@ class Outbox:
             ).fetchall()
         return sorted(rows, key=lambda row: LANES.index(row[0]))
 
-    def flush(self, add: Callable[[bytes], int]) -> tuple[Sent, ...]:
+    def flush(self, add: Callable[[bytes], int], logged: Logged = lambda _: Last()) -> tuple[Sent, ...]:
         """Bring everything pending to the log. `add` sends one envelope and returns its index.
 
         Raises:
             Unavailable: the log is out of reach; what is left stays pending. Refused: the log will never take one; it
                 is marked, so that it does not block the others; or, with `later`, it takes a lane's next one only
-                another time. All other lanes have been sent by then.
+                another time. Malformed: an answer is none. All other lanes have been sent by then.
         """
         sent: list[Sent] = []
-        trouble: Refused | None = None
+        trouble: Refused | Malformed | None = None
         stuck: set[str] = set()
         with self._sending:
             for lane, seq, data in self.pending():
                 if lane in stuck:
                     continue
                 try:
-                    sent.append(self._send(add, lane, seq, data))
-                except Refused as e:
+                    sent.append(self._send(add, logged, lane, seq, data))
+                except (Refused, Malformed) as e:
                     trouble = e
-                    if e.later:
+                    if isinstance(e, Malformed) or e.later:
                         stuck.add(lane)
-                    else:
-                        self._mark(lane, seq, "refused", str(e))
         if trouble is not None:
             raise trouble
         return tuple(sent)
 
-    def _send(self, add: Callable[[bytes], int], lane: Lane, seq: int, data: bytes) -> Sent:
-        try:
-            index = add(data)
-        except Refused as e:
-            if not self._is_stale(e, data):
-                raise
-            again = self.renew(lane, seq)
-            index = add(again)
-            seq, data = open_envelope(again).statement.seq, again
+    def _send(self, add: Callable[[bytes], int], logged: Logged, lane: Lane, seq: int, data: bytes) -> Sent:
+        """Bring one statement to the log, or what is signed in its place."""
+        while True:
+            last = logged(lane)
+            try:
+                if seq == last.seq and open_envelope(data).digest != last.digest:
+                    raise Refused(Reason.REPLAYED, f"the log holds another statement number {seq} of the lane {lane}")
+                index = add(data)
+                break
+            except Refused as e:
+                passed = max(last.seq, self._newest(lane, "idx IS NOT NULL"))
+                if not self._is_stale(e, data):
+                    if not e.later:
+                        self._mark(lane, seq, "refused", str(e))
+                    raise
+                if e.reason is Reason.REPLAYED and passed < seq:
+                    # To go on by guessing would end at a number that is taken.
+                    raise Refused(e.reason, f"{e}, which this home has not seen yet", later=True) from e
+                data = self.renew(lane, seq, after=passed)
+                seq = open_envelope(data).statement.seq
         self._mark(lane, seq, "idx", index)
         return Sent(data, open_envelope(data).digest, index)
 
     def _is_stale(self, e: Refused, data: bytes) -> bool:
-        """Whether the same body, signed anew, may be taken: its number was passed, or it is dated too far back."""
-        if e.later:
-            return False
-        expired = e.reason is Reason.EXPIRED and open_envelope(data).statement.expires > self._clock()
-        return expired or e.reason is Reason.REPLAYED
+        """Whether the same body, signed anew, may be taken: its number was passed, or its day is over."""
+        s, now = open_envelope(data).statement, self._clock()
+        # On the same day the same would happen again, as where this machine's clock is wrong.
+        over = s.not_before // SECONDS_A_DAY < now // SECONDS_A_DAY and s.expires > now
+        return e.reason is Reason.REPLAYED or (over and e.reason in (Reason.EXPIRED, Reason.BUDGET))
 
     def renew(self, lane: Lane, seq: int, *, after: int = -1) -> bytes:
         """Sign a statement anew under the next number, in place of the one that can no longer count."""
         with self._using, database_errors(), transaction(self._db):
-            (data,) = self._db.execute(
-                "SELECT data FROM outgoing WHERE lane = ? AND seq = ?", (lane, seq)
-            ).fetchone()
+            query = "SELECT data, instead FROM outgoing WHERE lane = ? AND seq = ?"
+            data, instead = self._db.execute(query, (lane, seq)).fetchone()
+            if instead is not None:  # another process of ours was faster
+                found: bytes = self._db.execute(query, (lane, instead)).fetchone()[0]
+                return found
             envelope = open_envelope(data)
             s = envelope.statement
             again = self._write(lane, envelope.kind, s.body, s.expires - s.not_before, after)
@@ -159,24 +184,32 @@ class Outbox:
             )
         return again
 
+    def latest(self, data: bytes) -> bytes:
+        """The statement itself, or what was signed in its place."""
+        return self._follow(data)[0]
+
     def index_of(self, data: bytes) -> int | None:
         """Where a statement is in the log, or what was signed in its place; None while it is pending.
 
         Raises:
             Refused: the log will never take it.
         """
+        _, index, refused = self._follow(data)
+        if refused:
+            raise Refused(Reason.REPLAYED, f"the log does not take it: {refused}")
+        return index
+
+    def _follow(self, data: bytes) -> tuple[bytes, int | None, str | None]:
         s = open_envelope(data)
         lane, seq = lane_of(s.kind, self._rules), s.statement.seq
         while True:
             with self._using, database_errors():
                 row = self._db.execute(
-                    "SELECT idx, refused, instead FROM outgoing WHERE lane = ? AND seq = ?", (lane, seq)
+                    "SELECT data, idx, refused, instead FROM outgoing WHERE lane = ? AND seq = ?", (lane, seq)
                 ).fetchone()
-            index, refused, instead = row or (None, None, None)
+            found, index, refused, instead = row or (data, None, None, None)
             if instead is None:
-                if refused:
-                    raise Refused(Reason.REPLAYED, f"the log does not take it: {refused}")
-                return None if index is None else int(index)
+                return found, None if index is None else int(index), refused
             seq = instead
 
     def _mark(self, lane: Lane, seq: int, column: str, value: object) -> None:

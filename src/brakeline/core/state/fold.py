@@ -67,7 +67,7 @@ class Said(NamedTuple):
 def apply(state: State, data: bytes) -> Step:
     """Take the next entry. Never raises for what the entry contains."""
     index, leaf, before = state.size, leaf_hash(data), state
-    kind, issuer, run, events = "", "", "", list[Event]()
+    kind, issuer, run, events, numbering = "", "", "", list[Event](), False
     try:
         if not data.startswith(b"{"):
             kind = "stamp"
@@ -75,17 +75,20 @@ def apply(state: State, data: bytes) -> Step:
             events += new
         else:
             said = authenticate(state, data, index, leaf)
-            kind, issuer = said.kind, said.issuer
+            kind, issuer, numbering = said.kind, said.issuer, True
             state, refused = number(state, said)
             if refused:
                 raise refused
+            numbering = False
             events += _near_budget(state, said)
             body = read(state, said)
             state, new = _effect(state, said, body)
             events += (e.Entered(entry=index, kind=kind, issuer=issuer, digest=said.digest), *new)
             run = said.digest if isinstance(body, Declaration) else body.run if isinstance(body, Head) else ""
     except Refused as err:
-        events.append(e.Void(entry=index, kind=kind, issuer=issuer, reason=err.reason, text=str(err)))
+        unjudged = numbering and err.reason not in (Reason.DUPLICATE, Reason.EQUIVOCATION)
+        void = e.Void(entry=index, kind=kind, issuer=issuer, reason=err.reason, text=str(err), unjudged=unjudged)
+        events.append(void)
         if isinstance(err, Fork):
             state = _with(state, clock=msgspec.structs.replace(state.clock, forks=state.clock.forks + 1))
             events.append(e.Forked(entry=index, note=err.note))

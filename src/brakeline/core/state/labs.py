@@ -17,7 +17,7 @@ from brakeline.core.state.tiers import classify, exemption
 from brakeline.core.transcript import Head
 from brakeline.core.treaty import Treaty
 
-MAX_HEADS: Final = 256  # heads of one run that may be audited at a time
+MAX_HEADS: Final = 512  # heads of one run that may be audited at a time
 MAX_SEAMS: Final = 4096  # times that one run may be opened
 MAX_MERGE: Final = 1024  # ancestors that a run of several parents may have: each is counted once, so each is looked at
 

@@ -44,6 +44,10 @@ def read_keys(parties: Mapping[str, PartyTable]) -> dict[str, Keys]:
             if raw in seen:
                 raise Broken(("party", name, field), f"the same key as {seen[raw]} (Treaty 1.1)")
             seen[raw] = f"party.{name}.{field}"
+    # An envelope names its key by an id of 64 bits, by which the issuer is found.
+    ids = [keys.key.id for keys in found.values() if keys.key]
+    if len(set(ids)) != len(ids):
+        raise Broken(("party",), "two parties' keys share their id: one of them makes another key (Treaty 1.1)")
     return found
 
 
