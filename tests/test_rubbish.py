@@ -1,5 +1,6 @@
 """What no party would log: rubbish, bent bytes, wrong bodies, deep nests, and kinds that the rules do not know."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -155,6 +156,24 @@ def test_how_deep_a_statement_nests_is_judged_alike_on_every_stack(depth: int) -
 def test_brackets_in_a_text_nest_nothing(text: str) -> None:
     world = bound()
     assert world.log("alpha", "withdrawal", {"reason": text}).reason is None
+    world.check()
+
+
+@pytest.mark.xfail(strict=True, reason="encoding._SAFE must be 2**53 - 1: rfc8785 refuses what `parse` takes")
+@pytest.mark.parametrize("changes", [{"expires": 2**53}, {"body": {**READING, "lower": -(2**53)}}])
+def test_no_number_is_so_large_that_the_state_cannot_be_written_down(changes: dict[str, object]) -> None:
+    world = bound()
+    plain = {
+        "body": READING,
+        "expires": world.now + DAY,
+        "issuer": "alpha",
+        "not_before": world.now,
+        "prev": "0" * 64,
+        "seq": 0,
+        "treaty": world.treaty.digest,
+    }
+    payload = json.dumps({**plain, **changes}, sort_keys=True, separators=(",", ":")).encode()
+    assert world.append(raw("alpha", "reading", payload)).reason is Reason.MALFORMED
     world.check()
 
 

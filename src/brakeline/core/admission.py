@@ -8,12 +8,15 @@ Effects are not judged here. Whether a vote is for this epoch, or a head may fol
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final
 
-from brakeline.core.errors import Reason, Refused
+import msgspec
+
+from brakeline.core.errors import Refused
 from brakeline.core.state import State, apply
 from brakeline.core.state.fold import Said, authenticate, number
-from brakeline.core.state.members import Twice
+from brakeline.core.state.members import Twice, equivocate
 
 BRAKE: Final = "brake"
 
@@ -25,6 +28,7 @@ class Admission:
         self.state = state
         self._waiting: dict[bytes, Said] = {}
         self._ahead = state
+        self._stale = False  # whether `_ahead` is to be counted anew
 
     @property
     def parties(self) -> int:
@@ -37,14 +41,9 @@ class Admission:
             Malformed, Refused: as the fold would void it; `later` where the same bytes may be taken another time.
         """
         said = authenticate(self.state, entry)
-        try:
-            ahead, refused = number(self._ahead, said)
-        except Twice:
-            ahead, refused = self._ahead, None
-        except Refused as e:
-            if e.reason is not Reason.DUPLICATE:
-                raise
-            ahead, refused = self._ahead, None
+        if self._stale:
+            self._count()
+        ahead, refused = _after(self._ahead, said)
         if refused is not None:
             raise refused
         self._ahead = ahead
@@ -53,25 +52,33 @@ class Admission:
 
     def dropped(self, entry: bytes) -> None:
         """It waits no longer, and is not in the log."""
-        if self._waiting.pop(entry, None) is not None:
-            self._count()
+        self._stale |= self._waiting.pop(entry, None) is not None
 
     def taken(self, entries: Iterable[bytes]) -> Iterator[State]:
         """The log has grown by these; gives the state after each."""
         for entry in entries:
             self.state, _ = apply(self.state, entry)
             self._waiting.pop(entry, None)
+            self._stale = True
             yield self.state
-        self._count()
 
     def _count(self) -> None:
-        self._ahead = self.state
-        for said in _numbered(self._waiting.values()):
-            try:
-                self._ahead, _ = number(self._ahead, said)
-            except Refused:
-                continue  # it was admitted as evidence
+        self._ahead, self._stale = self.state, False
+        for said in sorted(self._waiting.values(), key=lambda said: said.statement.seq):
+            with suppress(Refused):
+                self._ahead, _ = _after(self._ahead, said)
 
 
-def _numbered(waiting: Iterable[Said]) -> Iterable[Said]:
-    return sorted(waiting, key=lambda said: said.statement.seq)
+def _after(state: State, said: Said) -> tuple[State, Refused | None]:
+    """The state with the statement's number and budget spent, and why it has no effect. Raises as `number`.
+
+    The second of two statements of one number is evidence, and free; a third proves nothing more, and would be.
+    """
+    try:
+        return number(state, said)
+    except Twice:
+        name = said.issuer
+        if name in state.members.equivocators:
+            raise
+        members = equivocate(state.treaty, state.members, name, state.size, state.time)
+        return msgspec.structs.replace(state, members=members), None

@@ -3,29 +3,31 @@
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final, NamedTuple
 
 import httpx
 
 from brakeline.core import words
 from brakeline.core.brake import Phase
-from brakeline.core.errors import BrakelineError, Reason, Refused, Unavailable
+from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused, Unavailable
 from brakeline.core.grant import is_trip
 from brakeline.core.kinds import lane_of
 from brakeline.core.run import Declaration
 from brakeline.core.state import State
 from brakeline.core.state.events import Event, Void
+from brakeline.core.state.members import Last
 from brakeline.core.state.runs import Run
 from brakeline.core.statement import open_envelope
 from brakeline.core.transcript import Head
+from brakeline.core.treaty import Lane
 from brakeline.core.units import about_flop
-from brakeline.node.client import Follower, LogClient, Progress, Trail, add_verified
+from brakeline.node.client import Follower, LogClient, Progress, Trail, add_verified, ask
 from brakeline.node.home import Home
 from brakeline.node.outbox import Outbox, Sent
 
 _ATTEMPTS: Final = 3  # to say one thing: a keeper of the log may void it by the order in which it logs
 _PAUSE: Final = 0.25  # s between looks at the log while waiting
+_ANSWER: Final = 4096  # bytes of a permit signer's answer to a vote
 
 
 class Effect(NamedTuple):
@@ -67,13 +69,20 @@ class Desk:
             Refused: it has no effect, for the reason that the fold gives, or the log will never take it.
             Unavailable: the log is out of reach, or takes it later; it is kept, and sent with the next command.
         """
-        with suppress(Unavailable):  # the numbers that the log holds, where it can be asked
+        try:  # the numbers that the log holds, where it can be asked
             self.follower.update()
+        except Unavailable:
+            pass
+        except BrakelineError as e:
+            if not is_trip(kind, body):
+                raise
+            self.tell(str(e))  # a log that shows what does not hold must not keep a vote from the permit signers
         data = self.write(kind, body)
         for attempt in range(_ATTEMPTS):
             index = self._bring(data)
             events = self._effect(index)
             void = next((e for e in events if isinstance(e, Void)), None)
+            data = self.outbox.latest(data)
             if void is None:
                 return Effect(data, open_envelope(data).digest, index, events)
             if attempt + 1 == _ATTEMPTS or not void.unjudged:
@@ -84,11 +93,16 @@ class Desk:
     def _bring(self, data: bytes) -> int:
         """The log index of a statement of the outbox, once it is there, or of what was signed in its place."""
         try:
-            self.outbox.flush(self.add)
-        except Refused as e:
-            if self.outbox.index_of(data) is None:
-                what = "the log takes it later" if e.later else "another statement goes first"
-                raise Unavailable(f"{what}: {e}", hint="it is kept, and sent with the next command") from e
+            self.follower.update()
+            try:
+                self.outbox.flush(self.add, self.logged)
+            except Refused as e:
+                if self.outbox.index_of(data) is None:
+                    what = "the log takes it later" if e.later else "another statement goes first"
+                    raise Unavailable(f"{what}: {e}") from e
+                self.tell(f"another statement {'waits' if e.later else 'was refused'}: {e}")
+        except Unavailable as e:
+            raise Unavailable(str(e), hint="what was said is signed and kept, and sent with the next command") from e
         index = self.outbox.index_of(data)
         return self.add(data) if index is None else index  # another process of ours may be sending it right now
 
@@ -101,13 +115,12 @@ class Desk:
     def _renew(self, data: bytes) -> bytes:
         envelope = open_envelope(data)
         lane = lane_of(envelope.kind, self.treaty.rules)
-        logged = self.state.members.by_name[self.me.name].of(lane).seq
-        return self.outbox.renew(lane, envelope.statement.seq, after=logged)
+        return self.outbox.renew(lane, envelope.statement.seq, after=self.logged(lane).seq)
 
     def write(self, kind: str, body: object) -> bytes:
         """Sign and keep a statement; a vote to trip is shown to the permit signers at once. It counts when logged."""
         lane = lane_of(kind, self.treaty.rules)
-        logged = self.state.members.by_name[self.me.name].of(lane).seq
+        logged = self.logged(lane).seq
         if logged > self.outbox.newest(lane):
             self.tell(
                 f"the log holds number {logged} of {self.me.name}'s lane {lane}, which this home never gave: "
@@ -118,6 +131,17 @@ class Desk:
             self.tell(f"shown to {self.show_signers(data)} permit signers")
         return data
 
+    def logged(self, lane: Lane) -> Last:
+        """This party's newest statement of a lane that the log holds, as far as this home has seen."""
+        return self.state.members.by_name[self.me.name].of(lane)
+
+    def flush(self) -> tuple[Sent, ...]:
+        """Send what is pending, on a fresh view of the numbers that the log holds. Raises as `Outbox.flush`."""
+        if not self.outbox.pending():
+            return ()
+        self.follower.update()
+        return self.outbox.flush(self.add, self.logged)
+
     def show_signers(self, envelope: bytes) -> int:
         """Show a vote to trip to every permit signer, so that nobody who keeps the log can hide it. Treaty 4.7.
 
@@ -126,8 +150,10 @@ class Desk:
         held = 0
         for party in self.treaty.with_role("permit-signer"):
             try:
-                held += httpx.post(f"{party.signer_url.rstrip('/')}/vote", content=envelope, timeout=3.0).is_success
-            except httpx.HTTPError as e:
+                url = f"{party.signer_url.rstrip('/')}/vote"
+                with httpx.Client(timeout=3.0) as client:
+                    held += ask(client, "POST", url, _ANSWER, content=envelope).is_success
+            except (httpx.HTTPError, OSError, Malformed) as e:
                 self.tell(f"{party.name}'s permit signer is out of reach: {e}")
         return held
 
@@ -137,11 +163,12 @@ class Desk:
         What was sent and is void for its number or its date alone is signed anew: it goes with the next.
         """
         sent: tuple[Sent, ...] = ()
+        self.follower.update(progress=progress)
         try:
-            sent = self.outbox.flush(self.add)
+            sent = self.flush()
         except Refused as e:
             self.tell(f"a statement waits: {e}" if e.later else f"a statement was refused: {e}")
-        self.follower.update(progress=progress)
+        self.follower.update()
         for s in sent:
             if any(isinstance(event, Void) and event.unjudged for event in self.follower.effect(s.index)):
                 self._renew(s.data)
@@ -211,7 +238,7 @@ class Lab(Desk):
         """Write a head down; a thread brings it to the log. While the log is away or hangs, heads wait, and training
         goes on until its permit lapses: it never waits for a network.
         """
-        self.outbox.write("head", head, after=self.state.members.by_name[self.me.name].of("runs").seq)
+        self.outbox.write("head", head, after=self.logged("runs").seq)
         self._due.set()
         if not self._sender.is_alive():
             self._sender.start()
@@ -221,13 +248,14 @@ class Lab(Desk):
             self._due.wait()
             self._due.clear()
             try:
-                self.outbox.flush(self.add)
-            except Unavailable as e:
-                self.tell(f"heads wait for the log: {e}")
-                self._pause.wait(1.0)
-                self._due.set()
+                self.flush()
             except BrakelineError as e:
-                self.tell(f"the log refused a head: {e}")
+                if isinstance(e, Refused) and not e.later:
+                    self.tell(f"the log refused a head: {e}")
+                else:
+                    self.tell(f"heads wait for the log: {e}")
+                    self._pause.wait(1.0)
+                self._due.set()  # for what is left
 
     def _until_there(self, act: Callable[[], object]) -> None:
         """Do it until the log is there; anything but absence is raised."""

@@ -1,11 +1,12 @@
 """A log's own view of what it holds: judges what comes, and keeps the state at hand for those who ask."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from brakeline.core.admission import Admission
-from brakeline.core.errors import BrakelineError, Malformed
+from brakeline.core.errors import BrakelineError, Malformed, Unavailable
 from brakeline.core.snapshot import pack, unpack
 from brakeline.core.state import State, begin
 from brakeline.core.state.codec import decode, encode
@@ -56,9 +57,12 @@ class LogJudge:
 
     def taken(self, entries: Sequence[bytes]) -> None:
         """Follow the log."""
+        due = None
         for state in self._admission.taken(entries):
-            if state.size % self._every == 0:
-                write_atomic(self._path, pack(encode(state)))
+            due = state if state.size % self._every == 0 else due
+        if due is not None:
+            with suppress(Unavailable):  # a disk that is full: what is in the log was followed all the same
+                write_atomic(self._path, pack(encode(due)))
 
     def offered(self) -> bytes | None:
         """The state kept, as `GET /snapshot` gives it; None before the first."""

@@ -1,6 +1,5 @@
 """A permit signer: follows the log by itself, and signs what `grant.check_request` lets pass."""
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -20,9 +19,11 @@ from brakeline.core.grant import check_request, check_votes, held_vote
 from brakeline.core.keys import PrivateKey
 from brakeline.core.permit import KIND, Permit
 from brakeline.core.snapshot import Snapshot
+from brakeline.core.state.members import Last
 from brakeline.core.statement import MAX_BYTES, sign
+from brakeline.core.treaty import Lane
 from brakeline.node.client import Follower
-from brakeline.node.disk import disk_errors
+from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.node.http import HANDLERS, read_body, run
 from brakeline.node.outbox import Outbox
 
@@ -41,9 +42,8 @@ class Signer:
         self._votes = votes
         self._holding = threading.Lock()
         self._held: dict[tuple[str, int], int] = {}  # party and epoch → when the vote expires, POSIX s
-        for line in votes.read_bytes().split(b"\n") if votes.exists() else ():
-            with suppress(BrakelineError):  # expired since, of an epoch that is over, or torn by a crash
-                self._take(line)
+        self._kept: dict[tuple[str, int], bytes] = {}  # the same votes
+        self._opened = False
 
     def hold(self, envelope: bytes) -> None:
         """Take a vote to trip from whoever brings it. Treaty 4.7.
@@ -51,20 +51,37 @@ class Signer:
         Raises:
             Malformed, Refused: see `held_vote`.
         """
+        self._check_view()
         with self._holding:
+            self._open()
             if self._take(envelope):
-                with disk_errors(), self._votes.open("ab") as f:
-                    f.write(b"\n" + envelope + b"\n")  # a torn line before it must not take it along
-                    f.flush()
-                    os.fsync(f.fileno())
+                # Written anew each time: one a party and epoch, so that nobody fills a signer's disk with votes.
+                write_atomic(self._votes, b"".join(b"%s\n" % vote for vote in self._kept.values()))
+
+    def _check_view(self) -> None:
+        if self._follower.cosigned is None:
+            raise Refused(Reason.STALE, "this signer has not seen the log yet (Treaty 6.4)", later=True)
+
+    def _open(self) -> None:
+        """Read the votes held before a restart, once the log's epoch is known: by an older one all were refused."""
+        if self._opened:
+            return
+        with disk_errors():
+            lines = self._votes.read_bytes().split(b"\n") if self._votes.exists() else ()
+        for line in lines:
+            with suppress(BrakelineError):  # expired since, of an epoch that is over, or torn by a crash
+                self._take(line)
+        self._opened = True
 
     def _take(self, envelope: bytes) -> bool:
-        party, vote, expires = held_vote(self._follower.state, envelope)
+        state = self._follower.state
+        party, vote, expires = held_vote(state, envelope)
         # One a party and epoch, so that nobody fills a signer with votes.
-        new = expires > self._held.get((party, vote.epoch), 0)
+        key = party, vote.epoch
+        new = expires > self._held.get(key, 0)
         if new:
-            epoch = self._follower.state.epoch
-            self._held = {k: e for k, e in self._held.items() if k[1] >= epoch} | {(party, vote.epoch): expires}
+            self._kept = {k: v for k, v in self._kept.items() if k[1] >= state.epoch} | {key: envelope}
+            self._held = {k: self._held.get(k, expires) for k in self._kept} | {key: expires}
         return new
 
     def sign(self, payload: bytes) -> bytes:
@@ -77,10 +94,12 @@ class Signer:
         with self._follower.lock:
             self._follower.lock.wait_for(lambda: self._follower.state.size >= permit.size, timeout=_CATCH_UP)
             state, now = self._follower.state, int(self._clock())
-            if self._follower.cosigned is None:
-                raise Refused(Reason.STALE, "this signer has not seen the log yet (Treaty 6.4)")
+            self._check_view()
+            if self._follower.doubted:
+                raise Refused(Reason.TAMPERED, "this signer's own state is not what the log gives (Treaty 6.6)")
             check_request(permit, state, view_time=self._follower.time, now=now)
             with self._holding:
+                self._open()
                 check_votes(state, self._held, now)
                 # Under both locks: no trip can slip in between the check and the signature.
                 return sign(KIND, permit, self._key)
@@ -97,21 +116,31 @@ class Stater:
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. Trouble is told and tried again."""
-        told, due = 0, time.monotonic() + self._every
+        told, due, trouble = 0, time.monotonic() + self._every, ""
         while not stop.wait(1.0):
             try:
                 if time.monotonic() >= due:
                     self._follower.trail()
                     due = time.monotonic() + self._every
+                if self._follower.cosigned is None or self._follower.doubted:
+                    continue
                 stated = self._follower.stated
                 if stated is not None and stated[0] > told:
                     size, root, digest = stated
                     body = Snapshot(rules=self._follower.treaty.rules, size=size, root=root, state=digest)
-                    self._outbox.write("snapshot", body)
+                    self._outbox.write("snapshot", body, after=self._logged("rest").seq)
                     told = size
-                self._outbox.flush(self._add)
+                self._outbox.flush(self._add, self._logged)
+                trouble = ""
             except BrakelineError as e:
-                self._tell(str(e))
+                if str(e) != trouble:  # not a line a second
+                    self._tell(str(e))
+                trouble = str(e)
+                if self._follower.doubted:  # what is not what the log gives is stated to nobody
+                    return
+
+    def _logged(self, lane: Lane) -> Last:
+        return self._follower.state.members.by_name[self._outbox.issuer].of(lane)
 
 
 def app(signer: Signer) -> Starlette:
