@@ -406,11 +406,20 @@ def _advance(before: State, state: State, index: int) -> Step:
     rebound = state.members.active != active
     if rebound or time >= state.readings.until:
         state = _with(state, readings=readings.refresh(treaty, state.readings, now=time, active=state.active))
-    moved = state.ballot is not before.ballot or state.readings is not before.readings or time != before.clock.time
-    if moved or rebound or (state.runs is not before.runs and state.ballot.brake.phase is not Phase.CLEAR):
+    if rebound or _may_move(before, state):
         box, after, new = ballot.advance(
             treaty, state.ballot, state.members, state.runs, state.readings, entry=index, time=time
         )
         state = _with(state, ballot=box, runs=after)
         events += new
     return state, tuple(events)
+
+
+def _may_move(before: State, state: State) -> bool:
+    """Whether anything changed that the brake depends on; most entries are heads while it is off."""
+    return (
+        state.ballot is not before.ballot
+        or state.readings is not before.readings
+        or state.clock.time != before.clock.time
+        or (state.runs is not before.runs and state.phase is not Phase.CLEAR)
+    )
