@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -12,6 +13,7 @@ from brakeline.core import words
 from brakeline.core.brake import Phase
 from brakeline.core.finding import Audit
 from brakeline.core.grant import unread_parents
+from brakeline.core.pledge import Pledge
 from brakeline.core.state import State, audits, ballot, readings
 from brakeline.core.state.codec import digest
 from brakeline.core.state.events import Audited, Cleared, Event, Lifting, Paused, Tripped, Void, Withheld
@@ -107,8 +109,13 @@ def _parties(state: State) -> Iterator[Blocked]:
         elif m.pledge is None or state.time >= m.pledge.expires:
             yield Blocked(name, "it has no pledge in force", (name,), "brakeline pledge")
         elif name not in state.active and m.leaves is None:
-            others = tuple(sorted(set(state.treaty.parties) - state.active - {name}))
-            yield Blocked(name, "the condition of its pledge does not hold", others, "brakeline pledge")
+            group = Pledge(condition=m.pledge.condition).group(frozenset(state.treaty.parties))
+            if group is None or state.time < state.treaty.effective:
+                why = f"the treaty is in force from {_at(state.treaty.effective)} (Treaty 2.3)"
+                yield Blocked(name, why, (), "wait")
+            else:
+                others = tuple(sorted(group.leaves - state.active - {name}))
+                yield Blocked(name, "the condition of its pledge does not hold", others, "brakeline pledge")
 
 
 def _lift(state: State) -> Iterator[Blocked]:
@@ -119,20 +126,21 @@ def _lift(state: State) -> Iterator[Blocked]:
         who = tuple(sorted(state.active - voters(state, "lift")))
         yield Blocked("the lift", f"{need} more votes are needed (Treaty 8.1)", who, "brakeline vote lift")
     unmet_now = unmet(state)
-    if "stopped" in unmet_now:
+    if "stopped" in unmet_now or state.phase is Phase.TRIPPED:
         for run in concerned_runs(state):
             if not run.stopped:
                 until = state.ballot.lapse
-                end = f"its permits lapse at {until}" if until >= 0 else "its permits lapse after the next stamp"
+                end = f"its permits lapse at {_at(until)}" if until >= 0 else "its permits lapse after the next stamp"
                 yield Blocked("the lift", f"{run.name} has not logged that it stopped", (run.owner,), f"wait: {end}")
     if "audited" in unmet_now:
         alone = state.ballot.paused + state.treaty.settle_within
         for run in concerned_runs(state):
             if run.settlement == "open":
-                yield from _unsettled(state, run, "the lift", f", or wait: from {alone} on it is held back alone")
+                yield from _unsettled(state, run, "the lift", f", or wait: from {_at(alone)} on it is held back alone")
     if "readings" in unmet_now:
         for t in readings.reached(state.treaty, state.readings, active=state.active):
-            yield Blocked("the lift", f"gauge {t.gauge} stands at its threshold", (), "measure again: brakeline gauge")
+            do = f"measure again: brakeline gauge {t.gauge}, then brakeline reading"
+            yield Blocked("the lift", f"gauge {t.gauge} stands at its threshold", tuple(sorted(state.active)), do)
 
 
 def _unsettled(state: State, run: Run, what: str, otherwise: str = "") -> Iterator[Blocked]:
@@ -141,35 +149,53 @@ def _unsettled(state: State, run: Run, what: str, otherwise: str = "") -> Iterat
     for a in run.open_allegations:
         place = words.place(a.fault, a.segment)
         up, down = audits.needed(state.treaty, a)
-        fresh = tuple(sorted(inspectors - a.accusers))
+        denied = a.denied_strict if a.strict else (*a.denied_strict, *a.denied_loose)
+        fresh = tuple(sorted(inspectors - a.accusers - set(denied)))
         how = "" if not a.strict or a.open_to_all else " in the declared environment"
         why = f"{', '.join(sorted(a.accusers))} alleges of {run.name}: {place}"
         do = f"brakeline audit {run.name} --confirm: {up} more uphold it, {down} that looked there{how} refute it"
         yield Blocked(what, why, fresh, do + otherwise)
     if not run.open_allegations:
         last = run.heads[-1].index
-        done = {i for i, x in run.examined.items() if x.head == last}
-        why = f"{run.name} is passed by {len(done)} of {state.treaty.inspectors} inspectors at its last head"
-        yield Blocked(what, why, tuple(sorted(inspectors - done)), f"brakeline audit {run.name}{otherwise}")
+        passed = {i for i, x in run.examined.items() if x.head == last and x.verdict == "pass"}
+        why = f"{run.name} is passed by {len(passed)} of {state.treaty.inspectors} inspectors at its last head"
+        yield Blocked(what, why, tuple(sorted(inspectors - passed)), f"brakeline audit {run.name}{otherwise}")
 
 
 def _runs(state: State) -> Iterator[Blocked]:
     for run in concerned_runs(state):
         if run.bar:
-            yield Blocked(run.name, f"barred: {words.bar(run.bar)} (Treaty 5.6)", (), "declare another run")
+            why = f"barred: {words.bar(run.bar)} (Treaty 5.6)"
+            yield Blocked(run.name, why, (run.owner,), "declare another run")
         elif run.prohibited:
-            yield Blocked(run.name, "it is in a tier that is prohibited (Treaty 3.3)", (), "declare a smaller run")
+            why = "it is in a tier that is prohibited (Treaty 3.3)"
+            yield Blocked(run.name, why, (run.owner,), "declare a smaller run")
         elif run.held and run.settlement != "settled":
             yield from _unsettled(state, run, run.name)
-        elif unread := unread_parents(state, run):
-            why = f"no safety reading of {', '.join(p[:16] + '…' for p in unread)} counts (Treaty 5.8)"
-            yield Blocked(run.name, why, (), "brakeline gauge lineage, then brakeline reading")
+        else:
+            for parent in unread_parents(state, run):
+                yield _unread(state, run, state.run(parent))
+
+
+def _unread(state: State, run: Run, parent: Run) -> Blocked:
+    """Who lets a successor train. Treaty 5.8."""
+    if not state.runs.models.get(parent.id):
+        why = f"no edge says which model its parent {parent.name} made (Treaty 3.5)"
+        return Blocked(run.name, why, (parent.owner,), "brakeline edge")
+    why = f"no safety reading of its parent {parent.name} counts (Treaty 5.8)"
+    who = tuple(sorted(state.active))
+    return Blocked(run.name, why, who, "brakeline gauge lineage, then brakeline reading")
 
 
 def _dues(state: State) -> Iterator[Blocked]:
     for o in state.dues.owed.values():
         what = f"a {o.what} about entry {o.about}"
-        yield Blocked(what, f"due by {o.by} (Treaty 10.4)", (o.party,), f"brakeline {o.what} --about {o.about}")
+        do = f"brakeline duty {o.what} --about {o.about}"
+        yield Blocked(what, f"due by {_at(o.by)} (Treaty 10.4)", (o.party,), do)
+
+
+def _at(time: int) -> str:
+    return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def report(state: State, cosigned: Cosigned) -> dict[str, Any]:

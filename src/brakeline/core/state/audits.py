@@ -27,7 +27,7 @@ def find_head(run: Run, index: int) -> LoggedHead:
     """Raises:
     Refused(FOREIGN): the entry is no head of this run that may still be audited. Treaty 7.10
     """
-    logged = next((h for h in reversed(run.heads) if h.index == index), None)
+    logged = next((h for h in run.kept if h.index == index), None)
     if logged is None:
         raise Refused(Reason.FOREIGN, f"entry {index} is no head of this run that may still be audited (Treaty 7.10)")
     return logged
@@ -69,7 +69,7 @@ def take(
         raise Refused(Reason.FOREIGN, "the sample's beacon is not the first stamp after the head (Treaty 7.3)")
     if len(audit.findings) > treaty.findings:  # Treaty 7.10
         raise Refused(Reason.ALLOWANCE, f"{len(audit.findings)} findings; an audit carries {treaty.findings} at most")
-    cuts = frozenset(h.steps for h in run.heads) if audit.findings else frozenset()
+    cuts = frozenset(h.steps for h in run.kept) if audit.findings else frozenset()
     for finding in audit.findings:
         _check_place(treaty, finding, logged.steps, cuts)
     if audit.verdict != "partial":

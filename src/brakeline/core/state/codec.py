@@ -9,7 +9,7 @@ the rest is left out, and worked out again on reading.
 from typing import Any, Final
 
 import msgspec
-from rpds import HashTrieMap
+from rpds import HashTrieMap, List
 
 from brakeline.core.encoding import canonical, sha256
 from brakeline.core.errors import Malformed, Reason, Refused
@@ -20,13 +20,13 @@ from brakeline.core.state.ballot import Ballot
 from brakeline.core.state.clock import Clock, Stamp
 from brakeline.core.state.dues import Dues, Lapse, Owed
 from brakeline.core.state.members import Member, Members, settle
-from brakeline.core.state.runs import Run, Runs, add_tally
+from brakeline.core.state.runs import Heads, LoggedHead, Run, Runs, add_tally
 from brakeline.core.state.state import Ground, State
 from brakeline.core.tlog.merkle import Frontier
 from brakeline.core.treaty import Treaty
 
 FORMAT: Final = 1
-_SORTED: Final = msgspec.json.Encoder(order="sorted")
+_SORTED: Final = msgspec.json.Encoder(order="sorted", enc_hook=list)  # of persistent lists, the only foreign values
 
 
 class _Clock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,6 +67,13 @@ class _Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ballot: Ballot
     readings: tuple[_Subject, ...]
     dues: _Dues
+
+
+def _heads(kind: type, value: Any) -> Heads:
+    return List(msgspec.convert(value, tuple[LoggedHead, ...]))
+
+
+_READ: Final = msgspec.json.Decoder(_Form, dec_hook=_heads)
 
 
 def encode(state: State) -> bytes:
@@ -112,7 +119,7 @@ def decode(data: bytes, treaty: Treaty) -> State:
         Malformed: not a state. Refused(FOREIGN): of another treaty or other rules.
     """
     try:
-        form = msgspec.json.decode(data, type=_Form)
+        form = _READ.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise Malformed(f"not a state: {e}") from e
     ground = Ground(treaty)

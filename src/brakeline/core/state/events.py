@@ -31,8 +31,8 @@ class Entered(Event, frozen=True, gc=False):
 class Void(Event, frozen=True, gc=False):
     """The entry has no effect, for this reason. Its number is spent all the same, where its signature holds.
 
-    `unjudged`: for its number, its date or its budget alone, which whoever keeps the log can bring about by the order in
-    which it logs. What it says may count when it is signed anew.
+    `unjudged`: for its number, its date or its budget alone, which whoever keeps the log can bring about by the order
+    in which it logs. What it says may count when it is signed anew.
     """
 
     kind: str

@@ -4,9 +4,11 @@ Compute follows the weights (Treaty 3.4), so splitting a run hides nothing; and 
 within the window counts together where a tier says so (Treaty 3.6, attack A-25).
 """
 
+from itertools import islice, takewhile
 from typing import Final
 
 import msgspec
+from rpds import List
 
 from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.lineage import Edge, check_edge
@@ -17,7 +19,7 @@ from brakeline.core.state.tiers import classify, exemption
 from brakeline.core.transcript import Head
 from brakeline.core.treaty import Treaty
 
-MAX_HEADS: Final = 512  # heads of one run that may be audited at a time
+MAX_HEADS: Final = 512  # heads of one run that may be audited, at least
 MAX_SEAMS: Final = 4096  # times that one run may be opened
 MAX_MERGE: Final = 1024  # ancestors that a run of several parents may have: each is counted once, so each is looked at
 
@@ -143,10 +145,11 @@ def commit(treaty: Treaty, runs: Runs, run: Run, index: int, leaf: bytes, h: Hea
     logged = LoggedHead(index, leaf, time, epoch, h.steps, h.status)
     # What was opened again is a seam that a glued transcript would hide in (attack A-05).
     seams = run.seams if h.status != "opened" or h.steps == 0 or h.steps in run.seams else (*run.seams, h.steps)
-    heads = (*run.heads, logged) if len(run.heads) < MAX_HEADS else (*run.heads[1:], logged)
-    if heads[0].time < time - treaty.audit_within:  # Treaty 7.10
-        heads = tuple(x for x in heads if x.time >= time - treaty.audit_within)
-    return runs.put(treaty, msgspec.structs.replace(run, head=h, heads=heads, seams=seams))
+    kept = run.kept.push_front(logged)
+    if len(kept) >= 2 * MAX_HEADS:  # seldom, so that a head costs the same however many there are. Treaty 7.10
+        oldest = time - treaty.audit_within
+        kept = List([h for h in islice(kept, MAX_HEADS) if h.time >= oldest])
+    return runs.put(treaty, msgspec.structs.replace(run, head=h, kept=kept, seams=seams))
 
 
 def stamped(treaty: Treaty, runs: Runs, awaiting: frozenset[str], stamp: int, size: int, beacon: bytes) -> Runs:
@@ -156,11 +159,13 @@ def stamped(treaty: Treaty, runs: Runs, awaiting: frozenset[str], stamp: int, si
     """
     for id_ in awaiting:
         run = runs.by_id[id_]
-        old = next((i for i in range(len(run.heads), 0, -1) if run.heads[i - 1].stamp >= 0), 0)
-        new = [
-            msgspec.structs.replace(h, stamp=stamp, beacon=beacon) if h.index < size else h for h in run.heads[old:]
-        ]
-        heads = (*run.heads[:old], *new)
+        waiting = list(takewhile(lambda h: h.stamp < 0, run.kept))
+        kept = run.kept
+        for _ in waiting:
+            kept = kept.drop_first()
+        for h in reversed(waiting):
+            covered = h.index < size
+            kept = kept.push_front(msgspec.structs.replace(h, stamp=stamp, beacon=beacon) if covered else h)
         seed = run_seed(run.id, beacon) if not run.seed and run.index < size else run.seed
-        runs = runs.put(treaty, msgspec.structs.replace(run, heads=heads, seed=seed))
+        runs = runs.put(treaty, msgspec.structs.replace(run, kept=kept, seed=seed))
     return runs

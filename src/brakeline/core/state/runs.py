@@ -7,10 +7,10 @@ runs is counted as they change, so that no entry costs the number of runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
-from rpds import HashTrieMap
+from rpds import HashTrieMap, List
 
 from brakeline.core.brake import Phase
 from brakeline.core.errors import Reason, Refused
@@ -36,6 +36,12 @@ class LoggedHead(msgspec.Struct, frozen=True, gc=False):
     status: Literal["opened", "running", "stopped", "ended"]
     stamp: int = -1
     beacon: bytes = b""
+
+
+if TYPE_CHECKING:
+    Heads = List[LoggedHead]
+else:
+    Heads = List  # which is generic for the type checker alone
 
 
 class Allegation(msgspec.Struct, frozen=True, gc=False):
@@ -88,11 +94,12 @@ class Bar(msgspec.Struct, frozen=True, gc=False):
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
-    """One run. `seed` is empty until a stamp follows the declaration. `lineage` is FLOP, in decimal.
+    """One run. `seed` is empty until a stamp follows the declaration. `lineage` and `window` are FLOP, in decimal.
 
-    `tiers` are the names of those it is in, by its numbers or by decision (`chosen`); `exempt` is its purpose where
-    that counts. `covered`: it needs a permit for every step; `brakes`: the brake stops it; `prohibited`: it gets no
-    permit. `bound`: its lab was in force when it was declared.
+    `kept` are heads that may still be audited, the newest first. `tiers` are the names of those it is in, by its
+    numbers or by decision (`chosen`); `exempt` is its purpose where that counts. `covered`: it needs a permit for every
+    step; `brakes`: the brake stops it; `prohibited`: it gets no permit. `bound`: its lab was in force when it was
+    declared.
     """
 
     id: str
@@ -111,7 +118,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     settlement: Settlement = "settled"
     seed: bytes = b""
     head: Head | None = None
-    heads: tuple[LoggedHead, ...] = ()
+    kept: Heads = List()
     seams: tuple[int, ...] = ()
     designated: Mapping[str, tuple[str, ...]] = {}
     examined: Mapping[str, Examined] = {}
@@ -122,6 +129,11 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     @property
     def lineage_flop(self) -> int:
         return int(self.lineage)
+
+    @property
+    def heads(self) -> tuple[LoggedHead, ...]:
+        """The heads kept, in the order in which they were logged."""
+        return tuple(self.kept)[::-1]
 
     @property
     def name(self) -> str:
@@ -226,7 +238,7 @@ def settlement(treaty: Treaty, run: Run) -> Settlement:
         return "open"
     if run.open_allegations:
         return "open"
-    last = run.heads[-1].index
+    last = next(iter(run.kept)).index
     at = [e.verdict for e in run.examined.values() if e.head == last]
     if at.count("pass") >= treaty.inspectors:
         return "settled"
