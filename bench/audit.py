@@ -34,9 +34,11 @@ import torch
 from cheat import smuggle
 from machine import machine
 
+from brakeline.core import words
 from brakeline.core.brake import Phase
 from brakeline.core.finding import Audit
 from brakeline.core.gate import GateState, admit, decide, halt
+from brakeline.core.state.events import Audited
 from brakeline.core.transcript import Head
 from brakeline.training.audit import inspect
 from brakeline.training.cell import Cell, Facts, Failed, describe
@@ -119,11 +121,11 @@ class Run:
         self.world.bind()
         self.folder = folder
         self.evidence = folder / "evidence"
-        self.recipe = Recipe(name, ROOT / "examples" / "train.py", steps, "", (), CONFIG)
+        self.recipe = Recipe(name, ROOT / "examples" / "train.py", steps, CONFIG)
         self.recipe.deposit(self.evidence / RECIPE)
         self.code = self.recipe.load()
         config = self.recipe.full_config(bytes(32))
-        self.record = self.world.declare(
+        self.live = self.world.declare(
             LAB,
             name=name,
             recipe=self.recipe.digest,
@@ -136,25 +138,31 @@ class Run:
         self.events: dict[int, Callable[[], None]] = {}
         self.training, self.auditing = Stopwatch(), Stopwatch()
         self._lock = threading.RLock()  # the recorder logs heads in a thread of its own
-        self._gate = GateState(self.record.id)
+        self._gate = GateState(self.live.id)
         self._recorder: Recorder | None = None
+
+    @property
+    def status(self) -> str:
+        """What the run's last head says."""
+        head = self.live.head
+        return head.status if head else ""
 
     def session(self, train: Train | None = None) -> None:
         """From opening to the end, a stop or a crash."""
-        self._gate = GateState(self.record.id, epoch=self._gate.epoch)
+        self._gate = GateState(self.live.id, epoch=self._gate.epoch)
         recorder = self._recorder = Recorder(
             self.evidence,
             segment_steps=SEGMENT,
-            flop_per_step=self.record.declaration.step_flop,
+            flop_per_step=self.live.declaration.step_flop,
             head_every_segments=self.world.treaty.head_every,
             on_head=self._commit,
-            run=self.record.id,
+            run=self.live.id,
             permit=lambda: self._gate.permit,
         )
-        assert self.record.seed is not None
+        assert self.live.seed
         with self.training:
             try:
-                (train or self.code.train)(self.recipe.full_config(self.record.seed), self, recorder)
+                (train or self.code.train)(self.recipe.full_config(self.live.seed), self, recorder)
             except Crash:
                 pass
             finally:
@@ -172,18 +180,17 @@ class Run:
         step = self._recorder.steps
         if event := self.events.pop(step, None):
             event()
-        flop = (step + 1) * self.record.declaration.step_flop
+        flop = (step + 1) * self.live.declaration.step_flop
         if not decide(self._gate, now=self.world.now * 10**9, flop=flop):
             self._renew()
         return bool(decide(self._gate, now=self.world.now * 10**9, flop=flop))
 
     def _renew(self) -> None:
         with self._lock:
-            brake = self.world.fold.brake
-            if brake.phase is not Phase.CLEAR:
-                self._gate = halt(self._gate, epoch=brake.epoch, reason=brake.cause)
+            if self.world.phase is not Phase.CLEAR:
+                self._halt()
                 return
-            permit = self.world.request(self.record)
+            permit = self.world.request(self.live)
             self.world.grant(permit)
             data = self.world.sealed(permit)
             asked_at = self.world.now * 10**9
@@ -204,8 +211,11 @@ class Run:
     def trip(self) -> None:
         with self._lock:
             self.world.trip()
-            brake = self.world.fold.brake
-            self._gate = halt(self._gate, epoch=brake.epoch, reason=brake.cause)
+            self._halt()
+
+    def _halt(self) -> None:
+        state = self.world.state
+        self._gate = halt(self._gate, epoch=state.epoch, reason=words.cause(state.ballot.cause))
 
     def release(self) -> None:
         """The run has stopped: lift the brake, wait out the delay."""
@@ -216,21 +226,25 @@ class Run:
 
     # inspectors
 
+    def inspect(self, inspector: str, accused: tuple[Part, ...] = (), cell: type[Cell] = Bare, **more: Any) -> Audit:
+        """The body of an audit, not logged."""
+        heads = self.world.heads(self.live)
+        return inspect(
+            self.world.treaty,
+            self.live.now,
+            heads,
+            self.evidence,
+            inspector,
+            key(inspector),
+            memory=self.folder / f"{inspector}-{len(heads)}",
+            accused=accused,
+            cell=cell,
+            **more,
+        )
+
     def audit(self, inspector: str, accused: tuple[Part, ...] = (), cell: type[Cell] = Bare, **more: Any) -> Audit:
-        fold, logged = self.world.fold, self.record.heads[-1]
         with self.auditing:
-            body = inspect(
-                fold,
-                self.record,
-                logged,
-                self.evidence,
-                inspector,
-                key(inspector),
-                memory=self.folder / f"{inspector}-{logged.index}",
-                accused=accused,
-                cell=cell,
-                **more,
-            )
+            body = self.inspect(inspector, accused, cell, **more)
         outcome = self.world.log(inspector, "audit", body)
         assert outcome.reason is None, outcome.text
         return body
@@ -255,9 +269,7 @@ class Caught(NamedTuple):
 
 def cheat(run: Run, number: int) -> Caught:
     run.session(smuggle(sys.modules[run.code.train.__module__], SHARE, SEGMENT))
-    assert run.record.last is not None
-    assert run.record.last.status == "ended"
-    fold = run.world.fold
+    assert run.status == "ended"
     audits = {i: run.audit(i) for i in INSPECTORS}
     accused = {i: {f.segment for f in a.findings if f.severity == "violation"} for i, a in audits.items()}
     cheated = {s for s in range(0, CHEAT_STEPS, SEGMENT) if (s // SEGMENT * 0.6180339887) % 1 < SHARE}
@@ -265,15 +277,16 @@ def cheat(run: Run, number: int) -> Caught:
     found = [s for parts in accused.values() for s, _ in parts]
     confirmed = 0
     for me, other in (INSPECTORS, INSPECTORS[::-1]):
-        if open_ := [k[1] for k in fold.disputed(run.record) if k[1] in accused[other] - accused[me]]:
+        if open_ := [a.segment for a in run.live.open_allegations if a.segment in accused[other] - accused[me]]:
             confirmed += bool(run.audit(me, accused=(open_[0],)).findings)
     run.world.check()
     edges = {0, CHEAT_STEPS - SEGMENT}
-    upheld = sorted(part for (_, (_, part)) in fold.adjudicated)
-    audit_flop = sum(int(a.flop) for _, _, a in run.record.audits)
-    share = audit_flop / int(run.record.last.flop)
+    # The first one bars the run; another inspector found the others too, where they found the same.
+    upheld = [a.segment for a in run.live.allegations.values() if len(a.accusers) >= run.world.treaty.adjudicators]
+    audit_flop = sum(int(e.audit.flop) for e in run.world.of(Audited))
+    share = audit_flop / int(run.live.head.flop)
     cpu, wall = run.auditing.cpu / run.training.cpu, run.auditing.wall / run.training.wall
-    barred, drawn = bool(run.record.barred), any(s not in edges for s, _ in upheld)
+    barred, drawn = run.live.bar is not None, any(s not in edges for s, _ in upheld)
     line = f"{number:>4} {len(cheated):>8} {len(full):>9} {len(found):>8} {confirmed:>9} {len(upheld):>7} "
     line += f"{'yes' if barred else 'NO':>7} {'yes' if drawn else 'no':>7} {share:>8.1%} {cpu:>8.1%}"
     return Caught(
@@ -308,8 +321,7 @@ def honest(run: Run, kind: str, number: int) -> list[Audit]:
     run.session()
     with elsewhere(number) if kind == "elsewhere" else nowhere():
         audits.append(run.audit(inspector))
-    assert run.record.last is not None
-    assert run.record.last.status == "ended"
+    assert run.status == "ended"
     run.world.check()
     return audits
 

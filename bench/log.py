@@ -12,13 +12,13 @@ import asyncio
 import multiprocessing
 import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from brakeline.core.encoding import b64encode, sha256
-from brakeline.core.errors import Unavailable
 from brakeline.core.keys import PrivateKey
 from brakeline.core.statement import open_envelope, sign, verify
 from brakeline.core.tlog.checkpoint import Checkpoint
@@ -143,7 +143,8 @@ class Verifier:
 
 
 def serve_witness(folder: Path, log: VerifierKey, port: int) -> None:
-    serve(folder, "w.example", PrivateKey(b"w" * 32), [log], port=port)
+    with open(os.devnull, "w") as sys.stdout:
+        serve(folder, "w.example", PrivateKey(b"w" * 32), [log], port=port)
 
 
 def bench_sequencer(folder: Path, count: int, at_once: int) -> None:
@@ -160,14 +161,9 @@ def bench_sequencer(folder: Path, count: int, at_once: int) -> None:
 
     async def submit_all() -> tuple[float, list[float]]:
         with LogStore(folder / "sequenced", ORIGIN) as store:
-            sequencer = Sequencer(store, KEY, policy, Verifier(), time.time, Timing(retry=0.1))
+            sequencer = Sequencer(store, KEY, policy, Verifier(), time.time, Timing(patience=30, retry=0.1))
             async with sequencer.running():
-                while True:  # until the witness is up
-                    try:
-                        await sequencer.submit(sign("vote", {"n": -1}, KEY))
-                        break
-                    except Unavailable:
-                        continue
+                await sequencer.submit(sign("vote", {"n": -1}, KEY))  # the witness is up
                 left, times = iter(entries), []
 
                 async def submitter() -> None:

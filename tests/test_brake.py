@@ -12,12 +12,12 @@ from brakeline.core.brake import START, TRANSITIONS, BrakeState, Event, Phase, s
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason
 from brakeline.core.finding import Fault, Finding
-from brakeline.core.fold import RunRecord
 from brakeline.core.gate import GateState, admit, decide, halt
 from brakeline.core.permit import Permit
+from brakeline.core.state import events as ev
 from brakeline.core.statement import open_envelope
 from vector import refused
-from world import DAY, LABS, PARTIES, World
+from world import DAY, LABS, PARTIES, Live, World
 
 DIAGRAM = {  # as drawn at the top of brake.py
     "clear": {"trip": "tripped"},
@@ -38,17 +38,15 @@ def test_the_table_is_the_diagram() -> None:
 
 @pytest.mark.parametrize(("phase", "event"), list(product(Phase, Event)))
 def test_every_event_in_every_phase(phase: Phase, event: Event) -> None:
-    state = BrakeState(phase, 3, 1000, "before")
+    state = BrakeState(phase, 3, 1000)
     copy = replace(state)
     if (phase, event) not in TRANSITIONS:
         with pytest.raises(Misuse):
             step(state, event, now=1000)
     else:
         epoch = 4 if event is Event.TRIP else 3  # Treaty 5.5
-        assert step(state, event, now=1000) == BrakeState(TRANSITIONS[phase, event], epoch, 1000, "before")
-        assert step(state, event, now=2000, cause="after") == BrakeState(
-            TRANSITIONS[phase, event], epoch, 2000, "after"
-        )
+        assert step(state, event, now=1000) == BrakeState(TRANSITIONS[phase, event], epoch, 1000)
+        assert step(state, event, now=2000) == BrakeState(TRANSITIONS[phase, event], epoch, 2000)
         with pytest.raises(Misuse):
             step(state, event, now=999)
     assert state == copy
@@ -60,11 +58,11 @@ def test_no_history_leaves_the_table(events: list[tuple[Event, int]]) -> None:
     for event, later in events:
         now += later
         try:
-            state = step(state, event, now=now, cause=event)
+            state = step(state, event, now=now)
         except Misuse:
             continue
         trips += event is Event.TRIP
-        assert (state.epoch, state.since, state.cause) == (trips, now, event)
+        assert (state.epoch, state.since) == (trips, now)
 
 
 def test_the_brake_is_off_only_at_the_start_and_after_a_release() -> None:
@@ -87,7 +85,7 @@ def test_the_brake_dominates() -> None:
         world.grant(after)
     with refused(Reason.PAUSED):
         world.grant(replace_epoch(after, 0))
-    shut = halt(state, epoch=world.fold.brake.epoch, reason="brake")
+    shut = halt(state, epoch=world.state.epoch, reason="brake")
     with refused(Reason.ROLLBACK):
         admit(shut, signed, world.treaty, nonce=before.nonce, asked_at=0)
     assert not decide(shut, now=1, flop=1)
@@ -116,13 +114,14 @@ class Adversary(RuleBasedStateMachine):
         super().__init__()
         self.world = World(lift_conditions='["stopped"]')
         self.gates: dict[str, GateState] = {}
-        self.old: list[tuple[RunRecord, Permit, bytes]] = []
+        self.old: list[tuple[Live, Permit, bytes]] = []
         self.seen_epoch = 0
         self.trip_voters: set[str] = set()
         self.lifters: set[str] = set()
         self.readers: set[str] = set()
         self.accusers: set[str] = set()
         self.phase = Phase.CLEAR
+        self.known = self.tripped = 0
 
     @initialize(bound=st.sampled_from([PARTIES, LABS]))
     def begin(self, bound: tuple[str, ...]) -> None:
@@ -137,10 +136,10 @@ class Adversary(RuleBasedStateMachine):
     def vote(self, parties: list[str], motion: str, age: int) -> None:
         expires = self.world.now + (2 if age else DAY)
         for party in parties:
-            equivocated = party in self.world.fold.equivocators
+            equivocated = party in self.world.state.members.equivocators
             if age == 0 and not equivocated:
                 (self.trip_voters if motion == "trip" else self.lifters).add(party)
-            (outcome,) = self.world.vote(motion, party, epoch=self.world.fold.brake.epoch + age, expires=expires)
+            (outcome,) = self.world.vote(motion, party, epoch=self.world.state.epoch + age, expires=expires)
             assert (outcome.reason is None) == (age == 0 and not equivocated)
             self.honest()
 
@@ -155,7 +154,7 @@ class Adversary(RuleBasedStateMachine):
     @rule(motion=st.sampled_from(["trip", "lift"]), wait=NAP)
     def agree(self, motion: str, wait: int) -> None:
         """Without this, few examples would get any further than one trip."""
-        honest = [p for p in PARTIES if p in self.bound - self.world.fold.equivocators]
+        honest = [p for p in PARTIES if p in self.bound - self.world.state.members.equivocators]
         if motion == "trip":
             self.vote(honest[:2], motion, 0)
         else:
@@ -166,12 +165,22 @@ class Adversary(RuleBasedStateMachine):
     @rule()
     def all_stop(self) -> None:
         for run in self.runs:
-            self.world.head(run, "stopped", steps=run.last.steps if run.last else None)
+            self.world.head(run, "stopped", steps=run.steps)
             self.honest()
 
     @rule(seconds=NAP)
     def stamp(self, seconds: int) -> None:
         self.world.stamp(seconds)
+
+    @rule(back=st.integers(0, 9), seconds=NAP)
+    def late_stamp(self, back: int, seconds: int) -> None:
+        """The keeper records a checkpoint of before, with its true cosignatures."""
+        last = self.world.state.clock.last
+        assert last is not None
+        size = max(0, self.world.state.size - back)
+        self.world.now += seconds
+        outcome = self.world.append(self.world.checkpoint(size=size))
+        assert outcome.reason is (None if size >= last.size else Reason.ROLLBACK)
 
     @rule(by=st.sampled_from([LABS, PARTIES, LABS[:2]]), seconds=NAP)
     def lying_stamp(self, by: tuple[str, ...], seconds: int) -> None:
@@ -183,13 +192,24 @@ class Adversary(RuleBasedStateMachine):
     def replay(self, at: int) -> None:
         self.world.append(self.world.entries[at % len(self.world.entries)])
 
-    @rule(party=ANY, seq=st.integers(0, 3))
-    def equivocate(self, party: str, seq: int) -> None:
-        if len(self.world.fold.equivocators | {party}) > self.world.treaty.faults or seq >= len(self.world.said[party]):
+    @rule(party=ANY, back=st.integers(0, 2))
+    def equivocate(self, party: str, back: int) -> None:
+        """With the last number of the lane, or with an older one that only both envelopes prove."""
+        said = self.world.said.get((party, "brake"), [])
+        known = self.world.state.members.equivocators
+        if len(known | {party}) > self.world.treaty.faults or back >= len(said):
             return
-        body = {"motion": "trip", "epoch": self.world.fold.brake.epoch, "reason": "two-faced"}
-        outcome = self.world.append(self.world.statement(party, "vote", body, seq=seq))
-        assert outcome.reason is Reason.EQUIVOCATION
+        one = said[-1 - back]
+        body = {"motion": "trip", "epoch": self.world.state.epoch, "reason": "two-faced"}
+        other = self.world.statement(party, "vote", body, seq=open_envelope(one).statement.seq)
+        outcome = self.world.append(other)
+        assert outcome.reason is (Reason.REPLAYED if back else Reason.EQUIVOCATION)
+        if back:
+            first, second = sorted((one.decode(), other.decode()))
+            by = next(p for p in PARTIES if p != party)
+            outcome = self.world.log(by, "evidence", {"first": first, "second": second})
+            assert outcome.reason is (Reason.DUPLICATE if party in known else None)
+        assert party in self.world.state.members.equivocators
 
     @rule(party=ANY)
     def withdraw(self, party: str) -> None:
@@ -208,16 +228,15 @@ class Adversary(RuleBasedStateMachine):
         run = self.runs[which]
         if status != "opened":
             self.world.train(run, min(30, len(self.world.leaves[run.id]) - 1 + steps))
-        at = run.last.steps if run.last and run.last.status == "stopped" else None
-        self.world.head(run, status, steps=at)
+        self.world.head(run, status, steps=run.steps if run.stopped else None)
 
     @rule(party=ANY, which=st.booleans(), upheld=st.booleans())
     def accuse(self, party: str, which: bool, upheld: bool) -> None:
         run = self.runs[which]
         logged = run.heads[-1]
-        if self.world.fold.beacon_for(logged.index) is None:
+        if not logged.beacon:
             return
-        if upheld and party != run.owner and party not in self.world.fold.equivocators:
+        if upheld and party != run.owner and party not in self.world.state.members.equivocators:
             self.accusers.add(party)
         finding = Finding(fault=Fault.NO_PERMIT, severity="violation", segment=(0, 0), detail="")
         self.world.audit(party, run, *([finding] if upheld else []))
@@ -235,9 +254,10 @@ class Adversary(RuleBasedStateMachine):
             return
         # No signer grants while the brake is on, for an ended epoch, or for a run that stands still or is barred.
         assert world.phase is Phase.CLEAR
-        assert permit.epoch == world.fold.brake.epoch
+        assert permit.epoch == world.state.epoch
         assert not run.stopped
-        assert not run.barred
+        assert run.bar is None
+        assert not (run.held and run.settlement != "settled")
         data = world.sealed(permit)
         self.old.append((run, permit, data))
         self.gates[run.id] = admit(
@@ -247,9 +267,9 @@ class Adversary(RuleBasedStateMachine):
 
     @rule(which=st.booleans())
     def look(self, which: bool) -> None:
-        brake, run = self.world.fold.brake, self.runs[which]
-        if brake.phase is not Phase.CLEAR:
-            self.gates[run.id] = halt(self.gates[run.id], epoch=brake.epoch, reason=brake.phase)
+        state, run = self.world.state, self.runs[which]
+        if state.phase is not Phase.CLEAR:
+            self.gates[run.id] = halt(self.gates[run.id], epoch=state.epoch, reason=state.phase)
             assert not decide(self.gates[run.id], now=0, flop=1)
 
     @rule(at=st.integers(0, 100))
@@ -272,38 +292,43 @@ class Adversary(RuleBasedStateMachine):
 
     @invariant()
     def honest(self) -> None:
-        fold = self.world.fold
-        new = fold.history[len(getattr(self, "known", [])) :]
-        self.known = list(fold.history)
-        for _, state in new:
-            if state.phase is Phase.TRIPPED:
+        state = self.world.state
+        new, self.known = self.world.events[self.known :], len(self.world.events)
+        for event in new:
+            if isinstance(event, ev.Tripped):
                 # Treaty 4.1-4.4: f parties trip nothing, whatever they sign, and unbound ones do not count.
                 voters, readers = self.trip_voters & self.bound, self.readers & self.bound
                 assert max(len(voters), len(readers), len(self.accusers)) > self.world.treaty.faults
                 self.trip_voters, self.lifters = set(), set()
-            if state.phase is Phase.LIFTING:
+                self.tripped = self.world.now
+            if isinstance(event, ev.Paused):
+                # Treaty 4.5: all have said that they stopped, or no permit of before can be alive.
+                stopped = all(r.stopped for r in self.runs if state.concerned(r.now))
+                assert stopped or self.world.now >= self.tripped + self.world.treaty.permit_lifetime + 30
+            if isinstance(event, ev.Lifting):
                 assert len(self.lifters & self.bound) >= self.world.treaty.lift  # Treaty 8.1
-            if state.phase is Phase.CLEAR:
+                assert set(event.parties) <= self.lifters
+            if isinstance(event, ev.Cleared):
                 self.trip_voters, self.lifters, self.readers = set(), set(), set()
-        assert fold.brake.epoch >= self.seen_epoch
-        self.seen_epoch = fold.brake.epoch
-        if self.phase is not Phase.CLEAR and fold.brake.phase is Phase.CLEAR and new:
-            assert Phase.LIFTING in [s.phase for _, s in fold.history[-3:]]
-        self.phase = fold.brake.phase
-        assert len(fold.equivocators) <= self.world.treaty.faults
+                assert self.phase in (Phase.LIFTING, Phase.PAUSED)
+        assert state.epoch >= self.seen_epoch
+        self.seen_epoch = state.epoch
+        self.phase = state.phase
+        assert len(state.members.equivocators) <= self.world.treaty.faults
 
     def teardown(self) -> None:
         if hasattr(self, "runs"):
             self.world.check()
             for _, permit, data in self.old:
                 assert open_envelope(data).kind == "permit"
-                assert permit.epoch <= self.world.fold.brake.epoch
+                assert permit.epoch <= self.world.state.epoch
 
 
 Adversary.TestCase.settings = settings(max_examples=settings().max_examples // 2, stateful_step_count=40)
 TestAdversary = Adversary.TestCase
 
 
+@settings(max_examples=settings().max_examples // 3)
 @given(
     who=st.sampled_from(PARTIES),
     votes=st.lists(st.sampled_from(["vote", "read", "accuse", "stamp", "repledge"]), max_size=12),
@@ -326,5 +351,5 @@ def test_one_party_never_trips_the_brake(who: str, votes: list[str]) -> None:
             world.bind(who, expires=world.now + 2 * DAY)
         else:
             world.stamp()
-    assert (world.phase, world.fold.history) == (Phase.CLEAR, [])
+    assert (world.phase, world.of(ev.Tripped)) == (Phase.CLEAR, [])
     world.check()

@@ -11,8 +11,11 @@ from brakeline.core.brake import Phase
 from brakeline.core.bundle import MAGIC, Bundle, parse_bundle, verify_bundle
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import BrakelineError, Malformed, Reason
+from brakeline.core.state.codec import encode
+from brakeline.core.state.events import ByVotes, Void
 from brakeline.core.transcript import LEAF_BYTES
-from vector import Vector, load, refused
+from brakeline.core.views import phases
+from vector import refused
 from world import LABS, World, treaty, treaty_text
 
 
@@ -30,27 +33,6 @@ def story() -> tuple[World, Bundle]:
     return world, world.bundle(run)
 
 
-@load("bundle", 8)
-def test_bundle_vectors(v: Vector) -> None:
-    with v.expected():
-        fold = verify_bundle(v.bytes("bundle"), treaty_digest=v.input["treaty"]).fold
-        assert v.output == {
-            "phase": fold.brake.phase,
-            "epoch": fold.brake.epoch,
-            "since": fold.brake.since,
-            "cause": fold.brake.cause,
-            "bound": sorted(fold.bound().active),
-            "history": [[i, s.phase, s.since] for i, s in fold.history],
-            "outcomes": [o.reason for o in fold.outcomes],
-            "equivocators": sorted(fold.equivocators),
-            "runs": {
-                r.id: {"seed": r.seed.hex(), "lineage_flop": str(r.lineage_flop), "stopped": r.stopped}
-                for r in fold.runs.values()
-                if r.seed
-            },
-        }
-
-
 def mended(data: bytes) -> bytes:
     """`data` with the digest at its end computed anew, as a forger would."""
     return data[:-32] + sha256(data[:-32])
@@ -65,12 +47,15 @@ def test_a_bundle_proves_what_happened() -> None:
     data = bundle.encode()
     assert parse_bundle(data) == bundle
     proven = verify_bundle(data, treaty_digest=digest())
-    assert vars(proven.fold) == vars(world.fold)
+    assert encode(proven.state) == encode(world.state)
+    assert proven.digest == sha256(encode(world.state)).hex()
+    assert proven.events == tuple(world.events)
+    assert proven.treaty.digest == digest()
     assert proven.cosigned.checkpoint.size == len(world.entries)
-    (run,) = world.fold.runs.values()
+    (run,) = proven.state.runs.by_id.values()
     assert list(proven.leaves[run.id]) == world.leaves[run.id]
-    assert [phase for _, phase, _, _ in proven.phases] == [Phase.TRIPPED, Phase.PAUSED]
-    assert proven.phases[0][3] == "votes of alpha, beta"
+    assert [phase for phase, _ in phases(proven.events)] == [Phase.TRIPPED, Phase.PAUSED]
+    assert proven.state.ballot.cause == ByVotes(("alpha", "beta"))
 
 
 def test_a_bundle_need_not_open_every_run() -> None:
@@ -192,7 +177,7 @@ def test_entries_are_those_the_witnesses_saw() -> None:
             verify_bundle(replace(bundle, entries=other).encode())
     # A log may prove its past, up to a checkpoint that was cosigned then.
     early = world.bundle(entries=entries[:6], checkpoint=world.checkpoint(6))
-    assert verify_bundle(early.encode()).fold.size == 6
+    assert verify_bundle(early.encode()).state.size == 6
 
 
 def test_the_checkpoint_is_the_logs_and_the_witnesses() -> None:
@@ -226,7 +211,9 @@ def test_the_treaty_is_the_one_the_reader_knows() -> None:
         verify_bundle(replace(bundle, treaty=other).encode())
     empty = verify_bundle(replace(bundle, treaty=other, transcripts={}).encode())
     assert empty.treaty.digest != digest()
-    assert {o.reason for o in empty.fold.outcomes if o.kind != "stamp"} == {Reason.FOREIGN}
+    void = [x for x in empty.events if isinstance(x, Void)]
+    assert {x.reason for x in void} == {Reason.FOREIGN}
+    assert len(void) == sum(entry.startswith(b"{") for entry in bundle.entries)
     with pytest.raises(Malformed):
         verify_bundle(replace(bundle, treaty=bundle.treaty.replace(b"trip = 2", b"trip = 1")).encode())
 

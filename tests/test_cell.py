@@ -176,16 +176,16 @@ def recorded(folder: Path, **changes: float) -> bench.Run:
     """A run whose lab trains with `changes` to the configuration it declared."""
     run = bench.Run("run", STEPS, folder)
     run.events = {10: run.crash}
-    while run.events or not run.record.last or run.record.last.status != "ended":
+    while run.events or run.status != "ended":
         run.session(lambda config, gate, recorder: run.code.train({**config, **changes}, gate, recorder))
     return run
 
 
 def examine(run: bench.Run, *accused: bench.Part, cell: type[Cell] = Cell, **more) -> tuple[Audit, list[str]]:
     said: list[str] = []
-    fold, logged, memory = run.world.fold, run.record.heads[-1], run.folder / "memory"
-    audit = inspect(fold, run.record, logged, run.evidence, "beta", key("beta"), memory=memory, accused=accused,
-                    say=said.append, cell=cell, **more)  # fmt: skip
+    heads, memory = run.world.heads(run.live), run.folder / "memory"
+    audit = inspect(run.world.treaty, run.live.now, heads, run.evidence, "beta", key("beta"), memory=memory,
+                    accused=accused, say=said.append, cell=cell, **more)  # fmt: skip
     return audit, said
 
 
@@ -207,7 +207,7 @@ def test_an_honest_resumed_run_passes_after_the_audit_was_interrupted(tmp_path):
     checkpoint_path(run.evidence, 0).unlink()  # it is not asked for again
     audit, _ = examine(run)
     assert audit.verdict == "pass"
-    assert audit.environment == run.record.declaration.environment
+    assert audit.environment == run.live.declaration.environment
     assert len(audit.segments) > 1
 
 

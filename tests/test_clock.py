@@ -8,6 +8,7 @@ from brakeline.core.encoding import sha256
 from brakeline.core.errors import Misuse, Reason
 from brakeline.core.run import run_seed
 from brakeline.core.state import events as ev
+from brakeline.core.state.clock import LATEST
 from brakeline.core.tlog.merkle import leaf_hash
 from brakeline.core.tlog.merkle import root as tree_root
 from world import LABS, START, Live, World, bound
@@ -53,6 +54,15 @@ def test_a_stamp_covers_no_fewer_entries_than_the_one_before() -> None:
     assert world.append(old).reason is None  # as many: time may pass where nothing is said
     assert world.append(world.checkpoint(size=9, now=time + 5)).reason is None
     assert world.state.time == time + 5
+    world.check()
+
+
+def test_a_time_that_no_calendar_shows_is_none() -> None:
+    world = World()
+    assert world.append(world.checkpoint(now=LATEST + 1)).reason is Reason.MALFORMED
+    assert world.state.time == START
+    assert world.append(world.checkpoint(now=LATEST)).reason is None
+    assert world.state.time == LATEST
     world.check()
 
 

@@ -24,7 +24,7 @@ from brakeline.design.measured import clean_audits, clopper_pearson, read_measur
 from brakeline.design.model import LUMP, slack, stable
 from brakeline.design.parameters import PARAMETERS, TABLE
 from brakeline.design.regime import VERDICTS, Verdict
-from brakeline.design.scenario import Scenario, build, read_scenario
+from brakeline.design.scenario import YEAR, Scenario, build, read_scenario
 from brakeline.design.sensitivity import claims, sobol
 from brakeline.design.standin import rehearsed
 from brakeline.design.window import allowed, stable_where
@@ -445,6 +445,8 @@ def test_what_a_treaty_decides_is_taken_from_it() -> None:
     assert s.values["residual"] == 0.05
     assert s.values["detection"] == 0.95  # the treaty promises no more, whatever was measured
     assert s.values["inspections"] == 12
+    # A permit's lifetime, the age of a signer's view, and what clocks may differ: 10 s, 5 s and 30 s.
+    assert s.values["permit_lifetime"] * YEAR == pytest.approx(45)
 
 
 # --- sensitivity

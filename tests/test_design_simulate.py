@@ -176,10 +176,14 @@ def test_a_lump_breakout_comes_at_its_time() -> None:
 
 
 @pytest.mark.parametrize("breakout", ["exponential", "lump"])
-def test_the_closed_forms_hold_on_the_real_core(breakout: str, tmp_path: Path) -> None:
-    found = check(scenario(breakout), tmp_path, episodes=300)
+def test_the_closed_forms_hold_on_the_real_core(
+    breakout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Any change of the log's bytes draws other samples: so many lives, and intervals that a right form hardly misses.
+    monkeypatch.setattr(module, "CONFIDENCE", 0.9999)
+    found = check(scenario(breakout), tmp_path, episodes=1500)
     assert [c.name for c in found.comparisons if not c.agrees] == []
-    assert found.episodes > 200
+    assert found.episodes > 1000
     names = [c.name for c in found.comparisons]
     assert names == ["conviction of a cheat", "conviction of the honest", "W_C", "W_T", "W_C - W_T"]
 
@@ -202,7 +206,7 @@ def test_a_wrong_closed_form_would_be_found_out(tmp_path: Path, monkeypatch: pyt
         return type(m)(**{**{n: getattr(m, n) for n in m.__dataclass_fields__}, "p": m.p * 0.4})
 
     monkeypatch.setattr(module, "build", wrong)
-    found = check(scenario(), tmp_path, episodes=250)
+    found = check(scenario(), tmp_path, episodes=1000)
     assert "conviction of a cheat" in [c.name for c in found.comparisons if not c.agrees]
 
 

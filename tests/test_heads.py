@@ -176,16 +176,15 @@ def test_the_newest_heads_may_be_audited() -> None:
     # Treaty 7.10
     world = bound()
     run = world.opened("alpha")
-    first = world.heads(run)[0].entry
-    for _ in range(MAX_HEADS - 1):
+    for _ in range(3 * MAX_HEADS):
         assert world.head(run, "running").reason is None
+        assert min(len(world.heads(run)), MAX_HEADS) <= len(run.kept) < 2 * MAX_HEADS
     world.stamp()
-    assert len(run.heads) == MAX_HEADS
-    assert status(world, run, first) is None
-    assert world.head(run, "running").reason is None
-    assert len(run.heads) == MAX_HEADS
-    assert status(world, run, first) is Reason.FOREIGN
-    assert status(world, run, first + 1) is None
+    heads = [e.entry for e in world.heads(run)]
+    assert [h.index for h in run.heads] == heads[-len(run.kept) :]
+    assert status(world, run, heads[0]) is Reason.FOREIGN
+    for index in (heads[-MAX_HEADS], heads[-1]):
+        assert status(world, run, index) is None
     world.check()
 
 

@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brakeline.core.encoding import sha256
+from brakeline.core.errors import Reason
 from brakeline.core.finding import Fault, Finding, verdict
-from brakeline.core.fold import RunRecord
 from brakeline.core.gate import NO_PERMIT
 from brakeline.core.statement import open_envelope
 from brakeline.core.transcript import Leaf
-from world import DATASET, LABS, RECIPE, STEP_FLOP, World
+from world import DATASET, LABS, RECIPE, STEP_FLOP, Live, World
 
 OTHER = "cd" * 32  # another environment than the declared one
 BOUND = 0.05
 
 
-def trained(steps: int = 12, **changes: Any) -> tuple[World, RunRecord]:
+def trained(steps: int = 12, **changes: Any) -> tuple[World, Live]:
     world = World(**changes)
     world.bind()
     return world, world.finished("alpha", steps=steps)
@@ -58,7 +58,7 @@ def test_a_run_that_was_braked_and_resumed_passes() -> None:
     for inspector in ("beta", "gamma"):
         world.audit(inspector, run)
     world.stamp(2)
-    assert world.fold.brake.epoch == 1
+    assert world.state.epoch == 1
     world.head(run, "opened")
     world.train(run, 18, world.permit(run))
     world.head(run, "stopped")
@@ -119,7 +119,7 @@ def test_another_environment_is_never_called_fraud(error: float, rho: float) -> 
 PARTS = ((0, 3), (3, 6), (6, 9), (9, 12))
 
 
-def elsewhere(world: World, run: RunRecord, part: tuple[int, int]) -> tuple[Leaf, ...]:
+def elsewhere(world: World, run: Live, part: tuple[int, int]) -> tuple[Leaf, ...]:
     """The same data, other bits: what a replay on another machine gives."""
     start, end = part
     return tuple(bent(x, state=sha256(x.state), loss=x.loss + 1e-9) for x in world.leaves[run.id][start + 1 : end + 1])
@@ -363,6 +363,20 @@ def test_a_head_that_names_another_state() -> None:
     assert faults(world.judged(run)) == violation(Fault.TRANSCRIPT_MISMATCH, 0, 0)
 
 
+def test_every_head_binds_not_only_the_last() -> None:
+    # The state lets old heads go (Treaty 7.10); what they committed to is the run's past all the same.
+    world = World()
+    world.bind()
+    run = world.opened("alpha")
+    world.train(run, 3, world.permit(run))
+    assert world.head(run, "running", state=OTHER).reason is None
+    world.train(run, 6, world.permit(run))
+    world.head(run, "stopped")
+    world.stamp()
+    assert [h.head.steps for h in world.heads(run)] == [0, 3, 6]
+    assert faults(world.judged(run)) == violation(Fault.TRANSCRIPT_MISMATCH, 0, 0)
+
+
 def test_another_recipe_or_data_set() -> None:
     # Attacks A-12, A-16. The recipe is shown by the lab; the data set is the inspector's own copy, which may differ.
     world, run = trained()
@@ -419,13 +433,13 @@ def test_verdicts() -> None:
 # --- permits
 
 
-def covered() -> tuple[World, RunRecord]:
+def covered() -> tuple[World, Live]:
     world = World()
     world.bind()
     return world, world.opened("alpha")
 
 
-def finish(world: World, run: RunRecord) -> tuple[Finding, ...]:
+def finish(world: World, run: Live) -> tuple[Finding, ...]:
     world.head(run, "stopped")
     world.stamp()
     return world.judged(run)
@@ -472,7 +486,7 @@ def test_compute_up_to_the_allowance_and_beyond() -> None:
     assert faults(finish(world, run)) == violation(Fault.OVER_ALLOWANCE, 6, 8)
 
 
-def next_epoch(world: World, run: RunRecord) -> None:
+def next_epoch(world: World, run: Live) -> None:
     """Stop, trip, settle, lift."""
     world.head(run, "stopped")
     world.stamp()

@@ -1,46 +1,74 @@
-"""Homes, outboxes, followers and the live gate. The world's log stands behind the client's real methods."""
+"""Homes, the client, errors on the wire, and the live gate. The world's log stands behind the client's real methods."""
 
-import threading
+import gzip
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from brakeline.core.encoding import canonical
-from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailable
-from brakeline.core.statement import open_envelope
-from brakeline.core.tlog.merkle import inclusion_proof, leaf_hash, reader
+from brakeline.core.admission import Admission
+from brakeline.core.encoding import parse
+from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused, Unavailable
+from brakeline.core.statement import open_envelope, sign
+from brakeline.core.tlog.merkle import inclusion_proof, leaf_hash, reader, root
 from brakeline.core.tlog.proof import Proof
 from brakeline.core.tlog.tile import encode_bundle
-from brakeline.node import permits
+from brakeline.node import client, http, permits
 from brakeline.node.client import BUNDLE, Follower, LogClient, add_verified
 from brakeline.node.home import Home, load_key, new_key, save_key
-from brakeline.node.outbox import Outbox
 from brakeline.node.permits import LiveGate, boottime
-from brakeline.node.signer import Signer
 from world import DAY, PARTIES, World, key
 
 
 class WorldLog(LogClient):
-    """The world's log, as an honest server shows it; tests override one answer to make it lie."""
+    """The world's log, as an honest server shows it; tests override one answer to make it lie.
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    `away`: it is out of reach. `judging`: what it takes is what a log's admission lets pass.
+    """
+
+    def __init__(self, world: World, *, judging: bool = False) -> None:
+        self.world, self.url = world, "http://the.world"
         self.note: bytes | None = None
+        self.state: bytes | None = None  # what it offers to newcomers
+        self.away = False
+        self.judging = judging
+        self.asked: list[tuple[int, int]] = []  # ranges of entries
+        self.added: list[bytes] = []
+
+    def _reach(self) -> None:
+        if self.away:
+            raise Unavailable("the log is out of reach")
 
     def checkpoint(self, *, after: int = -1, wait: int = 0) -> bytes:
-        return self.note or self.world.checkpoint()
+        self._reach()
+        # By its entries, not by the world's state: a test may have put another history there.
+        return self.note or self.world.checkpoint(root=root(list(map(leaf_hash, self.world.entries))))
 
     def entries(self, start: int, end: int) -> list[bytes]:
+        self._reach()
+        self.asked.append((start, end))
         return self.world.entries[start:end]
 
+    def snapshot(self) -> bytes:
+        self._reach()
+        assert self.state is not None
+        return self.state
+
     def add(self, entry: bytes) -> bytes:
+        self._reach()
+        self.added.append(entry)
         if entry not in self.world.entries:
+            if self.judging:
+                Admission(self.world.state).admit(entry)
             self.world.append(entry)
         index = self.world.entries.index(entry)
         hashes = [leaf_hash(e) for e in self.world.entries]
         return Proof(index, inclusion_proof(index, len(hashes), reader(hashes)), self.world.checkpoint()).encode()
+
+    def add_verified(self, entry: bytes) -> int:
+        return add_verified(self, self.world.treaty.policy, entry)
 
 
 # ---- keys ----
@@ -94,214 +122,31 @@ def test_home_of_another_party(tmp_path: Path) -> None:
         Home(tmp_path).me(world.treaty)
 
 
-# ---- outbox ----
-
-
-def outbox(tmp_path: Path, world: World) -> Outbox:
-    return Outbox(tmp_path, world.treaty.digest, "alpha", key("alpha"), lambda: world.now)
-
-
-def test_outbox_numbers_and_chains(tmp_path: Path) -> None:
-    world = World()
-    box, log = outbox(tmp_path, world), WorldLog(world)
-    for _ in range(3):
-        box.send(lambda e: add_verified(log, world.treaty.policy, e), "assent", {"text": world.treaty.digest})
-    said = [open_envelope(e) for e in world.entries if e.startswith(b"{")]
-    assert [e.statement.seq for e in said] == [0, 1, 2]
-    assert [e.statement.prev for e in said[1:]] == [e.digest for e in said[:-1]]
-    assert all(o.reason is None for o in world.fold.outcomes)
-
-
-def test_outbox_survives_a_crash_between_sending_and_noting(tmp_path: Path) -> None:
-    """The same bytes are sent again, and nothing counts twice."""
-    world = World()
-    box, log = outbox(tmp_path, world), WorldLog(world)
-    data = box.write("assent", {"text": world.treaty.digest})
-
-    def lost(entry: bytes) -> int:
-        log.add(entry)
-        raise Unavailable("the answer was lost")
-
-    with pytest.raises(Unavailable):
-        box.flush(lost)
-    box.close()
-    again = outbox(tmp_path, world)
-    assert [d for _, d in again.pending()] == [data]
-    (sent,) = again.flush(lambda e: add_verified(log, world.treaty.policy, e))
-    assert world.entries.count(data) == 1
-    assert world.entries[sent.index] == data
-    assert again.pending() == []
-
-
-def test_a_refused_statement_does_not_block_the_next(tmp_path: Path) -> None:
-    world = World()
-    box = outbox(tmp_path, world)
-    box.write("assent", {"text": "first"})
-
-    def refuse(entry: bytes) -> int:
-        raise Refused(Reason.FOREIGN, "no")
-
-    with pytest.raises(Refused):
-        box.flush(refuse)
-    box.write("assent", {"text": "second"})
-    assert len(box.flush(lambda e: 7)) == 1
-
-
-def test_two_processes_never_share_a_number(tmp_path: Path) -> None:
-    world = World()
-    boxes = [outbox(tmp_path, world) for _ in range(2)]
-
-
-    def write(box: Outbox) -> None:
-        for _ in range(20):
-            box.write("assent", {"text": "x"})
-
-    threads = [threading.Thread(target=write, args=(b,)) for b in boxes]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert [seq for seq, _ in boxes[0].pending()] == list(range(40))
-
-
-# ---- follower ----
-
-
-def grown() -> World:
-    world = World()
-    world.bind()
-    world.stamp()
-    return world
-
-
-def test_follower_folds_what_the_log_shows(tmp_path: Path) -> None:
-    world = grown()
-    follower = Follower(WorldLog(world), world.treaty, tmp_path)
-    assert follower.update()
-    assert not follower.update()
-    world.trip()
-    assert follower.update()
-    assert follower.fold.brake == world.fold.brake
-    assert follower.fold.roots == world.fold.roots
-
-
-def test_two_histories_are_caught_and_the_proof_is_kept(tmp_path: Path) -> None:
-    """Attack A-20. Both notes are cosigned by a quorum: together they convict."""
-    world = grown()
-    log = WorldLog(world)
-    follower = Follower(log, world.treaty, tmp_path)
-    follower.update()
-    size = follower.fold.size
-    world.entries[-1] = world.statement("alpha", "vote", {"motion": "trip", "epoch": 0, "reason": "another history"})
-    with pytest.raises(Refused) as e:
-        follower.update()
-    assert e.value.reason is Reason.EQUIVOCATION
-    assert follower.fold.size == size
-    kept = sorted((tmp_path / "forks").iterdir())
-    assert len(kept) == 2
-    assert kept[0].read_bytes() != kept[1].read_bytes()
-
-
-def test_a_grown_fork_is_caught_too(tmp_path: Path) -> None:
-    world = grown()
-    follower = Follower(WorldLog(world), world.treaty, tmp_path)
-    follower.update()
-    world.entries[1] = world.statement("alpha", "vote", {"motion": "trip", "epoch": 0, "reason": "x"})
-    world.stamp()
-    with pytest.raises(Refused) as e:
-        follower.update()
-    assert e.value.reason is Reason.EQUIVOCATION
-
-
-def test_threads_share_a_follower() -> None:
-    """Nothing is folded twice, and a slower answer is no rollback."""
-    world = grown()
-    follower = Follower(WorldLog(world), world.treaty)
-    follower.update()
-    troubles: list[BaseException] = []
-    stop = threading.Event()
-
-    def follow() -> None:
-        while not stop.is_set():
-            try:
-                follower.update()
-            except BaseException as e:
-                troubles.append(e)
-
-    threads = [threading.Thread(target=follow) for _ in range(4)]
-    for t in threads:
-        t.start()
-    for _ in range(30):
-        world.stamp()
-    stop.set()
-    for t in threads:
-        t.join()
-    follower.update()
-    assert troubles == []
-    assert list(follower.entries) == world.entries
-    assert follower.fold.roots == world.fold.roots
-
-
-def test_a_slow_answer_is_no_rollback_and_must_still_fit() -> None:
-    world = grown()
-    log = WorldLog(world)
-    follower = Follower(log, world.treaty)
-    old = world.checkpoint()
-    real = log.checkpoint
-
-    def slow(*, after: int = -1, wait: int = 0) -> bytes:
-        log.checkpoint = real  # type: ignore[method-assign]
-        world.stamp()
-        follower.update()
-        return note
-
-    note, follower = old, Follower(log, world.treaty)
-    log.checkpoint = slow  # type: ignore[method-assign]
-    assert not follower.update()
-    note, follower = world.checkpoint(3, root=bytes(32)), Follower(log, world.treaty)
-    log.checkpoint = slow  # type: ignore[method-assign]
-    with pytest.raises(Refused) as e:
-        follower.update()
-    assert e.value.reason is Reason.EQUIVOCATION
-
-
-def test_a_log_rolled_back_is_refused_also_after_a_restart(tmp_path: Path) -> None:
-    world = grown()
-    log = WorldLog(world)
-    Follower(log, world.treaty, tmp_path).update()
-    log.note = world.checkpoint(4)
-    with pytest.raises(Refused) as e:
-        Follower(log, world.treaty, tmp_path).update()
-    assert e.value.reason is Reason.ROLLBACK
-
-
-def test_a_fork_shown_after_a_restart_is_caught(tmp_path: Path) -> None:
-    world = grown()
-    Follower(WorldLog(world), world.treaty, tmp_path).update()
-    world.entries[2] = world.statement("alpha", "vote", {"motion": "trip", "epoch": 0, "reason": "x"})
-    with pytest.raises(Refused) as e:
-        Follower(WorldLog(world), world.treaty, tmp_path).update()
-    assert e.value.reason is Reason.EQUIVOCATION
-
-
-def test_without_a_witness_quorum_nothing_is_taken() -> None:
-    world = grown()
-    log = WorldLog(world)
-    log.note = world.checkpoint(by=PARTIES[:2])
-    follower = Follower(log, world.treaty)
-    with pytest.raises(Refused) as e:
-        follower.update()
-    assert e.value.reason is Reason.NO_QUORUM
-    assert follower.fold.size == 0
+# ---- the client ----
 
 
 def test_a_proof_of_something_else_is_refused() -> None:
-    world = grown()
+    """And the statement is kept: it may well be in the log, whatever the answer says."""
+    world = World()
+    world.bind()
     log = WorldLog(world)
     proof = log.add(world.entries[1])
     log.add = lambda entry: proof  # type: ignore[method-assign]
-    with pytest.raises(Refused):
-        add_verified(log, world.treaty.policy, world.entries[2])
+    with pytest.raises(Refused) as e:
+        log.add_verified(world.entries[2])
+    assert (e.value.reason, e.value.later) == (Reason.TAMPERED, True)
+    assert log.add_verified(world.entries[1]) == 1
+
+
+def test_a_proof_without_a_witness_quorum_is_refused_and_the_statement_kept() -> None:
+    world = World()
+    world.bind()
+    log = WorldLog(world)
+    honest = world.checkpoint
+    world.checkpoint = lambda: honest(by=PARTIES[:2])  # type: ignore[method-assign]
+    with pytest.raises(Refused) as e:
+        log.add_verified(world.entries[1])
+    assert (e.value.reason, e.value.later) == (Reason.NO_QUORUM, True)
 
 
 def test_bundles_cover_every_range(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,73 +178,100 @@ def test_a_partial_tile_that_is_gone_is_read_from_the_full_one() -> None:
         client.entries(256, 300)
 
 
-# ---- the permit signer ----
+def over(client: LogClient, answer: Callable[[httpx.Request], httpx.Response]) -> LogClient:
+    client._http = httpx.Client(base_url=client.url, transport=httpx.MockTransport(answer))
+    return client
 
 
-def signer(world: World, tmp_path: Path) -> Signer:
-    (tmp_path / "signer").mkdir(exist_ok=True)
-    follower = Follower(WorldLog(world), world.treaty)
-    follower.update()
-    return Signer(follower, key("alpha", "signer"), lambda: world.now, tmp_path / "signer" / "votes.jsonl")
+BOMB = gzip.compress(bytes(10**6))
 
 
-def hidden_vote(world: World, party: str, epoch: int = 0, motion: str = "trip") -> bytes:
-    return world.statement(party, "vote", {"motion": motion, "epoch": epoch, "reason": "x"})
+@pytest.mark.parametrize("compressed", [True, False])
+def test_an_answer_has_a_bound(compressed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No log fills its readers' memory, neither with bytes nor with a small answer that unpacks to many."""
+    monkeypatch.setattr(client, "_LIMIT", 10**5)
+    headers = {"content-encoding": "gzip"} if compressed else {}
+    sent: list[int] = []
+
+    def stream() -> Iterator[bytes]:
+        for _ in range(1000):
+            sent.append(1000)
+            yield bytes(1000)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers=headers, content=BOMB if compressed else stream())
+
+    log = over(LogClient("http://127.0.0.1:9"), answer)
+    for call in (log.checkpoint, log.snapshot, lambda: log.add(b"{}"), lambda: log.entries(0, 1)):
+        with pytest.raises(Malformed, match="compressed" if compressed else "over 100000 bytes"):
+            call()
+    assert sum(sent) <= 4 * 102_000
 
 
-def test_a_log_that_hides_votes_cannot_hold_a_trip_back(tmp_path: Path) -> None:
-    """Treaty 4.7. Two votes that the log never shows stop the signing of permits; one does not."""
+@pytest.mark.parametrize("answer", [BOMB, b"x" * 10**6])
+def test_a_permit_signers_answer_has_a_bound(answer: bytes) -> None:
+    """One dishonest signer of four neither fills the lab's memory nor keeps the others' signatures out."""
     world = World()
     world.bind()
-    run = world.opened("alpha")
-    mine = signer(world, tmp_path)
-    request = canonical(world.request(run))
-    assert open_envelope(mine.sign(request)).kind == "permit"
-    mine.hold(hidden_vote(world, "beta"))
-    mine.sign(request)
-    mine.hold(hidden_vote(world, "gamma"))
-    with pytest.raises(Refused) as e:
-        mine.sign(request)
-    assert e.value.reason is Reason.PAUSED
-    with pytest.raises(Refused, match="shown to me"):  # also after a restart
-        signer(world, tmp_path).sign(request)
-    world.now += 2 * DAY  # votes expire, hidden or not
-    world.stamp()
-    again = signer(world, tmp_path)
-    again.sign(canonical(world.request(run)))
+    permit = world.request(world.opened("alpha"))
+    headers = {"content-encoding": "gzip"} if answer is BOMB else {}
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        party = request.url.host
+        if party == "delta":
+            return httpx.Response(200, headers=headers, content=answer)
+        return httpx.Response(200, content=sign("permit", permit, key(party, "signer")))
+
+    with httpx.Client(transport=httpx.MockTransport(serve)) as http_client:
+        urls = {p: f"http://{p}" for p in PARTIES}
+        sealed = open_envelope(permits.ask_signers(permit, urls, 3, http_client))
+        assert len(sealed.signatures) == 3
+        with pytest.raises(Unavailable, match="3 of 4"):
+            permits.ask_signers(permit, urls, 4, http_client)
 
 
-def test_a_hidden_vote_adds_to_those_in_the_log_and_counts_once(tmp_path: Path) -> None:
-    world = World()
-    world.bind()
-    run = world.opened("alpha")
-    (data,) = (hidden_vote(world, "beta"),)
-    world.append(data)
-    mine = signer(world, tmp_path)
-    mine.hold(data)  # the log has it already: nothing to hold
-    request = canonical(world.request(run))
-    mine.sign(request)
-    mine.hold(hidden_vote(world, "gamma"))
-    with pytest.raises(Refused, match="beta, gamma"):
-        mine.sign(request)
+def test_a_log_without_a_state_says_so() -> None:
+    log = over(LogClient("http://127.0.0.1:9"), lambda _: httpx.Response(404))
+    with pytest.raises(Unavailable, match="offers no state"):
+        log.snapshot()
 
 
-def test_signers_hold_nothing_but_genuine_votes_to_trip(tmp_path: Path) -> None:
-    world = World()
-    world.bind()
-    mine = signer(world, tmp_path)
-    trip = {"motion": "trip", "epoch": 0, "reason": ""}
-    for data, reason in (
-        (hidden_vote(world, "alpha", motion="lift"), Reason.FOREIGN),
-        (world.statement("alpha", "assent", {"text": world.treaty.digest}), Reason.FOREIGN),
-        (world.statement("alpha", "vote", trip, by=key("beta")), Reason.FORGED),
-        (world.statement("alpha", "vote", trip, treaty="0" * 64), Reason.FOREIGN),
-    ):
-        with pytest.raises(Refused) as e:
-            mine.hold(data)
-        assert e.value.reason is reason
-    with pytest.raises(Malformed):
-        mine.hold(b"{}")
+# ---- errors on the wire ----
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "later"),
+    [
+        (Malformed("bad", hint="mend it"), 400, False),
+        (Misuse("wrong"), 400, False),
+        (Unavailable("away", hint="wait"), 503, True),
+        (Refused(Reason.FORGED, "no"), 403, False),
+        (Refused(Reason.REPLAYED, "passed"), 409, False),
+        (Refused(Reason.BUDGET, "spent", hint="tomorrow", later=True), 409, True),
+        (Refused(Reason.NOT_YET_VALID, "too early", later=True), 409, True),
+    ],
+)
+def test_errors_travel_whole(error: BrakelineError, status: int, later: bool) -> None:
+    """Also whether the same may be granted later: on that a statement is kept, or given up."""
+    response = http.error_response(error)
+    body = parse(bytes(response.body), http.ErrorBody)
+    assert (response.status_code, body.later) == (status, later)
+    with pytest.raises(type(error), match=str(error)) as e:
+        http.raise_for(httpx.Response(status, content=bytes(response.body)))
+    assert e.value.hint == error.hint
+    if isinstance(error, Refused):
+        assert isinstance(e.value, Refused)
+        assert (e.value.reason, e.value.later) == (error.reason, later)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(429, Unavailable), (502, Unavailable), (404, Malformed), (409, Malformed)]
+)
+def test_an_answer_that_is_not_ours(status: int, kind: type[BrakelineError]) -> None:
+    """A body without `later` is none of ours: another build's server is not understood by halves."""
+    for content in (b"", b"<html>", b'{"error":"x","hint":"","reason":"replayed"}'):
+        with pytest.raises(kind):
+            http.raise_for(httpx.Response(status, content=content))
 
 
 # ---- the live gate ----
@@ -513,5 +385,5 @@ def test_nobody_is_asked_to_stop_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     world.vote("trip", "beta", "gamma")
     follower.update()
     gate._look()
-    assert follower.fold.brake.epoch == 1
+    assert follower.state.epoch == 1
     assert gate.may_step()

@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brakeline.core.encoding import canonical
-from brakeline.core.errors import BrakelineError, Malformed, Reason
+from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused
 from brakeline.core.finding import Fault, Finding
 from brakeline.core.gate import NO_PERMIT, GateState, admit, decide, halt, stand_open
 from brakeline.core.keys import PrivateKey
 from brakeline.core.permit import KIND, Permit, open_permit
 from brakeline.core.statement import open_envelope, pae, seal, sign
+from brakeline.core.tlog.merkle import leaf_hash
+from brakeline.core.tlog.merkle import root as tree_root
 from vector import refused
 from world import LABS, PARTIES, STEP_FLOP, World, key
 
@@ -37,14 +39,23 @@ def changed(permit: Permit, **changes: object) -> Permit:
 def test_an_honest_request_is_granted() -> None:
     # Treaty 5.2, 5.3, 5.4, at every limit: the longest permit, over the whole allowance, on the oldest view.
     world, run = ready()
+    world.stamp(0)
+    world.append(b"rubbish")
     permit = world.request(run)
     assert permit.limit == world.treaty.permit_allowance
     assert permit.expires - permit.issued == world.treaty.permit_lifetime
     world.grant(permit)
     world.grant(permit, now=world.now + world.treaty.stale_after)
     world.grant(changed(permit, flop_limit="1"))
-    for earlier in range(world.fold.size + 1):
-        world.grant(changed(permit, size=earlier, root=world.fold.roots[earlier].hex()))
+    base = world.state.clock.base.size
+    assert 0 < base < world.state.size
+    for earlier in range(base, world.state.size + 1):
+        world.grant(changed(permit, size=earlier, root=world.state.root(earlier).hex()))
+    # Older than the stamp before the last, it is too old a view: the lab asks again.
+    old = tree_root([leaf_hash(e) for e in world.entries[: base - 1]])
+    with pytest.raises(Refused, check=lambda e: e.reason is Reason.STALE and e.later):
+        world.grant(changed(permit, size=base - 1, root=old.hex()))
+    world.check()
 
 
 Change = Callable[[World, Any], dict[str, object]]
@@ -54,9 +65,9 @@ REQUESTS: list[tuple[str, Reason, Change]] = [
     ("too long", Reason.ALLOWANCE, lambda w, r: {"expires": w.now + w.treaty.permit_lifetime + 1}),
     ("no time", Reason.ALLOWANCE, lambda w, r: {"expires": w.now}),
     ("back in time", Reason.ALLOWANCE, lambda w, r: {"expires": w.now - 1}),
-    ("beyond the view", Reason.STALE, lambda w, r: {"size": w.fold.size + 1}),
+    ("beyond the view", Reason.STALE, lambda w, r: {"size": w.state.size + 1}),
     ("another root", Reason.TAMPERED, lambda w, r: {"root": "ab" * 32}),
-    ("the root of another size", Reason.TAMPERED, lambda w, r: {"root": w.fold.roots[1].hex()}),
+    ("the root of another size", Reason.TAMPERED, lambda w, r: {"root": w.state.root(w.state.size - 1).hex()}),
     ("the future", Reason.NOT_YET_VALID, lambda w, r: {"issued": w.now + 31, "expires": w.now + 32}),
     ("the past", Reason.EXPIRED, lambda w, r: {"issued": w.now - 10, "expires": w.now}),
     ("an ended epoch", Reason.REPLAYED, lambda w, r: {"epoch": 1}),
@@ -114,7 +125,7 @@ def test_a_log_that_records_no_time_gets_no_permits() -> None:
     with refused(Reason.STALE):
         world.permit(run)
     world.now += 30  # and this is what the silence would do
-    assert world.vote("trip", "alpha", "beta")[0].reason is Reason.NOT_YET_VALID
+    assert world.vote("trip", "alpha")[0].reason is Reason.NOT_YET_VALID
     world.stamp(0)
     world.permit(run)
     assert world.vote("trip", "alpha")[0].reason is None

@@ -118,7 +118,9 @@ def test_each_kind_of_wrong_certificate() -> None:
 
 
 @given(pledges(), pledges(), st.booleans())
-def test_more_pledges_never_free_anybody(one: dict[str, Group | None], two: dict[str, Group | None], drop: bool) -> None:
+def test_more_pledges_never_free_anybody(
+    one: dict[str, Group | None], two: dict[str, Group | None], drop: bool
+) -> None:
     more: dict[str, Group | None] = {**two, **one}
     assert activate(one).active <= activate(more).active
     eased: dict[str, Group | None] = {i: None if drop else g for i, g in one.items()}

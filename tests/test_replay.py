@@ -65,7 +65,7 @@ def evidence(tmp_path, honest):
 # --- honest
 
 
-@pytest.mark.parametrize(("start", "end"), segments(CONFIG["steps"], SEGMENT))
+@pytest.mark.parametrize(("start", "end"), list(segments(CONFIG["steps"], SEGMENT)))
 def test_every_segment_replays_bit_for_bit(honest, start, end):
     leaves = read_leaves(honest)
     got = replay(example.train, CONFIG, honest, start, end)

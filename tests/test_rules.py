@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from brakeline.core.legal import PEOPLE, rules
+from brakeline.core.treaty import PEOPLE, rules
 from world import treaty
 
 ROOT = Path(__file__).parents[1]

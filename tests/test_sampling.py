@@ -3,12 +3,13 @@
 from decimal import Decimal
 from fractions import Fraction
 from itertools import combinations
-from math import comb
+from math import ceil, comb
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brakeline.core import sampling
 from brakeline.core.errors import Misuse
 from brakeline.core.sampling import audit_seed, draw, draws_needed, miss, sample, ticket_message
 
@@ -56,6 +57,30 @@ def test_no_fewer_draws_would_do(n: int, p: int, f: int) -> None:
     k = -(-n * f // 100)
     enough = [s for s in range(n + 1) if 1 - miss(n, k, s) >= Fraction(p_catch)]
     assert draws_needed(n, p_catch, f_cheat) == min(enough)
+
+
+@given(st.integers(0, 2**53), st.integers(900, 999), st.integers(5, 1000))
+def test_no_fewer_draws_would_do_of_any_number_of_segments(n: int, p: int, f: int) -> None:
+    p_catch, f_cheat = Decimal(p) / 1000, Decimal(f) / 1000
+    s, k = draws_needed(n, p_catch, f_cheat), ceil(n * Fraction(f_cheat))
+    assert miss(n, k, s) <= 1 - Fraction(p_catch) or s == n
+    assert s == 0 or miss(n, k, s - 1) > 1 - Fraction(p_catch)
+
+
+def test_a_probability_that_is_just_enough_is_enough() -> None:
+    # Equal to the last bit: no rounding may decide here. Half of the segments are bad, and 1 - 1/2 are to be caught.
+    for n in (2, 10, 2**53):
+        assert draws_needed(n, Decimal("0.5"), Decimal("0.5")) == 1
+    assert draws_needed(8, Decimal("0.875"), Decimal("0.125")) == 7  # one bad segment of eight
+
+
+def test_what_a_lab_claims_does_not_make_the_sample_dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    def comb(n: int, k: int) -> int:
+        raise AssertionError(f"a binomial of {n}")
+
+    monkeypatch.setattr(sampling, "comb", comb)
+    assert draws_needed(2**53 // 4, P95, Decimal("0.0001")) == 29956  # ln(.05) / ln(.9999), rounded up
+    assert len(sample(SEED, 2**53 // 4, frozenset({5, 2**60}), P99, Decimal("0.01"))) == 459 + 3
 
 
 def test_the_chance_to_miss_by_counting_every_sample() -> None:

@@ -11,7 +11,7 @@ from brakeline.core.evidence import Evidence
 from brakeline.core.keys import PrivateKey
 from brakeline.core.kinds import KINDS
 from brakeline.core.pledge import Assent, Pledge
-from brakeline.core.state import State, apply, begin, replay
+from brakeline.core.state import State, apply, audits, begin, readings, replay
 from brakeline.core.state import events as ev
 from brakeline.core.state.codec import digest, encode
 from brakeline.core.state.fold import authenticate, number, read
@@ -92,7 +92,7 @@ def test_each_way_not_to_count() -> None:
         assert (outcome.reason, outcome.kind, outcome.issuer) == (expected, kind, "alpha"), outcome
         assert outcome.text
         # Whatever else becomes of it, its number is spent: the same bytes never count again.
-        assert world.state.members.by_name["alpha"].of(said.lane).digest == said.digest
+        assert world.state.members.by_name["alpha"].of(said.lane).what == f"{kind} {said.digest}"
         assert world.append(data).reason is Reason.DUPLICATE
     assert world.log("delta", "declaration", world.declaration()).reason is Reason.WRONG_ROLE  # Treaty 1.2
     assert world.append(good).reason is Reason.REPLAYED  # passed by later numbers: it must be signed anew
@@ -133,6 +133,33 @@ def test_signatures_come_before_what_the_signed_bytes_say() -> None:
         forged = seal("vote", payload, [(key("alpha").public.id, bytes(64))])
         assert world.append(forged).reason is Reason.FORGED
         assert world.append(raw("alpha", "vote", payload)).reason is Reason.MALFORMED
+    world.check()
+
+
+def test_what_the_keeper_can_bring_about_by_its_order_is_told_apart() -> None:
+    # For its number, its date or its budget alone: what was said may count when it is signed anew.
+    world = World(**{"budget.brake": "16"})
+    world.bind()
+
+    def unjudged(data: bytes) -> tuple[Reason, bool]:
+        (void,) = (e for e in world.append(data).events if isinstance(e, ev.Void))
+        return void.reason, void.unjudged
+
+    late = world.statement("alpha", "vote", VOTE)
+    early = world.statement("alpha", "vote", VOTE, not_before=world.now + 99)
+    old = world.statement("alpha", "vote", VOTE, not_before=0, expires=world.now)
+    assert unjudged(early) == (Reason.NOT_YET_VALID, True)
+    assert unjudged(old) == (Reason.EXPIRED, True)
+    assert unjudged(late) == (Reason.REPLAYED, True)
+    assert unjudged(old) == (Reason.DUPLICATE, False)
+    assert unjudged(world.statement("alpha", "vote", {**VOTE, "epoch": 9})) == (Reason.REPLAYED, False)
+    assert unjudged(world.statement("alpha", "meter", {})) == (Reason.UNKNOWN_KIND, False)
+    assert unjudged(b"rubbish") == (Reason.MALFORMED, False)
+    for _ in range(13):
+        world.vote("trip", "alpha")
+    assert unjudged(world.statement("alpha", "vote", VOTE)) == (Reason.BUDGET, True)
+    other = world.statement("alpha", "vote", {**VOTE, "reason": "other"}, seq=last_numbers(world.state, "alpha")[0])
+    assert unjudged(other) == (Reason.EQUIVOCATION, False)
     world.check()
 
 
@@ -231,6 +258,25 @@ def test_what_a_log_server_asks_leaves_no_trace() -> None:
     with pytest.raises(BrakelineError):
         authenticate(world.state, b"{}")
     assert encode(world.state) == before
+    world.check()
+
+
+def test_reading_the_state_does_not_change_it() -> None:
+    world = bound()
+    run = world.finished("alpha")
+    world.audit("beta", run, violation())
+    world.trip()
+    world.vote("lift", "alpha", "beta", "gamma")
+    before, state = encode(world.state), world.state
+    world.unmet()
+    world.voters("lift")
+    state.concerned(run.now)
+    state.root()
+    audits.needed(world.treaty, run.open_allegations[0])
+    readings.reached(world.treaty, state.readings, active=state.active)
+    world.required("gamma", run)
+    world.request(run)
+    assert encode(state) == before
     world.check()
 
 

@@ -1,5 +1,6 @@
 import math
 import struct
+from itertools import islice
 
 import pytest
 from hypothesis import given
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from brakeline.core.encoding import canonical, parse
 from brakeline.core.errors import BrakelineError, Malformed, Misuse
-from brakeline.core.transcript import LEAF_BYTES, NONE, Head, Leaf, decode_leaf, segments
+from brakeline.core.transcript import LEAF_BYTES, NONE, Head, Leaf, decode_leaf, segment_count, segments
 
 digests = st.binary(min_size=32, max_size=32)
 steps = st.integers(1, 2**64 - 1)
@@ -103,12 +104,19 @@ def test_a_crooked_head_is_malformed(change):
 
 @given(st.integers(0, 500), st.integers(1, 60))
 def test_segments_tile_the_steps(total, length):
-    parts = segments(total, length)
+    parts = list(segments(total, length))
+    assert len(parts) == segment_count(total, length)
     assert [step for start, end in parts for step in range(start, end)] == list(range(total))
     assert all(end - start == length for start, end in parts[:-1])
 
 
 @pytest.mark.parametrize("arguments", [(-1, 5), (5, 0), (5, -1)])
 def test_segments_of_nothing_are_a_mistake(arguments):
-    with pytest.raises(Misuse):
-        segments(*arguments)
+    for cut in (segments, segment_count):
+        with pytest.raises(Misuse):
+            cut(*arguments)
+
+
+def test_a_run_that_claims_2_to_the_53_steps_costs_nothing_to_cut():
+    assert segment_count(2**53 - 1, 3) == (2**53 - 1 + 2) // 3
+    assert list(islice(segments(2**53 - 1, 3), 2)) == [(0, 3), (3, 6)]

@@ -1,7 +1,7 @@
 """Reads `vectors/<noun>/<name>.json`: one success or one failure each, for any implementation in any language.
 
 `expect` is `ok`, `malformed`, or the reason of a refusal. A field `x_hex` in `input` stands for the bytes `x`, which
-are no UTF-8 text or not meant as text.
+are no UTF-8 text or not meant as text; an entry of a log is its text, or `{"hex": …}`.
 """
 
 import json
@@ -36,6 +36,10 @@ class Vector:
 
     def hexes(self, field: str) -> list[bytes]:
         return [bytes.fromhex(x) for x in self.input[field]]
+
+    def entries(self) -> list[bytes]:
+        """The log in `entries`."""
+        return [e.encode() if isinstance(e, str) else bytes.fromhex(e["hex"]) for e in self.input["entries"]]
 
     def expected(self) -> AbstractContextManager[Any]:
         """The context in which the vector must do what it says."""

@@ -544,7 +544,7 @@ class World:
         check_activation(conditions, activation)
         for what in ("running", "unsettled"):
             slow = [r for r in self.state.runs.by_id.values() if r.brakes and (r.bound or r.owner in activation.active)]
-            counted = sum(not r.stopped if what == "running" else r.settlement == "open" for r in slow)
+            counted = sum(not r.stopped if what == "running" else r.covered and r.settlement == "open" for r in slow)
             assert count(self.state.runs, activation.active, what) == counted
 
 

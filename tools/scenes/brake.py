@@ -6,7 +6,6 @@ from scenes.made import bound, world
 from scenes.shown import scene
 from world import DAY, LABS, START, World, violation
 
-
 # --- the brake
 
 

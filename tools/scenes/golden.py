@@ -17,7 +17,7 @@ from brakeline.core.state.codec import digest
 from scenes.made import Made, bound, folded, log_of, world
 from scenes.raw import envelopes, good, payloads, resigned, signatures, signed
 from scenes.shown import OTHER, VOTE, assent, gap
-from world import DAY, LABS, PARTIES, START, STEP_FLOP, Live, World, key, model, plain, violation
+from world import DAY, LABS, PARTIES, START, Live, World, key, model, plain, violation
 
 RULES = 1
 FROZEN: frozenset[int] = frozenset()  # versions of the rules that are published: their logs are only read from then on
@@ -173,8 +173,7 @@ def _runs(w: World) -> None:
 def _audits(w: World) -> None:
     run = Live(w, next(iter(w.leaves)))
     del w.leaves[run.id][7:]
-    try_again = w.state.run(run.id).heads[-1]
-    assert not try_again.beacon
+    assert not run.heads[-1].beacon
     w.stamp()
     body = plain(w.audit_of("delta", run))
     w.audit("alpha", run)
@@ -208,7 +207,9 @@ def _stamps(w: World) -> None:
     w.append(b"\n".join([*lines[:-2], lines[-2][:-8] + b"AAAAAA==", b""]))
 
 
-@log("trip-pause-lift", "A trip by votes, a pause, a lift that is withheld and comes back, and a run that is held back.")
+@log(
+    "trip-pause-lift", "A trip by votes, a pause, a lift that is withheld and comes back, and a run that is held back."
+)
 def trip_pause_lift() -> World:
     w = bound(lift_delay='"60 s"')
     done, murky = w.finished("alpha", name="done"), w.finished("beta", name="murky")
@@ -263,7 +264,9 @@ def trip_by_lapse() -> World:
     return w
 
 
-@log("allegations", "What inspectors allege, in and out of the declared environment; what falls, what bars, what trips.")
+@log(
+    "allegations", "What inspectors allege, in and out of the declared environment; what falls, what bars, what trips."
+)
 def allegations() -> World:
     w = bound()
     run, other = w.finished("alpha", name="run"), w.finished("beta", name="other")
@@ -389,6 +392,3 @@ def malformed() -> World:
     w.vote("trip", "alpha", "delta")
     assert w.phase is not Phase.CLEAR
     return w
-
-
-assert STEP_FLOP == 10**9

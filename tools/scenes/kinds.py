@@ -7,7 +7,6 @@ from scenes.made import bound, world
 from scenes.shown import OTHER, VOTE, assent, gap, scene, small
 from world import DAY, LABS, START, World, model, violation
 
-
 # --- one of each kind
 
 

@@ -52,7 +52,11 @@ def envelopes(data: bytes) -> Mapping[str, tuple[str, bytes]]:
         "byte-order-mark": ("It begins with a mark of its byte order.", b"\xef\xbb\xbf" + data),
         "other-order": (
             "The fields in another order than RFC 8785 gives them.",
-            b'{"payloadType":"application/vnd.brakeline.notice.v1+json","payload":"' + b64 + b'","signatures":[' + line + b"]}",
+            b'{"payloadType":"application/vnd.brakeline.notice.v1+json","payload":"'
+            + b64
+            + b'","signatures":['
+            + line
+            + b"]}",
         ),
         "more-fields": ("A field that no envelope has.", data[:-1] + b',"more":0}'),
         "escaped-slash": ("The type with an escaped slash.", data.replace(b"application/", b"application\\/")),
@@ -64,7 +68,10 @@ def envelopes(data: bytes) -> Mapping[str, tuple[str, bytes]]:
         "kind-too-long": ("A kind of 33 letters.", kind(b"n" * 33)),
         "payload-unpadded": ("Base64 without its padding.", data.replace(b64, b64encode(odd).rstrip("=").encode())),
         "payload-stray-bits": ("Base64 with bits set that stand for nothing.", data.replace(b64, bent)),
-        "payload-url-alphabet": ("Base64 in the alphabet for URLs.", data.replace(b64, b64encode(b"\xff" * 3).replace("/", "_").encode())),
+        "payload-url-alphabet": (
+            "Base64 in the alphabet for URLs.",
+            data.replace(b64, b64encode(b"\xff" * 3).replace("/", "_").encode()),
+        ),
         "payload-with-a-line-break": ("Base64 with a line break.", data.replace(b64, b64[:76] + b"\n" + b64[76:])),
         "no-signatures": ("Nobody signed.", lines()),
         "signatures-repeated": ("One signature twice.", lines(line, line)),
@@ -73,7 +80,10 @@ def envelopes(data: bytes) -> Mapping[str, tuple[str, bytes]]:
         "keyid-in-capitals": ("The key's id in capitals.", data.replace(ALPHA.encode(), ALPHA.upper().encode())),
         "keyid-empty": ("A signature of no key.", data.replace(ALPHA.encode(), b"")),
         "signature-unpadded": ("A signature's base64 without its padding.", data.replace(sig, sig.rstrip(b"="))),
-        "signature-first": ("A signature's fields in another order.", lines(b'{"sig":"' + sig + b'","keyid":"' + ALPHA.encode() + b'"}')),
+        "signature-first": (
+            "A signature's fields in another order.",
+            lines(b'{"sig":"' + sig + b'","keyid":"' + ALPHA.encode() + b'"}'),
+        ),
         "too-long": (f"{MAX_BYTES + 1} bytes.", lines(line + b" " * space)),
         "cut-short": ("The last byte is missing.", data[:-1]),
     }
@@ -92,6 +102,8 @@ def payloads(log: World) -> Mapping[str, tuple[str, bytes]]:
     }
     text = canonical(fields)
     rest = text.index(b',"expires"')
+
+    large = b"9007199254740993"
 
     def but(**changes: Any) -> bytes:
         return canonical(fields | changes)
@@ -119,7 +131,10 @@ def payloads(log: World) -> Mapping[str, tuple[str, bytes]]:
         "seq-true": ("A truth value for a number.", but(seq=True)),
         "seq-null": ("No value for a number.", but(seq=None)),
         "seq-text": ("A text for a number.", but(seq="0")),
-        "seq-beyond-53-bits": ("A number that not every reader of JSON keeps.", text.replace(b'"seq":0', b'"seq":9007199254740993')),
+        "seq-beyond-53-bits": (
+            "A number that not every reader of JSON keeps.",
+            text.replace(b'"seq":0', b'"seq":' + large),
+        ),
         "expires-before": ("It expires before it begins.", but(expires=START - 1)),
         "not-before-negative": ("It begins before 1970.", but(not_before=-1)),
         "prev-short": ("A digest of 63 digits.", but(prev="0" * 63)),
@@ -128,33 +143,43 @@ def payloads(log: World) -> Mapping[str, tuple[str, bytes]]:
         "body-a-list": ("A body that is no object.", but(body=[])),
         "body-nan": ("A number that is none.", text.replace(b'"epoch":0', b'"epoch":NaN')),
         "body-1.0": ("1.0 for 1 in a body.", text.replace(b'"epoch":0', b'"epoch":1.0')),
-        "body-beyond-53-bits": ("A number of the body beyond 53 bits.", text.replace(b'"epoch":0', b'"epoch":9007199254740993')),
+        "body-beyond-53-bits": (
+            "A number of the body beyond 53 bits.",
+            text.replace(b'"epoch":0', b'"epoch":' + large),
+        ),
         "escape-without-need": ("A letter written as an escape.", text.replace(b'"test"', b'"\\u0074est"')),
         "escape-in-capitals": ("An escape with capital digits.", text.replace(b'"test"', b'"\\u001F"')),
         "nested-too-deeply": (f"Nested {MAX_DEPTH + 1} deep.", deep(MAX_DEPTH - 1)),
-    }  # fmt: skip
+    }
 
 
 def made() -> Iterator[Made]:
-    """The vectors of the noun `statement`: an envelope and its payload, read and not verified."""
+    """The vectors of the noun `envelope`: an envelope and its payload, read and not verified."""
     log = world()
     data = good(log)
+    largest = log.statement("alpha", "vote", VOTE, seq=MAX_SEQ)
     for name, about, raw in (
         ("one-signature", "A statement.", data),
-        ("largest-number", "The largest number that a statement may have.", log.statement("alpha", "vote", VOTE, seq=MAX_SEQ)),
+        ("largest-number", "The largest number that a statement may have.", largest),
         ("two-signatures", "Two signatures, sorted: well-formed, and no statement of one issuer.", _two(data)),
         ("deepest", f"Nested {MAX_DEPTH} deep: still read.", signed(_deepest(log))),
-    ):  # fmt: skip
+    ):
         e = open_envelope(raw)
         assert _reads(raw), name
         signatures = [[k, s.hex()] for k, s in e.signatures]
         output = {"kind": e.kind, "payload": e.payload.decode(), "digest": e.digest, "signatures": signatures}
-        yield Made("statement", name, about, "formats.md §Statement", {"envelope": entry(raw)}, "ok", output)
+        yield Made("envelope", name, about, "formats.md §Statement", _bytes("envelope", raw), "ok", output)
     corpus = {f"envelope-{n}": x for n, x in envelopes(data).items()}
     corpus |= {f"payload-{n}": (about, signed(raw)) for n, (about, raw) in payloads(log).items()}
     for name, (about, raw) in corpus.items():
         assert not _reads(raw), name
-        yield Made("statement", name, about, "formats.md §Statement", {"envelope": entry(raw)}, "malformed")
+        yield Made("envelope", name, about, "formats.md §Statement", _bytes("envelope", raw), "malformed")
+
+
+def _bytes(field: str, data: bytes) -> dict[str, Any]:
+    """The field of a vector that holds bytes: as text, or in hex."""
+    shown = entry(data)
+    return {field: shown} if isinstance(shown, str) else {f"{field}_hex": shown["hex"]}
 
 
 def _two(data: bytes) -> bytes:
@@ -192,7 +217,9 @@ def signatures(data: bytes) -> Mapping[str, tuple[bytes, bool, str]]:
 
 
 def _signature_scene(name: str, counts: bool, about: str) -> None:
-    @scene(f"signature-{name}", "RFC 8032 §5.1.7", f"{about[0].upper()}{about[1:]}.", expect="ok" if counts else "forged")
+    @scene(
+        f"signature-{name}", "RFC 8032 §5.1.7", f"{about[0].upper()}{about[1:]}.", expect="ok" if counts else "forged"
+    )
     def _() -> World:
         log = world()
         data = good(log)
@@ -225,7 +252,12 @@ def _() -> World:
     return log
 
 
-@scene("malformed-body", "formats.md §Statement", "A vote with a field that no vote has; its number is spent.", expect="malformed")
+@scene(
+    "malformed-body",
+    "formats.md §Statement",
+    "A vote with a field that no vote has; its number is spent.",
+    expect="malformed",
+)
 def _() -> World:
     log = world()
     log.log("alpha", "vote", {**VOTE, "more": 0})

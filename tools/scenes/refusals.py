@@ -11,8 +11,7 @@ from brakeline.core.state.events import Void
 from brakeline.core.treaty import articles_digest
 from scenes.made import bound, world
 from scenes.shown import OTHER, VOTE, scene, small
-from world import DAY, LABS, STEP_FLOP, World, key, plain, violation
-
+from world import DAY, STEP_FLOP, World, key, plain, violation
 
 # --- who says it, and when
 

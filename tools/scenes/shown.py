@@ -66,9 +66,9 @@ def gap() -> Finding:
 
 
 def small(steps: int = 6, **changes: Any) -> tuple[World, Live]:
-    """Alpha's run of six steps, stopped and stamped, on a log in which nobody is bound: no permit is asked for."""
+    """Alpha's run of a few steps, stopped and stamped, on a log in which nobody is bound: no permit is asked for."""
     log = world(**changes)
-    run = log.opened("alpha")
+    run = log.opened("alpha", steps=max(30, steps))
     log.train(run, steps)
     log.head(run, "stopped")
     log.stamp()

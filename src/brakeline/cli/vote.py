@@ -7,7 +7,7 @@ import click
 from brakeline.cli.common import home_option, show_waiting
 from brakeline.core import views
 from brakeline.core.brake import Vote
-from brakeline.core.errors import Unavailable
+from brakeline.core.errors import BrakelineError, Unavailable
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home
 
@@ -27,6 +27,8 @@ def command(motion: str, reason: str, home: Path) -> None:
         desk.catch_up()
     except Unavailable as e:
         click.echo(f"the log does not answer: {e}", err=True)
+    except BrakelineError as e:  # nor may a log that shows what does not hold keep a vote from the permit signers
+        click.echo(f"the log shows what does not hold: {e}", err=True)
     vote = Vote(motion="trip" if motion == "trip" else "lift", epoch=desk.state.epoch, reason=reason)
     effect = desk.say("vote", vote)
     state = desk.state

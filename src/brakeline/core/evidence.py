@@ -38,11 +38,6 @@ def verified(envelope: Envelope, key: PublicKey, treaty: str, issuer: str) -> St
     return statement
 
 
-def same_number(first: Statement, second: Statement) -> bool:
-    """Whether two verified statements of one lane bear one number and say different things."""
-    return first.seq == second.seq and first != second
-
-
 def contradict(first: Statement, second: Statement) -> bool:
     """Whether two verified `snapshot` statements name two logs or two states at one size."""
     one, two = first.body, second.body

@@ -10,11 +10,12 @@ It is written against a lab that wants to fool it, and a false alarm costs as mu
 Not decided here: whether a finding is upheld. That takes several inspectors (Treaty 7.7, `state.audits`).
 """
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from brakeline.core.errors import BrakelineError
+from brakeline.core.errors import BrakelineError, Misuse
 from brakeline.core.finding import Fault, Finding
 from brakeline.core.gate import NO_PERMIT
 from brakeline.core.permit import Permit, open_permit
@@ -53,6 +54,8 @@ def judge(
     `required` are the step ranges that the treaty makes this inspector replay; `replays` maps each to what came of
     it: a replay, or the finding why there is none. Returns () for a clean run.
     """
+    if not heads:
+        raise Misuse("a run without a head has nothing to judge")
     findings = [*_recipe(run, openings), *_chain(treaty, run, heads, openings.leaves)]
     if findings:
         return tuple(findings)  # what follows would compare against steps nobody committed to
@@ -121,31 +124,38 @@ def _permits(treaty: Treaty, run: Run, heads: Sequence[Committed], openings: Ope
     found: list[Finding] = []
     # After a stop no signer signs before the log shows the run open again, so no permit then is of an older epoch.
     floors = {h.head.steps + 1: h.epoch for s, h in pairwise(heads) if s.head.status == "stopped"}
-    # Steps up to the first head logged under the duty are excused: until then nobody had to ask.
-    due = next((h.head.steps for h in heads if h.concerned), heads[-1].head.steps)
+    # A stretch between two heads needs permits where both stand under the duty: while a run is exempt, or its lab is
+    # not bound, nobody has to ask, and what was begun so may be ended so.
+    due = [(a.head.steps, b.head.steps) for a, b in pairwise(heads) if a.concerned and b.concerned]
     for first, last, fault, detail in _runs_of(openings.leaves[1:], permits, floors, due):
         found.append(_violation(fault, (first - 1, last), detail))
     return found
 
 
 def _runs_of(
-    leaves: Sequence[Leaf], permits: Mapping[bytes, Permit], floors: Mapping[int, int], due: int
+    leaves: Sequence[Leaf],
+    permits: Mapping[bytes, Permit],
+    floors: Mapping[int, int],
+    due: Sequence[tuple[int, int]],
 ) -> list[tuple[int, int, Fault, str]]:
     """Maximal stretches of steps with the same fault: (first step, last step, fault, detail).
 
-    `floors` maps the first step after a stop to the epoch in which the run opened again. Steps beyond `due` need a
-    permit.
+    `floors` maps the first step after a stop to the epoch in which the run opened again. Steps beyond the start of a
+    stretch in `due`, up to its end, need a permit.
     """
     stretches: list[tuple[int, int, Fault, str]] = []
+    ahead = deque(due)
     epoch = 0
     for leaf in leaves:
+        while ahead and leaf.step > ahead[0][1]:
+            ahead.popleft()
         epoch = max(epoch, floors.get(leaf.step, 0))
         permit = permits.get(leaf.permit)
         fault: tuple[Fault, str] | None = None
         if permit is None:
             if leaf.permit != NO_PERMIT:
                 fault = (Fault.NO_PERMIT, "the permit named was not shown or is not valid")
-            elif leaf.step > due:
+            elif ahead and leaf.step > ahead[0][0]:
                 fault = (Fault.NO_PERMIT, "trained without a permit")
         elif permit.epoch < epoch:
             fault = (Fault.NO_PERMIT, "the permit belongs to an epoch that had ended (Treaty 5.5)")

@@ -124,7 +124,8 @@ def _lift(state: State) -> Iterator[Blocked]:
     need = missing_votes(state, "lift")
     if need:
         who = tuple(sorted(state.active - voters(state, "lift")))
-        yield Blocked("the lift", f"{need} more votes are needed (Treaty 8.1)", who, "brakeline vote lift")
+        votes = f"{need} more {'vote is' if need == 1 else 'votes are'} needed"
+        yield Blocked("the lift", f"{votes} (Treaty 8.1)", who, "brakeline vote lift")
     unmet_now = unmet(state)
     if "stopped" in unmet_now or state.phase is Phase.TRIPPED:
         for run in concerned_runs(state):

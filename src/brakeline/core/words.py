@@ -240,5 +240,5 @@ def _owed(event: e.Event) -> str:
         case e.Lapsed():
             return f"{event.party} did not give the {event.what} that it owed since entry {event.about}."
         case e.Reported():
-            return f"{event.party} {_SAID.get(event.kind) or f'reported an {event.kind}'}."
+            return f"{event.party} {_SAID.get(event.kind) or f'reported an incident: {event.incident}'}."
     return ""

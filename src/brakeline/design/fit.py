@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from brakeline.core.treaty import Treaty
+from brakeline.core.treaty.values import SKEW
 from brakeline.design.model import TOLERANCE, Channel, channels, margin, participation, stable
 from brakeline.design.regime import verdict
 from brakeline.design.scenario import YEAR, Scenario, build
@@ -61,12 +62,12 @@ def under(treaty: Treaty, s: Scenario) -> Scenario:
     """The scenario with what the treaty decides in place of its own choices.
 
     Inspectors, adjudicators and faults become the quorum P5, and whoever has the role may confirm, but for the lab
-    itself; a permit outlives its conviction by its lifetime and by
-    the age at which a signer's view of the log counts as stale; the residual is what the treaty lets go unexplained.
+    itself; a permit outlives its conviction by its lifetime, by the age at which a signer's view of the log counts as
+    stale, and by what clocks may differ (Treaty 4.5); the residual is what the treaty lets go unexplained.
     One inspector detects with probability p_catch, or with what was measured, whichever is less. The rate of
     inspections, fines and beliefs stay the scenario's: no treaty text decides them.
     """
-    permit = (treaty.permit_lifetime + treaty.stale_after) / YEAR
+    permit = (treaty.permit_lifetime + _unseen(treaty)) / YEAR
     taken = {
         "inspectors": float(treaty.inspectors),
         "confirmers": float(len(treaty.with_role("inspector")) - 1),
@@ -78,6 +79,11 @@ def under(treaty: Treaty, s: Scenario) -> Scenario:
     values = {**s.values, **{name: np.array([value]) for name, value in taken.items()}}
     values["detection"] = np.minimum(s.values["detection"], float(treaty.p_catch))
     return replace(s, values=values, trigger="public", adjudication="confirmed", given=s.given | set(taken))
+
+
+def _unseen(treaty: Treaty) -> int:
+    """Seconds after a conviction in which a signer that has not seen it may still grant a permit."""
+    return treaty.stale_after + SKEW
 
 
 def fit(treaty: Treaty, s: Scenario, *, bounds: bool) -> Fit:
@@ -138,8 +144,8 @@ def _proposals(treaty: Treaty, s: Scenario) -> tuple[Proposal, ...]:
         found = ((max(a * scale, low), min(b * scale, high)) for a, b in stable_where(s, name, s.breakout))
         return tuple((a, b) for a, b in found if a <= b)
 
-    stale = treaty.stale_after
-    lifetimes = windows("permit_lifetime", YEAR, low=stale)
+    unseen = _unseen(treaty)
+    lifetimes = windows("permit_lifetime", YEAR, low=unseen)
     return (
         Proposal(
             key="audit.adjudicators",
@@ -169,7 +175,7 @@ def _proposals(treaty: Treaty, s: Scenario) -> tuple[Proposal, ...]:
             key="permit.lifetime",
             now=f"{treaty.permit_lifetime} s",
             unit="s",
-            allowed=tuple((a - stale, b - stale) for a, b in lifetimes if b > stale),
+            allowed=tuple((a - unseen, b - unseen) for a, b in lifetimes if b > unseen),
         ),
         Proposal(
             key="inspections of each party",

@@ -3,16 +3,19 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import httpx
 
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused, Unavailable
-from brakeline.core.snapshot import check_stated, pack, unpack
+from brakeline.core.snapshot import Snapshot, check_stated, pack, unpack
 from brakeline.core.state import State, apply, begin
 from brakeline.core.state.codec import decode, digest, encode
-from brakeline.core.state.events import Event, Stated
+from brakeline.core.state.events import Event
+from brakeline.core.state.fold import authenticate
+from brakeline.core.statement import open_envelope
 from brakeline.core.tlog.policy import Cosigned, Policy, verify_cosigned
 from brakeline.core.tlog.proof import parse_proof, verify_proof
 from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
@@ -100,12 +103,12 @@ def ask(client: httpx.Client, method: str, url: str, limit: int, **options: Any)
     Raises:
         Malformed: the answer is longer, or is compressed.
     """
-    with client.stream(method, url, **options) as response:
-        # Raw bytes only: a peer must not be able to fill our memory with a small compressed answer.
+    with client.stream(method, url, headers={"accept-encoding": "identity"}, **options) as response:
+        # A peer must not be able to fill our memory with a small compressed answer.
         if response.headers.get("content-encoding", "identity") != "identity":
             raise Malformed("a compressed answer was not asked for")
         data = bytearray()
-        for chunk in response.iter_raw():
+        for chunk in response.iter_bytes():
             data += chunk
             if len(data) > limit:
                 raise Malformed(f"answer over {limit} bytes")
@@ -162,7 +165,13 @@ class Follower:
         if memory is not None and (memory / "checkpoint").exists():
             with disk_errors():
                 note = (memory / "checkpoint").read_bytes()
-            self._floor = verify_cosigned(note, self._policy)
+            try:
+                self._floor = verify_cosigned(note, self._policy)
+            except BrakelineError as e:
+                raise Malformed(
+                    f"{memory / 'checkpoint'} is no checkpoint of this treaty's log: {e}",
+                    hint="put it back from a copy; without it a log that was rolled back is not noticed",
+                ) from e
             self._restore(memory / "state")
 
     def _restore(self, path: Path) -> None:
@@ -273,19 +282,29 @@ class Follower:
         state = decode(unpack(self.client.snapshot()), self.treaty)
         size, root, named = state.size, state.root().hex(), digest(state)
         note, new = self._newest()
-        stated = []
-        after = state
+        stated = self._stated(size, new.checkpoint.size)
+        check_stated(stated, size=size, root=root, state=named, need=self.treaty.permit)
+        after = state  # nothing is folded from a state that nobody stated
         for entry in self.client.stream(size, new.checkpoint.size):
-            after, events = apply(after, entry)
-            stated += [(e.signer, e.size, e.root, e.state) for e in events if isinstance(e, Stated)]
+            after, _ = apply(after, entry)
         if after.root() != new.checkpoint.root:
             raise Refused(Reason.TAMPERED, "the state that the log offers does not lead to its checkpoint")
-        check_stated(stated, size=size, root=root, state=named, need=self.treaty.permit)
         floor = self._floor.checkpoint if self._floor else None
         if floor and floor.size >= after.clock.base.size and after.root(floor.size) != floor.root:
             self._fork(note)
         with self._updating, self.lock:
             self.state, self.cosigned = after, new
+
+    def _stated(self, start: int, end: int) -> Iterator[tuple[str, int, str, str]]:
+        """What permit signers state in these entries: signer, size, root and state digest."""
+        first, signers = begin(self.treaty), {p.name for p in self.treaty.with_role("permit-signer")}
+        for entry in self.client.stream(start, end):
+            with suppress(BrakelineError):
+                if open_envelope(entry).kind == "snapshot":
+                    said = authenticate(first, entry)
+                    body = said.statement.body_as(Snapshot)
+                    if said.issuer in signers:
+                        yield said.issuer, body.size, body.root, body.state
 
     def trail(self, progress: Progress = lambda done, total: None) -> Trail:
         """The log folded anew from its first entry up to here: what trusts no snapshot.

@@ -20,9 +20,9 @@ from brakeline.core.errors import BrakelineError, Reason, Refused, Unavailable
 from brakeline.core.gate import Decision, GateState, admit, decide, halt, is_due, is_worth, stand_open
 from brakeline.core.grant import request, stance
 from brakeline.core.permit import KIND, Permit
-from brakeline.core.statement import open_envelope, seal
+from brakeline.core.statement import MAX_BYTES, open_envelope, seal
 from brakeline.core.treaty import Treaty
-from brakeline.node.client import Follower
+from brakeline.node.client import Follower, ask
 from brakeline.node.http import raise_for
 
 _RETRY: Final = 0.25  # s
@@ -44,9 +44,9 @@ def ask_signers(payload: Permit, urls: dict[str, str], enough: int, client: http
     """
     data = canonical(payload)
 
-    def ask(url: str) -> tuple[str, bytes]:
+    def one(url: str) -> tuple[str, bytes]:
         try:
-            response = client.post(f"{url.rstrip('/')}/permit", content=data)
+            response = ask(client, "POST", f"{url.rstrip('/')}/permit", MAX_BYTES, content=data)
         except (httpx.HTTPError, OSError) as e:
             raise Unavailable(f"{url}: {e}") from e
         raise_for(response)
@@ -59,7 +59,7 @@ def ask_signers(payload: Permit, urls: dict[str, str], enough: int, client: http
     refusals: list[BrakelineError] = []
     pool = ThreadPoolExecutor(max_workers=max(1, len(urls)))
     try:
-        for future in as_completed([pool.submit(ask, url) for url in urls.values()]):
+        for future in as_completed([pool.submit(one, url) for url in urls.values()]):
             try:
                 signatures.append(future.result())
             except BrakelineError as e:

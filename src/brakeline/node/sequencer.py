@@ -20,6 +20,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +44,7 @@ _LOGGER: Final = logging.getLogger(__name__)
 MAX_BATCH: Final = 1000
 MAX_ARRIVED: Final = 256  # entries that are not judged yet: nobody knows whose they are
 FRESH: Final = 1.0  # s; cosignatures count whole seconds, so a younger checkpoint would get the same time again
-SLICE: Final = 0.02  # s of judging at a stretch, so that a durable batch need not wait for a crowd of arrivals
+SLICE: Final = 0.01  # s of judging at a stretch, so that a durable batch need not wait for a crowd of arrivals
 
 
 R = TypeVar("R")
@@ -78,7 +79,7 @@ class Place(NamedTuple):
 class Admission(Protocol):
     """What decides which entries the log takes. It has read the store by itself before the sequencer starts.
 
-    It is called in worker threads, one call at a time. From `admit` on an entry is *waiting*, until `taken` or
+    It is called in one thread, which is not the event loop's. From `admit` on an entry is *waiting*, until `taken` or
     `dropped` names it; no entry is admitted while it waits, nor once it is durable. `taken` may also name an entry that
     was never admitted, or was dropped: a stamp, or one whose commit failed and lasted all the same.
     """
@@ -147,7 +148,9 @@ class Sequencer:
         self._queue: FairQueue[_Ticket] = FairQueue()
         self._dropped: list[bytes] = []  # what the admission is still to be told
         self._told = store.size  # entries that the admission knows of
-        self._judging = asyncio.Lock()
+        # Threads of their own: no crowd of readers can take them, and one thread is one call at a time.
+        self._judge_thread = ThreadPoolExecutor(1)
+        self._store_thread = ThreadPoolExecutor(1)
         self._arrival = asyncio.Event()
         self._work = asyncio.Event()
         self._fresh_stamp = asyncio.Event()
@@ -200,8 +203,11 @@ class Sequencer:
             return await asyncio.shield(ticket.done)
         finally:
             ticket.waiters -= 1
-            if not ticket.waiters:
-                self._abandon(ticket)
+            # Nobody waits any more. What is in a batch stays known until the batch is through.
+            if not (ticket.waiters or ticket.done.done() or ticket.where == "in a batch"):
+                if ticket.where == "queued":
+                    self._dropped.append(entry)
+                self._settle(ticket, -1)
 
     async def _reached(self, index: int) -> int:
         """`index` of an entry that is durable already, once it is published."""
@@ -255,6 +261,8 @@ class Sequencer:
                 self._settle(ticket, self.failure)
             async with self._news:
                 self._news.notify_all()
+            self._judge_thread.shutdown()
+            self._store_thread.shutdown()  # nobody may close the store under its hands
 
     # Tickets
 
@@ -269,13 +277,6 @@ class Sequencer:
             ticket.done.set_exception(result)
         else:
             ticket.done.set_result(result)
-
-    def _abandon(self, ticket: _Ticket) -> None:
-        """Nobody waits any more. What is in a batch stays known until the batch is through."""
-        if not ticket.done.done() and ticket.where != "in a batch":
-            if ticket.where == "queued":
-                self._dropped.append(ticket.entry)
-            self._settle(ticket, -1)
 
     # Admission
 
@@ -295,16 +296,18 @@ class Sequencer:
                 self._arrival.clear()
 
     async def _consult(self, ask: Callable[[], R]) -> R:
-        """Ask the admission in a worker thread, one call at a time; it hears first what was dropped."""
+        """Ask the admission in its thread; it hears first what was dropped."""
+        dropped, self._dropped = self._dropped, []
 
-        def work(dropped: Sequence[bytes]) -> R:
+        def work() -> R:
             for entry in dropped:
                 self._admission.dropped(entry)
             return ask()
 
-        async with self._judging:
-            dropped, self._dropped = self._dropped, []
-            return await asyncio.to_thread(work, dropped)
+        return await asyncio.get_running_loop().run_in_executor(self._judge_thread, work)
+
+    async def _stored(self, work: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._store_thread, work)
 
     def _judge(self, tickets: Sequence[_Ticket]) -> list[Place | Exception]:
         """Verdicts on the first of `tickets`, for as long as `SLICE`."""
@@ -415,12 +418,12 @@ class Sequencer:
         if not entries:
             return []
         try:
-            indices = await asyncio.to_thread(self.store.append, entries)
+            indices = await self._stored(partial(self.store.append, entries))
         except Unavailable:
             self._dropped += (entry for entry in entries if entry.startswith(b"{"))  # a stamp was not waiting
             raise
         # What the store has, not what we gave it: a commit that failed before may have lasted all the same.
-        grown = await asyncio.to_thread(self.store.entries, self._told, self.store.size)
+        grown = await self._stored(partial(self.store.entries, self._told, self.store.size))
         await self._consult(partial(self._admission.taken, grown))
         self._told += len(grown)
         return indices
@@ -439,7 +442,7 @@ class Sequencer:
         data = note.with_lines(*(lines[name] for name in sorted(lines))).encode()
         # What goes out is what every verifier will accept, by the verifiers' own function.
         verify_cosigned(data, self._policy)
-        await asyncio.to_thread(self.store.publish, data)
+        await self._stored(partial(self.store.publish, data))
         self._cosigned, self._trouble = began, None
         async with self._news:
             self.latest = Latest(checkpoint.size, data)

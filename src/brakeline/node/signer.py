@@ -17,6 +17,7 @@ from brakeline.core.encoding import parse
 from brakeline.core.errors import BrakelineError, Reason, Refused
 from brakeline.core.grant import check_request, check_votes, held_vote
 from brakeline.core.keys import PrivateKey
+from brakeline.core.kinds import lane_of
 from brakeline.core.permit import KIND, Permit
 from brakeline.core.snapshot import Snapshot
 from brakeline.core.state.members import Last
@@ -116,6 +117,7 @@ class Stater:
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. Trouble is told and tried again."""
+        lane = lane_of("snapshot", self._follower.treaty.rules)
         told, due, trouble = 0, time.monotonic() + self._every, ""
         while not stop.wait(1.0):
             try:
@@ -128,7 +130,7 @@ class Stater:
                 if stated is not None and stated[0] > told:
                     size, root, digest = stated
                     body = Snapshot(rules=self._follower.treaty.rules, size=size, root=root, state=digest)
-                    self._outbox.write("snapshot", body, after=self._logged("rest").seq)
+                    self._outbox.write("snapshot", body, after=self._logged(lane).seq)
                     told = size
                 self._outbox.flush(self._add, self._logged)
                 trouble = ""

@@ -187,4 +187,5 @@ def said(story: Story) -> Iterator[Row]:
     """Incidents, notices, requests and reports, in the words of the party."""
     for event in story.proven.events:
         if isinstance(event, e.Reported):
-            yield {"entry": event.entry, "party": event.party, "kind": event.kind, "text": event.text}
+            kind = f"{event.kind}: {event.incident}" if event.incident else event.kind
+            yield {"entry": event.entry, "party": event.party, "kind": kind, "text": event.text}

@@ -25,7 +25,7 @@ MAX_ANSWER: Final = 2000  # characters
 
 def find_head(run: Run, index: int) -> LoggedHead:
     """Raises:
-    Refused(FOREIGN): the entry is no head of this run that may still be audited. Treaty 7.10
+    Refused(FOREIGN): the entry is no head of this run that is kept. Treaty 7.10
     """
     logged = next((h for h in run.kept if h.index == index), None)
     if logged is None:
@@ -65,6 +65,10 @@ def take(
     if run.owner == issuer:  # Treaty 7.7
         raise Refused(Reason.WRONG_ROLE, "a lab does not inspect itself")
     logged = find_head(run, audit.head)
+    if logged.index != next(iter(run.kept)).index and logged.time < time - treaty.audit_within:
+        raise Refused(Reason.EXPIRED, f"entry {audit.head} was logged too long ago to be audited (Treaty 7.10)")
+    if logged.time < next(iter(run.kept)).time - treaty.audit_within:  # Treaty 7.10: kept, but too long ago
+        raise Refused(Reason.FOREIGN, f"the head in entry {audit.head} is too old to be audited (Treaty 7.10)")
     if not logged.beacon or logged.stamp != audit.beacon:
         raise Refused(Reason.FOREIGN, "the sample's beacon is not the first stamp after the head (Treaty 7.3)")
     if len(audit.findings) > treaty.findings:  # Treaty 7.10

@@ -201,9 +201,8 @@ def hold(treaty: Treaty, runs: Runs, members: Members) -> tuple[Runs, tuple[str,
     """Hold back, alone, every run that is not settled when the brake is released. Treaty 5.7, 8.4."""
     held: list[str] = []
     for run in sorted(runs.by_id.values(), key=lambda run: run.index):
-        if not u.concerned(run, members.active, Phase.LIFTING):
-            continue
-        unsettled = "audited" in treaty.lift_conditions and run.settlement != "settled"
+        concerned = run.covered and u.concerned(run, members.active, Phase.LIFTING)
+        unsettled = concerned and "audited" in treaty.lift_conditions and run.settlement != "settled"
         if unsettled:
             held.append(run.id)
         if unsettled != run.held:

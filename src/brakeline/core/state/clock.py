@@ -16,11 +16,12 @@ import msgspec
 from rpds import HashTrieMap
 
 from brakeline.core.encoding import sha256
-from brakeline.core.errors import Misuse, Reason, Refused
+from brakeline.core.errors import Malformed, Misuse, Reason, Refused
 from brakeline.core.tlog.merkle import Frontier
 from brakeline.core.tlog.policy import Policy, verify_cosigned
 
 SECONDS_A_DAY: Final = 86_400
+LATEST: Final = 253_370_764_799  # POSIX s: the end of the year 9998, the last that every calendar can show
 
 
 Leaf = tuple[bytes, str]
@@ -89,6 +90,8 @@ class Clock(msgspec.Struct, frozen=True, gc=False):
         """
         cosigned = verify_cosigned(data, policy)  # Treaty 6.1
         size, root = cosigned.checkpoint.size, cosigned.checkpoint.root
+        if cosigned.time > LATEST:
+            raise Malformed(f"no calendar shows the time {cosigned.time}")
         if not self.mark.size <= size <= index:
             raise Refused(Reason.ROLLBACK, f"stamp of {size} entries at entry {index}, after one of {self.mark.size}")
         mark = self.tree(size)

@@ -1,7 +1,7 @@
 """The state as bytes, and its digest: what two builds must agree on, to the bit.
 
-Canonical JSON (RFC 8785) of one object with the parts of the state, in which maps are objects with sorted keys, digests
-hex, compute decimal text, and every real number the text that RFC 8785 gives it. What is not in it decides nothing:
+Canonical JSON (RFC 8785) of one object with the parts of the state, in which bytes are base64, compute is decimal text,
+and maps whose keys are no text are lists in order. What is not in it decides nothing:
 outcomes, envelopes, older roots and the history of events can be had from the log. What follows from the treaty or from
 the rest is left out, and worked out again on reading.
 """

@@ -128,7 +128,7 @@ def incident(
         raise Malformed(f"the treaty has no class of incidents {body.incident[:60]!r}; it has {known}")
     if not 0 <= body.known <= time + treaty.skew:
         raise Malformed("an incident is known since a time that has come")
-    said = Reported(entry=entry, party=issuer, kind=f"incident: {kind.name}", text=body.text)
+    said = Reported(entry=entry, party=issuer, kind="incident", text=body.text, incident=kind.name)
     by = body.known + kind.within
     if time <= by:
         return dues, (said,)

@@ -57,7 +57,7 @@ class Forked(Event, frozen=True, gc=False):
 
 
 class Equivocated(Event, frozen=True, gc=False):
-    """Two statements of one number: both envelopes prove it to anybody, or the entry of the first one does."""
+    """Two statements of one number, each as kind and payload digest, or two states of one size: proof to anybody."""
 
     issuer: str
     first: str
@@ -104,7 +104,7 @@ class Told(Event, frozen=True, gc=False):
 
 
 class Committed(Event, frozen=True, gc=False):
-    """A head that counts, and whether the brake and its permits concerned the run at that time."""
+    """A head that counts. `concerned`: by the treaty the run needed a permit for its steps at that time. Treaty 5.1"""
 
     head: Head
     leaf: bytes
@@ -275,8 +275,12 @@ class Stated(Event, frozen=True, gc=False):
 
 
 class Reported(Event, frozen=True, gc=False):
-    """An incident, a notice, a report, or a request for one, as a party put it on the record. Article 10."""
+    """An incident, a notice, a report, or a request for one, as a party put it on the record. Article 10.
+
+    `incident` is its class in the treaty, or "".
+    """
 
     party: str
     kind: str
     text: str
+    incident: str = ""

@@ -139,7 +139,8 @@ def authenticate(state: State, data: bytes, index: int = -1, leaf: bytes = b"") 
     if statement.treaty != state.ground.digest:
         raise Refused(Reason.FOREIGN, "the statement belongs to another treaty")
     statement.check()
-    return Said(index, leaf, envelope, statement, envelope.digest, kinds.lane_of(envelope.kind, state.treaty.rules))
+    lane = kinds.lane_of(envelope.kind, state.treaty.rules)
+    return Said(index, leaf, envelope, statement, envelope.digest, lane)
 
 
 def check_depth(payload: bytes) -> None:
@@ -166,7 +167,7 @@ def number(state: State, said: Said) -> tuple[State, Refused | None]:
         Refused: see `members.check_number`.
     """
     member = state.members.by_name[said.issuer]
-    last = members.next_number(member, said.statement, said.lane, said.digest)
+    last = members.next_number(member, said.statement, said.lane, f"{said.kind} {said.digest}")
     spent, refused = member.spent, None
     try:
         spent = charge(state, said)
@@ -284,8 +285,9 @@ def _head(state: State, said: Said, h: Head) -> Step:
     after = labs.commit(
         state.treaty, state.runs, run, said.entry, said.leaf, h, time=state.time, epoch=state.epoch
     )
+    due = concerned and run.covered
     event = e.Committed(
-        entry=said.entry, head=h, leaf=said.leaf, time=state.time, epoch=state.epoch, concerned=concerned
+        entry=said.entry, head=h, leaf=said.leaf, time=state.time, epoch=state.epoch, concerned=due
     )
     return _with(state, runs=after), (event,)
 
@@ -361,12 +363,12 @@ def _evidence(state: State, index: int, body: Evidence) -> Step:
         raise Refused(Reason.UNKNOWN_ISSUER, "evidence of a party that the treaty does not know")
     first, second = (ev.verified(x, party.key, state.ground.digest, party.name) for x in (one, two))
     lanes = {kinds.lane_of(x.kind, state.treaty.rules) for x in (one, two)}
-    twice = len(lanes) == 1 and ev.same_number(first, second)
+    twice = len(lanes) == 1 and first.seq == second.seq and (one.kind, first) != (two.kind, second)
     if not twice and not (one.kind == two.kind == "snapshot" and ev.contradict(first, second)):
         raise Malformed("the two statements can both be meant: they prove nothing")
     if party.name in state.members.equivocators:
         raise Refused(Reason.DUPLICATE, f"{party.name} is known to have equivocated")
-    return _equivocate(state, index, party.name, one.digest, two.digest)
+    return _equivocate(state, index, party.name, f"{one.kind} {one.digest}", f"{two.kind} {two.digest}")
 
 
 def _equivocate(state: State, index: int, issuer: str, first: str, second: str) -> Step:

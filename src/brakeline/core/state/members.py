@@ -22,10 +22,10 @@ LANES: Final[tuple[Lane, ...]] = ("brake", "runs", "audits", "rest")
 
 
 class Last(msgspec.Struct, frozen=True, gc=False):
-    """The newest number in a lane, and the payload digest (hex) of the statement that took it. -1: none yet."""
+    """The newest number in a lane, and what took it: kind and payload digest (hex). -1: none yet."""
 
     seq: int = -1
-    digest: str = ""
+    what: str = ""
 
 
 class Spent(msgspec.Struct, frozen=True, gc=False):
@@ -93,7 +93,7 @@ class Members(msgspec.Struct, frozen=True, gc=False):
 
 
 class Twice(Refused):
-    """Two different statements of one number: digests (hex) of the payloads of both."""
+    """Two different statements of one number: kind and payload digest (hex) of both."""
 
     def __init__(self, issuer: str, seq: int, first: str, second: str) -> None:
         super().__init__(Reason.EQUIVOCATION, f"{issuer} signed two different statements number {seq}")
@@ -105,15 +105,15 @@ def begin(treaty: Treaty) -> Members:
     return Members({name: Member() for name in treaty.parties}, activate({}))
 
 
-def next_number(member: Member, s: Statement, lane: Lane, digest: str) -> tuple[Last, Last, Last, Last]:
+def next_number(member: Member, s: Statement, lane: Lane, what: str) -> tuple[Last, Last, Last, Last]:
     """The member's numbers with the statement's spent. Raises as `check_number`."""
-    check_number(member, s, lane, digest)
+    check_number(member, s, lane, what)
     last = list(member.last)
-    last[LANES.index(lane)] = Last(s.seq, digest)
+    last[LANES.index(lane)] = Last(s.seq, what)
     return last[0], last[1], last[2], last[3]
 
 
-def check_number(member: Member, s: Statement, lane: Lane, digest: str) -> None:
+def check_number(member: Member, s: Statement, lane: Lane, what: str) -> None:
     """That the statement's number is new in its lane.
 
     Raises:
@@ -125,9 +125,9 @@ def check_number(member: Member, s: Statement, lane: Lane, digest: str) -> None:
         return
     if s.seq < last.seq:
         raise Refused(Reason.REPLAYED, f"{s.issuer} has logged number {last.seq} of the lane {lane} already")
-    if digest == last.digest:
+    if what == last.what:
         raise Refused(Reason.DUPLICATE, f"{s.issuer} has logged this statement already")
-    raise Twice(s.issuer, s.seq, last.digest, digest)
+    raise Twice(s.issuer, s.seq, last.what, what)
 
 
 def check_dates(treaty: Treaty, s: Statement, time: int) -> None:

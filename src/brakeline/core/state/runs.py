@@ -155,7 +155,10 @@ class Run(msgspec.Struct, frozen=True, gc=False):
 
 
 class Tally(msgspec.Struct, frozen=True, gc=False):
-    """Counts over one lab's runs that the brake stops: of all, and of those that were declared while it was bound."""
+    """Counts over one lab's runs that the brake stops: of all, and of those that were declared while it was bound.
+
+    What an exempt run leaves open holds up nobody: unsettled are covered runs. Treaty 8.2
+    """
 
     running: int = 0
     running_bound: int = 0
@@ -196,13 +199,13 @@ class Runs(msgspec.Struct, frozen=True, gc=False):
 
 
 def _counted(run: Run) -> tuple[bool, bool, bool]:
-    return run.brakes, run.stopped, run.settlement == "open"
+    return run.brakes, run.stopped, run.covered and run.settlement == "open"
 
 
 def _add(t: Tally, run: Run | None, by: int) -> Tally:
     if run is None or not run.brakes:
         return t
-    running, unsettled = by * (not run.stopped), by * (run.settlement == "open")
+    running, unsettled = by * (not run.stopped), by * (run.covered and run.settlement == "open")
     if not running and not unsettled:
         return t
     bound = run.bound

@@ -1,0 +1,275 @@
+"""Recipes, and a lab's session: from a file to a declared run, through every stop, on a world's log."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from brakeline.core.errors import Malformed, Misuse, Refused, Unavailable
+from brakeline.core.gate import NO_PERMIT
+from brakeline.core.statement import MAX_BYTES, open_envelope
+from brakeline.training import recipe as recipes
+from brakeline.training import session
+from brakeline.training.audit import inspect
+from brakeline.training.recipe import MANIFEST, Recipe, deposited, read_recipe
+from brakeline.training.recorder import LEAVES, read_leaves
+from brakeline.training.session import PERMITS, RECIPE, Session, evidence_permits
+from world import Live, World, key
+from worldlab import WorldGate, WorldLab
+
+SOURCE = '''
+import torch
+from brakeline.training.digest import seed_generators
+
+
+class Data:
+    def __init__(self):
+        self.step = 0
+
+    def next(self):
+        self.step += 1
+        return torch.randn(4, 8)
+
+    def state_dict(self):
+        return {"step": self.step}
+
+    def load_state_dict(self, state):
+        self.step = state["step"]
+
+
+def dataset_root(config):
+    return "da" * 32
+
+
+def flop_per_step(config):
+    return 10**9
+
+
+def train(config, gate, recorder):
+    seed_generators(int(config["seed"], 16))
+    model, data = torch.nn.Linear(8, 1), Data()
+    step = recorder.open(model=model, data=data)
+    while step < config["steps"] and gate.may_step():
+        x = data.next()
+        loss = (model(x) - 1).square().mean()
+        for name, weight in list(model.named_parameters()):
+            (g,) = torch.autograd.grad(loss, weight, retain_graph=True)
+            setattr(model, name, torch.nn.Parameter((weight - config["lr"] * g).detach()))
+        step += 1
+        recorder.step(loss=loss, batch=x)
+    recorder.stop("ended" if step == config["steps"] else "stopped")
+'''
+FILE = 'name = "run"\nentry = "code.py"\nsteps = 14\n'
+CONFIG = "[config]\nlr = 0.1\n"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def written(folder: Path, more: str = "", source: str = SOURCE) -> Path:
+    (folder / "code.py").write_text(source)
+    path = folder / "recipe.toml"
+    path.write_text(FILE + more + CONFIG)
+    return path
+
+
+def recipe(folder: Path, more: str = "") -> Recipe:
+    return read_recipe(written(folder, more))
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorldLab:
+    monkeypatch.setattr(session, "LiveGate", WorldGate)
+    world = World()  # a permit allows six steps beyond the last head
+    world.bind()
+    return WorldLab(world, tmp_path / "home")
+
+
+# --- recipes
+
+
+def test_a_recipe_says_what_its_machines_are(tmp_path: Path) -> None:
+    plain = recipe(tmp_path)
+    assert (plain.chips, plain.flop_per_second, plain.domain, plain.purpose, plain.parents) == (1, 0, "", "", ())
+    said = recipe(tmp_path, 'chips = 512\nflop_per_second = "400 TFLOP/s"\ndomain = "biology"\n')
+    assert (said.chips, said.flop_per_second, said.domain) == (512, 4 * 10**14, "biology")
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ('flop_per_second = "400 TFLOP"', "not a rate"),
+        ("flop_per_second = 400", "flop_per_second"),
+        ("chips = -1", "chips"),
+        ("chips = 1000000001", "chips"),
+        ('chips = "many"', "chips"),
+        ("domain = 1", "domain"),
+        ('chip = "1"', "chip"),
+    ],
+)
+def test_what_a_recipe_may_not_say(tmp_path: Path, line: str, what: str) -> None:
+    with pytest.raises(Malformed, match=what):
+        recipe(tmp_path, line + "\n")
+
+
+def test_the_digest_is_of_code_and_configuration_alone(tmp_path: Path) -> None:
+    """What a lab declares beside them changes no code: the same recipe on other machines, or for another purpose."""
+    plain = recipe(tmp_path)
+    for more in ('chips = 9\n', 'flop_per_second = "1 GFLOP/s"\n', 'domain = "x"\n', 'purpose = "inference"\n',
+                 f'parents = ["{"ab" * 32}"]\n'):  # fmt: skip
+        assert recipe(tmp_path, more).digest == plain.digest
+    for other in (replace(plain, steps=15), replace(plain, config={"lr": 0.2}), replace(plain, name="other")):
+        assert other.digest != plain.digest
+    before = plain.digest
+    (tmp_path / "code.py").write_text(SOURCE + "\n")
+    assert plain.digest != before
+
+
+def test_the_digest_is_fixed_for_ever(tmp_path: Path) -> None:
+    # Old declarations must still fit: another digest for an old recipe would be a change of format.
+    (tmp_path / "code.py").write_text("x = 1\n")
+    fixed = Recipe("run", tmp_path / "code.py", 14, {"lr": 0.5, "layers": 2}, "inference", (), 8, 10**14, "x")
+    assert fixed.digest == "fe126f0e7f33fa2168066c83b49f89bf3f42e9bd1ed911b1e6ea4f384db07601"
+
+
+def test_what_is_deposited_is_the_recipe_and_nothing_beside_it(tmp_path: Path) -> None:
+    said = recipe(tmp_path, 'chips = 512\ndomain = "biology"\n')
+    said.deposit(tmp_path / "evidence")
+    again = deposited(tmp_path / "evidence")
+    assert again.digest == said.digest
+    assert (again.chips, again.domain) == (1, "")
+    assert set((tmp_path / "evidence").iterdir()) == {tmp_path / "evidence" / n for n in ("code.py", MANIFEST)}
+
+
+def test_what_an_inspector_would_not_read_is_refused_before_it_is_declared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = recipe(tmp_path)
+    monkeypatch.setattr(recipes, "MAX_SOURCE", 100)
+    for act in (lambda: it.digest, lambda: it.deposit(tmp_path / "e"), it.load):
+        with pytest.raises(Malformed, match=r"code\.py is longer than 100 bytes"):
+            act()
+    monkeypatch.undo()
+    monkeypatch.setattr(recipes, "MAX_MANIFEST", 20)
+    with pytest.raises(Malformed, match="configuration takes"):
+        _ = it.digest
+    (tmp_path / "code.py").unlink()
+    with pytest.raises(Unavailable, match=r"code\.py"):
+        it.load()
+
+
+# --- permits kept
+
+
+def test_a_torn_permit_line_does_not_spoil_the_next(tmp_path: Path) -> None:
+    """A run killed while it kept a permit keeps the next one whole: without it, honest steps would look unpermitted."""
+    made = Session.__new__(Session)
+    made.evidence = tmp_path
+    assert list(evidence_permits(tmp_path)) == []
+    made._keep_permit(b"first")
+    with (tmp_path / PERMITS).open("ab") as f:
+        f.write(b"sec")
+    made._keep_permit(b"third")
+    made._keep_permit(b"fourth")
+    with (tmp_path / PERMITS).open("ab") as f:
+        f.write(b"\ntorn")
+    assert list(evidence_permits(tmp_path)) == [b"first", b"sec", b"third", b"fourth"]
+
+
+def test_a_line_without_end_ends_the_permits(tmp_path: Path) -> None:
+    """A file of holes is as long as anybody likes: no more of it is read than a permit can be long."""
+    longest = b"x" * MAX_BYTES
+    with (tmp_path / PERMITS).open("wb") as f:
+        f.write(longest + b"\nsecond\n")
+        f.truncate(1 << 40)
+    assert list(evidence_permits(tmp_path)) == [longest, b"second"]
+
+
+# --- sessions
+
+
+def test_a_session_declares_what_the_recipe_says_and_ends_through_its_stops(lab: WorldLab, tmp_path: Path) -> None:
+    more = 'chips = 8\nflop_per_second = "400 TFLOP/s"\ndomain = "biology"\n'
+    head = Session(lab, recipe(tmp_path, more)).train()  # type: ignore[arg-type]
+    assert (head.steps, head.status) == (14, "ended")
+    run = lab.state.run(lab.state.runs.names["alpha", "run"])
+    d = run.declaration
+    assert (d.rung, d.chips, d.rate, d.domain) == ("re-executable", 8, 4 * 10**14, "biology")
+    # Each permit allows six steps beyond the last head; then it stops, and goes on.
+    assert lab.said == [
+        *((0, "opened"), (6, "stopped"), (6, "opened"), (12, "stopped"), (12, "opened"), (14, "ended")),
+    ]
+    leaves = read_leaves(tmp_path / "home" / "runs" / "run")
+    kept = {bytes.fromhex(open_envelope(p).digest) for p in evidence_permits(tmp_path / "home" / "runs" / "run")}
+    assert {leaf.permit for leaf in leaves[1:]} == kept
+    assert len(kept) == 3
+    assert NO_PERMIT not in kept
+    lab.world.stamp()
+    live = Live(lab.world, run.id)
+    evidence, memory = tmp_path / "home" / "runs" / "run", tmp_path / "memory"
+    audit = inspect(lab.treaty, live.now, lab.world.heads(live), evidence, "beta", key("beta"), memory=memory)
+    assert audit.verdict == "pass"
+    assert lab.world.log("beta", "audit", audit).reason is None
+
+
+def test_a_session_that_has_ended_says_so_again_and_logs_nothing(lab: WorldLab, tmp_path: Path) -> None:
+    first = Session(lab, recipe(tmp_path)).train()  # type: ignore[arg-type]
+    size = len(lab.world.entries)
+    assert Session(lab, recipe(tmp_path)).train() == first  # type: ignore[arg-type]
+    assert len(lab.world.entries) == size
+
+
+@pytest.mark.parametrize("line", [f'domain = "{"x" * 65}"', r'domain = "a\nb"', 'parents = ["ab"]'])
+def test_a_declaration_that_would_be_void_is_not_signed(lab: WorldLab, tmp_path: Path, line: str) -> None:
+    size = len(lab.world.entries)
+    with pytest.raises(Malformed):
+        Session(lab, recipe(tmp_path, line + "\n")).train()  # type: ignore[arg-type]
+    assert len(lab.world.entries) == size
+
+
+def test_another_recipe_is_another_run(lab: WorldLab, tmp_path: Path) -> None:
+    Session(lab, recipe(tmp_path)).train()  # type: ignore[arg-type]
+    with pytest.raises(Refused, match="another recipe"):
+        Session(lab, read_recipe(written(tmp_path, source=SOURCE + "\n"))).train()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("lost", ["the folder", "half of it"])
+def test_yesterdays_copy_of_the_evidence_is_found_before_anything_is_signed(
+    lab: WorldLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """Going on from less than what is logged would log another past of the run; heads of it would be void for ever."""
+    once = Session._once
+
+    def only_once(self: Session, run: object) -> None:
+        monkeypatch.setattr(Session, "_once", lambda self, run: (_ for _ in ()).throw(KeyboardInterrupt))
+        once(self, run)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Session, "_once", only_once)
+    with pytest.raises(KeyboardInterrupt):
+        Session(lab, recipe(tmp_path)).train()  # type: ignore[arg-type]
+    assert lab.said[-1] == (6, "stopped")
+    evidence, size = tmp_path / "home" / "runs" / "run", len(lab.world.entries)
+    shutil.copytree(evidence, tmp_path / "today")
+    if lost == "the folder":
+        shutil.rmtree(evidence)
+    else:
+        with (evidence / LEAVES).open("r+b") as f:
+            f.truncate(4 * 128)
+    monkeypatch.setattr(Session, "_once", once)
+    with pytest.raises(Misuse, match=f"holds {0 if lost == 'the folder' else 3} steps of run, the log 6") as e:
+        Session(lab, recipe(tmp_path)).train()  # type: ignore[arg-type]
+    assert "newest copy" in e.value.hint
+    assert len(lab.world.entries) == size
+    shutil.rmtree(evidence, ignore_errors=True)
+    shutil.copytree(tmp_path / "today", evidence)
+    assert Session(lab, recipe(tmp_path)).train().status == "ended"  # type: ignore[arg-type]
+    assert (evidence / RECIPE / MANIFEST).exists()
+    assert all(outcome.reason is None for _, outcome in lab.outcomes)

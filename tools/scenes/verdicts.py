@@ -1,0 +1,309 @@
+"""Verdicts: what the log, the lab's openings and an inspector's replays give, by the judge."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from brakeline.core.encoding import sha256
+from brakeline.core.finding import Fault, Finding, verdict
+from brakeline.core.gate import NO_PERMIT
+from brakeline.core.judge import Openings, judge
+from brakeline.core.state import events as e
+from brakeline.core.transcript import Leaf, SegmentReplay
+from scenes.made import Made, bound, log_of, plain, world
+from scenes.shown import OTHER, small
+from world import STEP_FLOP, Live, World
+
+Part = tuple[int, int]
+Replays = dict[Part, SegmentReplay | Finding]
+
+
+def replayed(replay: SegmentReplay | Finding) -> dict[str, Any]:
+    """One replay as plain values: a finding why there is none, or what came of it."""
+    if isinstance(replay, Finding):
+        return {"finding": plain(replay)}
+    return {
+        "start": replay.start,
+        "end": replay.end,
+        "start_state": replay.start_state.hex(),
+        "leaves_hex": [leaf.encode().hex() for leaf in replay.leaves],
+        "environment": replay.environment,
+        "update_error": replay.update_error,
+        "rho": replay.rho,
+    }
+
+
+def found(findings: Sequence[Finding]) -> dict[str, Any]:
+    """The output of a vector of the noun `verdict`: without the sentences, which are for people."""
+    said = [{"fault": str(f.fault), "severity": f.severity, "segment": list(f.segment)} for f in findings]
+    return {"findings": said, "verdict": verdict(tuple(findings))}
+
+
+def case(
+    name: str,
+    spec: str,
+    about: str,
+    wants: str,
+    w: World,
+    run: Live,
+    *,
+    environment: str = "",
+    replays: Replays | None = None,
+    without: Part | None = None,
+    **shown: Any,
+) -> Made:
+    """A vector: `wants` is what the judge must find, as `fault severity segment` each, joined by commas."""
+    openings: Openings = w.openings(run, **shown)
+    parts = w.required("delta", run)
+    here = environment or run.declaration.environment
+    made: Replays = {part: w.replay(run, part) for part in parts} | (replays or {})
+    made = {part: r for part, r in made.items() if part != without}
+    heads = [x for x in w.of(e.Committed) if x.head.run == run.id]
+    findings = judge(w.treaty, run.now, heads, openings, parts, made, environment=here)
+    output = found(findings)
+    came = ", ".join(f"{f.fault} {f.severity} {f.segment[0]}-{f.segment[1]}" for f in findings)
+    assert came == wants, f"verdict/{name}: {came or 'nothing'}, not {wants or 'nothing'}"
+    fields = {
+        **log_of(w),
+        "run": run.id,
+        "leaves_hex": [leaf.encode().hex() for leaf in openings.leaves],
+        "permits": [p.decode() for p in openings.permits],
+        "recipe": openings.recipe,
+        "dataset": openings.dataset,
+        "environment": here,
+        "required": [list(part) for part in parts],
+        "replays": [{"segment": list(part), **replayed(r)} for part, r in sorted(made.items())],
+    }
+    return Made("verdict", name, about, spec, fields, "ok", output)
+
+
+def made() -> Iterator[Made]:
+    yield from _openings()
+    yield from _permits()
+    yield from _replays()
+    yield from _elsewhere()
+
+
+def _openings() -> Iterator[Made]:
+    w, run = small()
+    leaves = tuple(w.leaves[run.id])
+    bent = (*leaves[:3], replace(leaves[3], loss=9.0), *leaves[4:])
+    skipped = (*leaves[:3], replace(leaves[3], step=4), *leaves[4:])
+    dear = (*leaves[:3], replace(leaves[3], flop=1), *leaves[4:])
+    yield case("clean", "Treaty 7.5", "An honest run.", "", w, run)
+    at_all = "transcript-mismatch violation 0-0"
+    yield case("leaf-missing", "Treaty 7.2", "A leaf too few.", at_all, w, run, leaves=leaves[:-1])
+    yield case("leaf-more", "Treaty 7.2", "A leaf too many.", at_all, w, run, leaves=(*leaves, leaves[-1]))
+    yield case("leaf-bent", "Treaty 7.2", "One loss is another than the one committed to.", at_all, w, run, leaves=bent)
+    order = "step-order violation 3-3"
+    yield case("step-skipped", "Treaty 7.2", "A step that does not count up by one.", order, w, run, leaves=skipped)
+    yield case(
+        "compute-wrong", "Treaty 5.4", "Compute that is not the steps times the declared.", order, w, run, leaves=dear
+    )
+    wrong = "recipe-mismatch violation 0-0"
+    yield case("other-recipe", "Treaty 7.5", "Code that was not declared.", wrong, w, run, recipe=OTHER)
+    other = "recipe-mismatch gap 0-0"
+    yield case(
+        "other-data",
+        "Treaty 7.5",
+        "The inspector's data are others: that accuses nobody.",
+        other,
+        w,
+        run,
+        dataset=OTHER,
+    )
+    w, run = small(steps=18)
+    late = "head-missing violation 0-0"
+    yield case("head-missing", "Treaty 7.2", "More steps without a head than the treaty allows.", late, w, run)
+    w, run = small(steps=15)
+    yield case("head-at-its-cadence", "Treaty 7.2", "As many steps without a head as the treaty allows.", "", w, run)
+    w, run = _killed()
+    yield case("opened-again", "Treaty 7.4", "A run that was killed and went on.", "", w, run)
+
+
+def _killed() -> tuple[World, Live]:
+    w = world()
+    run = w.opened("alpha")
+    w.train(run, 5)
+    w.head(run, "running")
+    w.head(run, "opened")
+    w.train(run, 9)
+    w.head(run, "stopped")
+    w.stamp()
+    return w, run
+
+
+def _trained(permit: bytes | None = None, steps: int = 6, **changes: str) -> tuple[World, Live]:
+    """A run of a bound lab that took its steps under `permit`, by default under one that it was granted."""
+    w = bound(**changes)
+    run = w.opened("alpha")
+    w.train(run, steps, w.permit(run) if permit is None else permit)
+    w.head(run, "stopped")
+    w.stamp()
+    return w, run
+
+
+def _permits() -> Iterator[Made]:
+    w, run = _trained()
+    yield case("under-permit", "Treaty 5.1", "Every step names a permit that covers it.", "", w, run)
+    without = "no-permit violation 0-6"
+    yield case(
+        "permit-not-shown", "Treaty 5.1", "The permit that the steps name is not shown.", without, w, run, permits=()
+    )
+    two = w.sealed(w.request(run, flop_limit=str(6 * STEP_FLOP)), "alpha", "beta")
+    yield case("permit-of-two", "Treaty 5.2", "A permit of two signers is none.", without, w, run, permits=(two,))
+    w, run = _trained(NO_PERMIT)
+    yield case("no-permit", "Treaty 5.1", "A covered run of a bound lab, without a permit.", without, w, run)
+    w, run = _trained(steps=8)
+    beyond = "over-allowance violation 6-8"
+    yield case("over-allowance", "Treaty 5.4", "Two steps more than the permit allows.", beyond, w, run)
+    w = world()
+    run = w.opened("alpha")
+    w.train(run, 3)
+    w.head(run, "running")
+    w.bind()
+    w.head(run, "running")
+    w.train(run, 6, w.permit(run))
+    w.head(run, "stopped")
+    w.stamp()
+    yield case("before-the-duty", "Treaty 2.2", "Steps before its lab was bound need no permit.", "", w, run)
+    w = bound(lift_delay='"0 s"', audit_p_catch='"10 %"')
+    run = w.opened("alpha")
+    old = w.permit(run)
+    w.train(run, 3, old)
+    w.trip()
+    w.head(run, "stopped")
+    w.stamp()
+    for inspector in ("beta", "gamma"):
+        w.audit(inspector, run)
+    w.vote("lift", "alpha", "beta", "gamma")
+    w.head(run, "opened")
+    w.train(run, 6, old)
+    w.head(run, "stopped")
+    w.stamp()
+    ended = "no-permit violation 3-6"
+    yield case("permit-of-an-old-epoch", "Treaty 5.5", "A permit of before the brake, used after it.", ended, w, run)
+
+
+def _bent(replay: SegmentReplay, at: int, **changes: Any) -> SegmentReplay:
+    leaves = list(replay.leaves)
+    leaves[at] = replace(leaves[at], **changes)
+    return replace(replay, leaves=tuple(leaves))
+
+
+def _replays() -> Iterator[Made]:
+    w, run = small()
+    first, second = w.required("delta", run)
+    honest = w.replay(run, second)
+    for what, changes in (
+        ("state", {"state": sha256(b"x")}),
+        ("batch", {"batch": sha256(b"x")}),
+        ("loss", {"loss": 0.25}),
+    ):
+        bad = {second: _bent(honest, 1, **changes)}
+        about = f"Run again, step 5 gives another {what}."
+        yield case(f"other-{what}", "Treaty 7.5", about, "replay-mismatch violation 3-6", w, run, replays=bad)
+    bad = {first: replace(w.replay(run, first), start_state=sha256(b"x"))}
+    start = "initial-state violation 0-3"
+    yield case("other-start", "Treaty 7.1", "Not the weights that the seed gives.", start, w, run, replays=bad)
+    bad = {second: replace(honest, start_state=sha256(b"x"))}
+    shown = "opening-mismatch violation 3-6"
+    yield case(
+        "other-checkpoint", "Treaty 7.2", "The checkpoint shown is not the recorded state.", shown, w, run, replays=bad
+    )
+    missing = "not-replayed gap 3-6"
+    yield case(
+        "not-replayed", "Treaty 7.4", "A segment of the sample was not replayed.", missing, w, run, without=second
+    )
+    part = {second: replace(honest, leaves=honest.leaves[:-1])}
+    yield case(
+        "replayed-in-part", "Treaty 7.4", "A replay that ends before the segment.", missing, w, run, replays=part
+    )
+    reason = {second: Finding(fault=Fault.NOT_REPLAYED, severity="gap", segment=second, detail="no time")}
+    yield case("why-not", "Treaty 7.4", "The inspector says why there is no replay.", missing, w, run, replays=reason)
+    w, run = _nan()
+    yield case("not-a-number", "formats.md §Transcript", "A loss that is no number equals itself.", "", w, run)
+
+
+def _nan() -> tuple[World, Live]:
+    w = world()
+    run = w.opened("alpha")
+    w.train(run, 5)
+    last = w.leaves[run.id][-1]
+    w.leaves[run.id].append(Leaf(6, sha256(b"6"), last.batch, NO_PERMIT, float("nan"), 6 * STEP_FLOP))
+    w.head(run, "stopped")
+    w.stamp()
+    return w, run
+
+
+def _elsewhere() -> Iterator[Made]:
+    w, run = small()
+    first, second = w.required("delta", run)
+
+    def there(**changes: Any) -> Replays:
+        both: Replays = {p: replace(w.replay(run, p), environment=OTHER) for p in (first, second)}
+        moved = _bent(replace(w.replay(run, second), environment=OTHER), 2, state=sha256(b"rounded"), loss=0.3)
+        both[second] = replace(moved, **{"update_error": 0.01, "rho": 0.99, **changes})
+        return both
+
+    ok = "environment-mismatch notice 0-3"
+    near = f"{ok}, environment-mismatch notice 3-6"
+    bad = f"{ok}, replay-mismatch violation 3-6"
+    cases: tuple[tuple[str, str, str, str, dict[str, Any]], ...] = (
+        (
+            "near",
+            "Treaty 7.5",
+            "Another environment, and an update as near as it may be.",
+            near,
+            {"update_error": 0.05},
+        ),
+        (
+            "far",
+            "Treaty 7.6",
+            "An update that differs by more than the treaty allows.",
+            bad,
+            {"update_error": 0.0500001},
+        ),
+        ("unmoved", "Treaty 7.6", "An update that explains none of the movement.", bad, {"rho": 0.0}),
+        ("opposite", "Treaty 7.6", "An update in the other direction.", bad, {"rho": -1.0}),
+        ("unmeasured", "Treaty 7.6", "No checkpoint to compare with.", f"{ok}, opening-missing gap 3-6", {"rho": None}),
+    )
+    for name, spec, about, wants, changes in cases:
+        replays = there(**changes)
+        yield case(f"elsewhere-{name}", spec, about, wants, w, run, environment=OTHER, replays=replays)
+    replays = there()
+    replays[second] = _bent(replays[second], 0, batch=sha256(b"x"))  # type: ignore[arg-type]
+    yield case(
+        "elsewhere-other-batch",
+        "Treaty 7.5",
+        "No machine changes the order of data.",
+        bad,
+        w,
+        run,
+        environment=OTHER,
+        replays=replays,
+    )
+    replays = there()
+    replays[first] = replace(replays[first], start_state=sha256(b"x"))  # type: ignore[type-var]
+    yield case(
+        "elsewhere-other-start",
+        "Treaty 7.5",
+        "Another machine may draw other weights.",
+        near,
+        w,
+        run,
+        environment=OTHER,
+        replays=replays,
+    )
+    claimed = {second: _bent(w.replay(run, second), 1, state=sha256(b"x"))}
+    lies = "environment-mismatch notice 0-3, environment-mismatch notice 3-6"
+    yield case(
+        "elsewhere-and-not-said",
+        "Treaty 7.5",
+        "A replay that names the declared environment, on a machine that is another.",
+        lies,
+        w,
+        run,
+        environment=OTHER,
+        replays=claimed,
+    )
