@@ -275,14 +275,15 @@ def cheat(run: Run, number: int) -> Caught:
     cheated = {s for s in range(0, CHEAT_STEPS, SEGMENT) if (s // SEGMENT * 0.6180339887) % 1 < SHARE}
     full = [s for a in audits.values() for s, _ in a.segments]
     found = [s for parts in accused.values() for s, _ in parts]
-    confirmed = 0
-    for me, other in (INSPECTORS, INSPECTORS[::-1]):
-        if open_ := [a.segment for a in run.live.open_allegations if a.segment in accused[other] - accused[me]]:
-            confirmed += bool(run.audit(me, accused=(open_[0],)).findings)
+    # What both found bars the run, and the log asks for no more. What one of them found is confirmed all the same.
+    one, other = (accused[i] for i in INSPECTORS)
+    upheld, confirmed = one & other, 0
+    for inspector, alone in zip(INSPECTORS, (other - one, one - other), strict=True):
+        if alone and run.audit(inspector, accused=(min(alone),)).findings:
+            confirmed += 1
+            upheld.add(min(alone))
     run.world.check()
     edges = {0, CHEAT_STEPS - SEGMENT}
-    # The first one bars the run; another inspector found the others too, where they found the same.
-    upheld = [a.segment for a in run.live.allegations.values() if len(a.accusers) >= run.world.treaty.adjudicators]
     audit_flop = sum(int(e.audit.flop) for e in run.world.of(Audited))
     share = audit_flop / int(run.live.head.flop)
     cpu, wall = run.auditing.cpu / run.training.cpu, run.auditing.wall / run.training.wall

@@ -26,10 +26,10 @@ from machine import machine
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from brakeline.core.encoding import parse
-from brakeline.core.fold import Fold, RunRecord
 from brakeline.core.gate import GateState, admit
 from brakeline.core.keys import PublicKey
 from brakeline.core.permit import Permit
+from brakeline.core.state import apply, begin
 from brakeline.core.statement import open_envelope, pae
 from brakeline.core.tlog.merkle import inclusion_proof, leaf_hash, reader
 from brakeline.core.tlog.note import ED25519, cosignature_message, parse_note
@@ -38,7 +38,7 @@ from brakeline.core.tlog.proof import Proof, verify_proof
 from brakeline.node.client import Follower
 from brakeline.node.permits import LiveGate
 from brakeline.node.signer import Signer, app
-from world import LABS, World, key, log_key, witness_key
+from world import LABS, Live, World, key, log_key, witness_key
 
 TREATY = {"permit_lifetime": '"1 h"', "permit_allowance": '"1 EFLOP"', "scope_prohibited_above": '"10000 EFLOP"'}
 STEPS: Final = 10_000
@@ -83,8 +83,8 @@ class MemoryLog:
             time.sleep(wait)  # nothing new: the long poll
         return self._note
 
-    def entries(self, start: int, end: int) -> list[bytes]:
-        return self._world.entries[start:end]
+    def stream(self, start: int, end: int) -> Iterator[bytes]:
+        return iter(self._world.entries[start:end])
 
 
 def following(world: World) -> Follower:
@@ -111,7 +111,7 @@ class Nothing:
         pass
 
 
-def bench_live(world: World, run: RunRecord, calls: int) -> bytes:
+def bench_live(world: World, run: Live, calls: int) -> bytes:
     """Time `may_step` while the gate holds a permit; returns the permit."""
     permits: list[bytes] = []
     with ExitStack() as stack:
@@ -162,7 +162,7 @@ def note_checks(world: World, data: bytes) -> list[Check]:
     return checks
 
 
-def bench_offline(world: World, run: RunRecord, permit: bytes, count: int) -> None:
+def bench_offline(world: World, run: Live, permit: bytes, count: int) -> None:
     treaty, state = world.treaty, GateState(run.id)
     nonce = parse(open_envelope(permit).payload, Permit).nonce
     floor = envelope_checks(permit, tuple(treaty.signer_keys))
@@ -189,7 +189,7 @@ def bench_offline(world: World, run: RunRecord, permit: bytes, count: int) -> No
     )
 
 
-def bench_fold(world: World, run: RunRecord, statements: int) -> None:
+def bench_fold(world: World, run: Live, statements: int) -> None:
     """Heads and readings, with a stamp after every ninth; folded anew, chunk by chunk, against signatures alone."""
     parties = tuple(world.treaty.parties)
     for i in range(statements):
@@ -201,7 +201,13 @@ def bench_fold(world: World, run: RunRecord, statements: int) -> None:
         assert outcome.reason is None, outcome.text
         if i % 9 == 8:
             world.stamp()
-    fold, chunk, ours, floor, count = Fold(world.treaty), 50, 0, 0, 0
+    state, chunk, ours, floor, count = begin(world.treaty), 50, 0, 0, 0
+
+    def fold(entries: Sequence[bytes]) -> None:
+        nonlocal state
+        for entry in entries:
+            state, _ = apply(state, entry)
+
     keys = [p.key for p in world.treaty.parties.values()]
     for start in range(0, len(world.entries), chunk):
         entries = world.entries[start : start + chunk]
@@ -210,8 +216,8 @@ def bench_fold(world: World, run: RunRecord, statements: int) -> None:
             checks += envelope_checks(e, keys) if e.startswith(b"{") else note_checks(world, e)
         count += len(checks)
         floor += sample(lambda c=checks: run_all(c), 1)[0]  # type: ignore[misc]
-        ours += sample(lambda e=entries: [fold.apply(x) for x in e], 1)[0]  # type: ignore[misc]
-    assert fold.roots[-1] == world.fold.roots[-1]
+        ours += sample(lambda e=entries: fold(e), 1)[0]  # type: ignore[misc]
+    assert state.root() == world.state.root()
     size = len(world.entries)
     print(f"{f'{count} Ed25519 verifications':<46} {size / floor * 1e9:>10,.0f} entries/s")
     print(f"{f'folding {size} entries':<46} {size / ours * 1e9:>10,.0f} entries/s {ours / floor:>19.2f} x\n")

@@ -35,8 +35,7 @@ def cycle(circle: Circle, lab: str, name: str, number: int) -> tuple[float, floa
     until(lambda: circle.phase() is Phase.PAUSED, 30)
     stop = circle.stops(lab, name)[-1]
     steps = [float(t) for t in stop["steps"]]  # type: ignore[attr-defined]
-    trip = max(i for i, state in circle.fold().history if state.phase is Phase.TRIPPED)
-    quorum = published_at(circle.stage, trip)
+    quorum = published_at(circle.stage, circle.follower.state.ballot.tripped)
     assert quorum is not None
     circle.stage.call_all([("vote", "lift", "--reason", "bench", "--home", p) for p in ("alpha", "beta", "delta")])
     until(lambda: circle.phase() is Phase.CLEAR, 30)

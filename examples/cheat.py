@@ -61,7 +61,7 @@ def smuggle(module, share: float, segment_steps: int):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    lab = Lab(Home(Path(sys.argv[2])), say=print)
+    lab = Lab(Home(Path(sys.argv[2])), tell=print)
     session = Session(lab, read_recipe(Path(sys.argv[1])))
     code = session.code
     module = sys.modules[code.train.__module__]

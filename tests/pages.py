@@ -149,32 +149,45 @@ def _runs(group: int) -> bool:
 
 
 def check_commands(markdown: str) -> int:
-    """That every `brakeline …` line in a block exists, with its options; returns how many there are."""
+    """That every `brakeline …` in a block of commands exists, with its options; returns how many there are."""
     found = 0
     for block in blocks(markdown):
-        if block.language in ("text", "python", "toml"):
-            continue
-        for line in re.sub(r"\\\n\s*", "", block.text).splitlines():
-            for part in re.split(r" & |&$|\|\||[|>;]", line.split("  #")[0]):
-                if part.strip().startswith("brakeline "):
-                    check_command(part.strip(), block.line)
+        lines = re.sub(r"\\\n\s*", "", block.text).splitlines() if block.language in ("", "sh") else []
+        for line in lines:
+            for words in _commands(line) if "brakeline " in line else ():
+                if words[:1] == ["brakeline"]:
+                    check_command(words, block.line)
                     found += 1
     return found
 
 
-def check_command(line: str, number: int) -> None:
+def _commands(line: str) -> Iterator[list[str]]:
+    """The simple commands of a line, each as its words."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words: list[str] = []
+    for word in lexer:
+        if not word.strip(lexer.punctuation_chars) or word in ("until", "while", "if", "then", "do", "else"):
+            yield words
+            words = []
+        else:
+            words.append(word)
+    yield words
+
+
+def check_command(line: Sequence[str], number: int) -> None:
     """That the command is there, and takes these options."""
     command: click.Command = cli
     context = click.Context(cli, info_name="brakeline")
-    _, *words = shlex.split(line, comments=True)
+    words = list(line[1:])
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         name, *words = words
-        command = command.get_command(context, name) or _absent(f"line {number}: no command {name!r} in: {line}")
+        command = command.get_command(context, name) or _absent(f"line {number}: no command {name!r}: {line}")
         context = click.Context(command, parent=context, info_name=name)
     options = {name for parameter in command.get_params(context) for name in parameter.opts}
     for word in words[: words.index("--")] if "--" in words else words:
         name = word.partition("=")[0]
-        assert not name.startswith("-") or name in options, f"line {number}: no option {name} in: {line}"
+        assert not name.startswith("-") or name in options, f"line {number}: no option {name}: {line}"
 
 
 def _absent(text: str) -> click.Command:

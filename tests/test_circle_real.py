@@ -17,9 +17,11 @@ import pytest
 from brakeline.cli.demo.stage import PARTIES, Stage, examples
 from brakeline.core.brake import Phase
 from brakeline.core.encoding import canonical, sha256
-from brakeline.core.fold import Fold, RunRecord
 from brakeline.core.lineage import Data, Edge
 from brakeline.core.measurement import Measurement
+from brakeline.core.state import State
+from brakeline.core.state.events import Entered, Void
+from brakeline.core.state.runs import Run
 from brakeline.core.treaty import parse_treaty
 from brakeline.node.client import Follower, LogClient
 
@@ -64,19 +66,20 @@ class Circle:
         self.stage.serve("log", "log", "--home", "delta")
         self.stage.await_listening(["log"])
 
-    def fold(self) -> Fold:
+    def state(self) -> State:
         self.follower.update()
-        return self.follower.fold
+        return self.follower.state
 
     def phase(self) -> Phase:
-        return self.fold().brake.phase
+        return self.state().phase
 
-    def run(self, lab: str, name: str) -> RunRecord | None:
-        return next((r for r in self.fold().runs.values() if (r.owner, r.declaration.name) == (lab, name)), None)
+    def run(self, lab: str, name: str) -> Run | None:
+        runs = self.state().runs
+        return runs.by_id.get(runs.names.get((lab, name), ""))
 
     def status(self, lab: str, name: str) -> str:
         run = self.run(lab, name)
-        return run.last.status if run and run.last else ""
+        return run.head.status if run and run.head else ""
 
     def train(self, lab: str, name: str, steps: int, pace: float = 0.01, parents: tuple[str, ...] = ()) -> str:
         """Start a training process; returns its name. `pace` (s a step) slows it down, so that it lasts."""
@@ -113,7 +116,7 @@ class Circle:
     def shadow(self, lab: str, name: str) -> bool:
         run = self.run(lab, name)
         assert run is not None
-        assert run.seed is not None
+        assert run.seed
         command = ["-m", "brakeline.cli.demo.shadow", str(self.evidence(lab, name)), run.seed.hex()]
         env = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.run([sys.executable, *command], env=env, capture_output=True).returncode == 0
@@ -132,7 +135,8 @@ def test_log_killed_while_training(circle: Circle) -> None:
     with the log, bit for bit. Treaty 5.3, 6.4."""
     process = circle.train("alpha", "outlived", 700)
     until(lambda: circle.steps("alpha", "outlived") > 30)
-    before = circle.fold().size
+    before = circle.state().size
+    acknowledged = circle.follower.client.entries(0, before)
     circle.stage.kill("log")
     dead = time.time()
     at_death = circle.steps("alpha", "outlived")
@@ -145,8 +149,9 @@ def test_log_killed_while_training(circle: Circle) -> None:
     assert (circle.evidence("alpha", "outlived") / "checkpoints" / f"step-{stop['step']:08d}.pt").exists()
     circle.start_log()
     until(lambda: circle.status("alpha", "outlived") == "ended", 60)
-    assert circle.fold().size > before
-    assert circle.fold().outcomes[before - 1].reason is None
+    assert circle.state().size > before
+    assert circle.follower.client.entries(0, before) == acknowledged
+    assert circle.follower.trail().state.run(circle.run("alpha", "outlived").id).head.status == "ended"
     assert circle.stage.processes[process].wait(20) == 0
     assert circle.shadow("alpha", "outlived")
 
@@ -225,21 +230,25 @@ def test_successor_waits_for_the_lineage_of_its_parent(circle: Circle) -> None:
     (folder / "growth.json").write_bytes(canonical(growth))
     refused = circle.stage.result("edge", "edge.json", "--home", "beta")  # another lab's run
     assert (refused.returncode, "has no effect" in refused.stderr) == (4, True)
+    untold = (
+        "beta/child waits: no edge says which model its parent alpha/parent made (Treaty 3.5). alpha: brakeline edge"
+    )
+    assert untold in circle.stage.call("status", "--home", "gamma")
     circle.stage.call("edge", "edge.json", "--home", "alpha")
     circle.stage.call("reading", "growth.json", "--home", "alpha")
-    assert f"child waits for a safety reading of its parents: {parent.id[:16]}" in circle.stage.call(
-        "status", "--home", "gamma"
-    )
+    unread = "beta/child waits: no safety reading of its parent alpha/parent counts (Treaty 5.8)"
+    assert unread in circle.stage.call("status", "--home", "gamma")
     assert circle.steps("beta", "child") == 0
     told = circle.stage.call("reading", "growth.json", "--home", "delta")
     assert "reproduced by alpha, delta" in told
+    assert "beta/child waits" not in circle.stage.call("status", "--home", "gamma")
     until(lambda: circle.status("beta", "child") == "ended")
 
 
 def test_bad_input_is_an_error_with_a_hint_and_a_code(circle: Circle) -> None:
     """No traceback for the user's mistake, and nothing changed."""
     folder = circle.stage.folder
-    size = circle.fold().size
+    size = circle.state().size
     (folder / "bad.toml").write_text("x = ")
     (folder / "bad.bundle").write_bytes(b"brakeline/bundle/v1\n")
     for args, code in (
@@ -258,5 +267,5 @@ def test_bad_input_is_an_error_with_a_hint_and_a_code(circle: Circle) -> None:
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         assert "rror: " in done.stderr
-    kinds = [o.kind for o in circle.fold().outcomes[size:]]
-    assert set(kinds) <= {"stamp"}
+    circle.state()
+    assert [e for e in circle.follower.recent if e.entry >= size and isinstance(e, Entered | Void)] == []

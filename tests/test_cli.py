@@ -317,6 +317,7 @@ def little(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Little]:
             for p in PARTIES:
                 world.ok("treaty", "sign", str(world.treaty_file), home=p)
             world.start(*SERVERS, "log-delta")
+            wait_for(lambda: world("status", home="alpha")[0] == 0)
             yield world
         finally:
             for process in world.processes.values():
@@ -488,8 +489,8 @@ def an_outage_longer_than_clocks_may_differ(w: Little) -> None:
     w.start(*(f"witness-{p}" for p in PARTIES))
     w.start("log-delta")
     wait_for(lambda: w("status", home="gamma")[0] == 0)
-    assert w.report()["votes"]["trip"] == []
-    out = w.ok("duty", "notice", "--text", "the log is back", home="alpha")  # any command sends what was kept
+    # Any command sends what was kept; the permit signer's process of the home may have been faster.
+    w.ok("duty", "notice", "--text", "the log is back", home="alpha")
     assert w.report()["votes"]["trip"] == ["alpha"]
     out = w.ok("vote", "trip", "--reason", "me, too", home="beta")
     assert "the brake is tripped" in out

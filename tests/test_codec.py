@@ -211,6 +211,16 @@ def test_a_state_is_of_one_treaty_and_its_rules() -> None:
             decode(canonical({**written, **change}), world.treaty)
 
 
+def test_a_state_has_no_gauge_that_the_treaty_has_not() -> None:
+    world = bound()
+    world.read("lineage", 0.1, "alpha", "beta")
+    written = encode(world.state)
+    assert written.count(b'"lineage"') == 3
+    for other in (written.replace(b'"lineage"', b'"lineagf"'), written.replace(b'"lineage"', b'"lineagf"', 1)):
+        with pytest.raises(Malformed):
+            decode(other, world.treaty)
+
+
 @pytest.mark.parametrize("data", [b"", b"{}", b"null", b"[]", b"\xff", b"{" * 5000, b"[" * 100_000, b'{"format":1}'])
 def test_rubbish_is_no_state(data: bytes) -> None:
     with pytest.raises(Malformed):

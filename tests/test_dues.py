@@ -170,7 +170,8 @@ def test_an_incident_is_reported_by_its_class() -> None:
         if late:
             by = known + within[name]
             assert world.state.dues.lapses["alpha"][-1] == Lapse("incident", outcome.index, by)
-    assert {e.kind for e in world.of(ev.Reported)} == {"incident: safety", "incident: imminent-danger"}
+    told = [(e.kind, e.incident) for e in world.of(ev.Reported)]
+    assert told == [("incident", name) for name in ("safety", "safety", *["imminent-danger"] * 2, "safety")]
     for changes in ({"incident": "boredom"}, {"known": world.now + world.treaty.skew + 1}, {"known": -1}):
         body = {"incident": "safety", "known": world.now, "text": "x", **changes}
         assert world.log("alpha", "incident", body).reason is Reason.MALFORMED

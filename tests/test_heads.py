@@ -193,18 +193,20 @@ def test_heads_may_be_audited_so_long() -> None:
     world = World(audit_within='"10 d"')
     world.bind(expires=world.now + 900 * DAY)
     run = world.opened("alpha")
+    world.stamp()
     first = world.heads(run)[0].entry
-    world.stamp(10 * DAY)
+    world.stamp(20 * DAY)
+    assert status(world, run, first) is None  # it is the last one
     assert world.head(run, "running").reason is None
     world.stamp()
+    assert status(world, run, first) is Reason.EXPIRED
     second = world.heads(run)[1].entry
-    assert status(world, run, first) is None
-    world.stamp(10 * DAY)
-    assert status(world, run, second) is None
     assert world.head(run, "stopped").reason is None
+    world.stamp(10 * DAY - 1)
+    assert status(world, run, second) is None
     world.stamp()
     last = world.heads(run)[2].entry
-    assert [status(world, run, x) for x in (first, second, last)] == [Reason.FOREIGN, Reason.FOREIGN, None]
+    assert [status(world, run, x) for x in (first, second, last)] == [Reason.EXPIRED, Reason.EXPIRED, None]
     world.stamp(200 * DAY)
     assert status(world, run, last) is None
     world.check()

@@ -363,16 +363,19 @@ def test_a_head_that_names_another_state() -> None:
     assert faults(world.judged(run)) == violation(Fault.TRANSCRIPT_MISMATCH, 0, 0)
 
 
-def test_every_head_binds_not_only_the_last() -> None:
-    # The state lets old heads go (Treaty 7.10); what they committed to is the run's past all the same.
-    world = World()
+def test_a_head_too_old_to_be_audited_still_binds() -> None:
+    # Treaty 7.10 lets old heads go; what they committed to is the run's past all the same.
+    world = World(audit_within='"1 s"')
     world.bind()
     run = world.opened("alpha")
     world.train(run, 3, world.permit(run))
     assert world.head(run, "running", state=OTHER).reason is None
+    world.stamp(3)
+    old = run.heads[-1]
     world.train(run, 6, world.permit(run))
     world.head(run, "stopped")
     world.stamp()
+    assert world.audit("beta", run, head=old.index).reason in (Reason.EXPIRED, Reason.FOREIGN)
     assert [h.head.steps for h in world.heads(run)] == [0, 3, 6]
     assert faults(world.judged(run)) == violation(Fault.TRANSCRIPT_MISMATCH, 0, 0)
 

@@ -309,7 +309,7 @@ def test_two_processes_that_flush_at_once_send_everything_once(folder: Path, wor
 def test_a_number_that_was_passed_is_signed_anew_behind_the_logs(box: Outbox, world: World) -> None:
     log = WorldLog(world, judging=True)
     world.log("alpha", "vote", BODY, seq=41)  # a copy of this home speaks for the party, too
-    passed = Last(41, open_envelope(world.entries[-1]).digest)
+    passed = Last(41, open_envelope(world.entries[-1]).what)
     data = box.write("vote", {**BODY, "reason": "mine"})
     (sent,) = box.flush(log.add_verified, lambda lane: passed)
     again = open_envelope(sent.data).statement
@@ -333,7 +333,7 @@ def _number(entry: bytes) -> int:
 def test_several_passed_numbers_keep_their_order(box: Outbox, world: World) -> None:
     log = WorldLog(world, judging=True)
     world.log("alpha", "vote", BODY, seq=41)
-    passed = Last(41, open_envelope(world.entries[-1]).digest)
+    passed = Last(41, open_envelope(world.entries[-1]).what)
     written = [box.write("vote", {**BODY, "reason": str(i)}) for i in range(4)]
     sent = box.flush(log.add_verified, lambda lane: passed)
     assert bodies([s.data for s in sent]) == ["0", "1", "2", "3"]

@@ -244,6 +244,16 @@ def test_what_has_expired_is_forgotten() -> None:
     world.check()
 
 
+def test_a_gauge_that_knows_no_growth_keeps_no_past() -> None:
+    # Treaty 4.9
+    world = bound()
+    world.read("speedup", 1.0, *TWO, expires=world.now + 5)
+    share(world, 0.1, 0.2, *TWO, expires=world.now + 5)
+    world.stamp(6)
+    assert list(world.state.readings.shown) == [("authorship", "everything")]
+    world.check()
+
+
 # --- what is worked out once is right
 
 

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from brakeline.core.errors import Malformed, Misuse, Refused, Unavailable
 from brakeline.core.gate import NO_PERMIT
 from brakeline.core.statement import MAX_BYTES, open_envelope
+from brakeline.core.transcript import Head
 from brakeline.training import recipe as recipes
 from brakeline.training import session
 from brakeline.training.audit import inspect
@@ -91,6 +93,10 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorldLab:
     world = World()  # a permit allows six steps beyond the last head
     world.bind()
     return WorldLab(world, tmp_path / "home")
+
+
+def train(lab: Any, it: Recipe) -> Head:
+    return Session(lab, it).train()
 
 
 # --- recipes
@@ -198,7 +204,7 @@ def test_a_line_without_end_ends_the_permits(tmp_path: Path) -> None:
 
 def test_a_session_declares_what_the_recipe_says_and_ends_through_its_stops(lab: WorldLab, tmp_path: Path) -> None:
     more = 'chips = 8\nflop_per_second = "400 TFLOP/s"\ndomain = "biology"\n'
-    head = Session(lab, recipe(tmp_path, more)).train()  # type: ignore[arg-type]
+    head = train(lab, recipe(tmp_path, more))
     assert (head.steps, head.status) == (14, "ended")
     run = lab.state.run(lab.state.runs.names["alpha", "run"])
     d = run.declaration
@@ -221,9 +227,9 @@ def test_a_session_declares_what_the_recipe_says_and_ends_through_its_stops(lab:
 
 
 def test_a_session_that_has_ended_says_so_again_and_logs_nothing(lab: WorldLab, tmp_path: Path) -> None:
-    first = Session(lab, recipe(tmp_path)).train()  # type: ignore[arg-type]
+    first = train(lab, recipe(tmp_path))
     size = len(lab.world.entries)
-    assert Session(lab, recipe(tmp_path)).train() == first  # type: ignore[arg-type]
+    assert train(lab, recipe(tmp_path)) == first
     assert len(lab.world.entries) == size
 
 
@@ -231,14 +237,14 @@ def test_a_session_that_has_ended_says_so_again_and_logs_nothing(lab: WorldLab, 
 def test_a_declaration_that_would_be_void_is_not_signed(lab: WorldLab, tmp_path: Path, line: str) -> None:
     size = len(lab.world.entries)
     with pytest.raises(Malformed):
-        Session(lab, recipe(tmp_path, line + "\n")).train()  # type: ignore[arg-type]
+        train(lab, recipe(tmp_path, line + "\n"))
     assert len(lab.world.entries) == size
 
 
 def test_another_recipe_is_another_run(lab: WorldLab, tmp_path: Path) -> None:
-    Session(lab, recipe(tmp_path)).train()  # type: ignore[arg-type]
+    train(lab, recipe(tmp_path))
     with pytest.raises(Refused, match="another recipe"):
-        Session(lab, read_recipe(written(tmp_path, source=SOURCE + "\n"))).train()  # type: ignore[arg-type]
+        train(lab, read_recipe(written(tmp_path, source=SOURCE + "\n")))
 
 
 @pytest.mark.parametrize("lost", ["the folder", "half of it"])
@@ -248,13 +254,13 @@ def test_yesterdays_copy_of_the_evidence_is_found_before_anything_is_signed(
     """Going on from less than what is logged would log another past of the run; heads of it would be void for ever."""
     once = Session._once
 
-    def only_once(self: Session, run: object) -> None:
+    def only_once(self: Session, run: Any) -> None:
         monkeypatch.setattr(Session, "_once", lambda self, run: (_ for _ in ()).throw(KeyboardInterrupt))
-        once(self, run)  # type: ignore[arg-type]
+        once(self, run)
 
     monkeypatch.setattr(Session, "_once", only_once)
     with pytest.raises(KeyboardInterrupt):
-        Session(lab, recipe(tmp_path)).train()  # type: ignore[arg-type]
+        train(lab, recipe(tmp_path))
     assert lab.said[-1] == (6, "stopped")
     evidence, size = tmp_path / "home" / "runs" / "run", len(lab.world.entries)
     shutil.copytree(evidence, tmp_path / "today")
@@ -265,11 +271,11 @@ def test_yesterdays_copy_of_the_evidence_is_found_before_anything_is_signed(
             f.truncate(4 * 128)
     monkeypatch.setattr(Session, "_once", once)
     with pytest.raises(Misuse, match=f"holds {0 if lost == 'the folder' else 3} steps of run, the log 6") as e:
-        Session(lab, recipe(tmp_path)).train()  # type: ignore[arg-type]
+        train(lab, recipe(tmp_path))
     assert "newest copy" in e.value.hint
     assert len(lab.world.entries) == size
     shutil.rmtree(evidence, ignore_errors=True)
     shutil.copytree(tmp_path / "today", evidence)
-    assert Session(lab, recipe(tmp_path)).train().status == "ended"  # type: ignore[arg-type]
+    assert train(lab, recipe(tmp_path)).status == "ended"
     assert (evidence / RECIPE / MANIFEST).exists()
     assert all(outcome.reason is None for _, outcome in lab.outcomes)

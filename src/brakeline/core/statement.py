@@ -72,6 +72,11 @@ class Envelope(NamedTuple):
         return sha256(self.payload).hex()
 
     @property
+    def what(self) -> str:
+        """Kind and digest: what takes a number, so that two kinds of one payload are two statements."""
+        return f"{self.kind} {self.digest}"
+
+    @property
     def statement(self) -> Statement:
         return parse(self.payload, Statement)
 

@@ -142,7 +142,7 @@ class Outbox:
         while True:
             last = logged(lane)
             try:
-                if seq == last.seq and open_envelope(data).digest != last.digest:
+                if seq == last.seq and open_envelope(data).what != last.what:
                     raise Refused(Reason.REPLAYED, f"the log holds another statement number {seq} of the lane {lane}")
                 index = add(data)
                 break

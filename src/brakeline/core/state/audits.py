@@ -67,8 +67,6 @@ def take(
     logged = find_head(run, audit.head)
     if logged.index != next(iter(run.kept)).index and logged.time < time - treaty.audit_within:
         raise Refused(Reason.EXPIRED, f"entry {audit.head} was logged too long ago to be audited (Treaty 7.10)")
-    if logged.time < next(iter(run.kept)).time - treaty.audit_within:  # Treaty 7.10: kept, but too long ago
-        raise Refused(Reason.FOREIGN, f"the head in entry {audit.head} is too old to be audited (Treaty 7.10)")
     if not logged.beacon or logged.stamp != audit.beacon:
         raise Refused(Reason.FOREIGN, "the sample's beacon is not the first stamp after the head (Treaty 7.3)")
     if len(audit.findings) > treaty.findings:  # Treaty 7.10

@@ -167,7 +167,7 @@ def number(state: State, said: Said) -> tuple[State, Refused | None]:
         Refused: see `members.check_number`.
     """
     member = state.members.by_name[said.issuer]
-    last = members.next_number(member, said.statement, said.lane, f"{said.kind} {said.digest}")
+    last = members.next_number(member, said.statement, said.lane, said.envelope.what)
     spent, refused = member.spent, None
     try:
         spent = charge(state, said)
@@ -368,7 +368,7 @@ def _evidence(state: State, index: int, body: Evidence) -> Step:
         raise Malformed("the two statements can both be meant: they prove nothing")
     if party.name in state.members.equivocators:
         raise Refused(Reason.DUPLICATE, f"{party.name} is known to have equivocated")
-    return _equivocate(state, index, party.name, f"{one.kind} {one.digest}", f"{two.kind} {two.digest}")
+    return _equivocate(state, index, party.name, one.what, two.what)
 
 
 def _equivocate(state: State, index: int, issuer: str, first: str, second: str) -> Step:
