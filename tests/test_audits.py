@@ -45,16 +45,17 @@ def test_a_sample_follows_from_head_beacon_and_ticket() -> None:
 
 def test_seams_are_always_in_the_sample() -> None:
     # Treaty 7.4, attack A-05
-    world = bound(audit_p_catch='"10 %"', permit_allowance='"40 GFLOP"')
-    run = world.opened("alpha")
-    for stop in (7, 15, 30):
+    world = bound(audit_p_catch='"10 %"', permit_allowance='"1 EFLOP"')
+    run = world.opened("alpha", steps=1500)
+    for stop in (7, 900, 1500):
         world.train(run, stop, world.permit(run))
         world.head(run, "stopped")
         world.head(run, "opened")
     world.stamp()
-    parts = world.required("beta", run)
-    assert {(0, 3), (6, 9), (12, 15), (15, 18), (27, 30)} <= set(parts)
-    assert len(parts) < 10
+    for inspector in OTHERS:  # of 500 segments, one is drawn, and each seam's two sides are there
+        parts = world.required(inspector, run)
+        assert {(0, 3), (6, 9), (897, 900), (900, 903), (1497, 1500)} <= set(parts)
+        assert len(parts) <= 6
     world.check()
 
 

@@ -263,6 +263,21 @@ def test_a_run_of_a_party_that_is_not_bound_is_not_stopped() -> None:
     world.check()
 
 
+def test_a_run_that_was_declared_while_its_lab_was_bound_stays_concerned() -> None:
+    # Treaty 2.2, 2.5: leaving is for the next run.
+    world = World()
+    world.bind(expires=world.now + 900 * DAY)
+    world.opened("alpha", name="then")
+    world.withdraw("alpha")
+    world.stamp(world.treaty.withdrawal_notice)
+    world.opened("alpha", name="since")
+    assert "alpha" not in world.state.active
+    assert concerned(world) == {"then"}
+    world.vote("trip", "beta", "gamma")
+    assert (world.phase, world.unmet()) == (Phase.TRIPPED, ("stopped",))
+    world.check()
+
+
 def test_attested_runs_are_admitted_where_the_treaty_says_so() -> None:
     # Treaty 7.8: behind such a run stands the lab's word, so there is nothing of it to settle.
     world = bound()
