@@ -125,13 +125,11 @@ def test_who_could_not_look_denies_nothing() -> None:
     # Treaty 7.7: of the whole transcript only a pass is a look.
     world, run = audited_world()
     gap = Finding(fault=Fault.NOT_REPLAYED, severity="gap", segment=(0, 0), detail="")
-    for first in (True, False):
-        if first:
-            world.audit("gamma", run, gap, segments=())
-        world.audit("beta", run, violation(Fault.NO_PERMIT, (0, 0)))
+    for _ in ("before", "after"):
         for inspector in ("gamma", "delta"):
             world.audit(inspector, run, gap, segments=())
             world.audit(inspector, run, verdict="partial", segments=(PART,))
+        world.audit("beta", run, violation(Fault.NO_PERMIT, (0, 0)))
         assert open_keys(run) == [(Fault.NO_PERMIT, (0, 0))]
     world.check()
 
@@ -216,6 +214,21 @@ def test_a_stricter_look_counts_more_than_an_earlier_one() -> None:
     for inspector in ("gamma", "delta"):
         assert run.open_allegations
         looked(world, inspector, run, where=STRICT)
+    assert run.open_allegations == ()
+    world.check()
+
+
+def test_who_looks_again_undoes_no_look_of_another() -> None:
+    world, run = audited_world()
+    world.audit("beta", run, violation(), environment=LOOSE)
+    looked(world, "gamma", run, where=STRICT)
+    world.audit("beta", run, violation(), environment=STRICT)
+    (a,) = run.open_allegations
+    assert (a.strict, a.loose, a.denied_strict, a.denied_loose) == (("beta",), (), ("gamma",), ())
+    looked(world, "delta", run, where=LOOSE)
+    looked(world, "gamma", run, where=LOOSE)  # it has looked more strictly before
+    assert run.open_allegations
+    looked(world, "delta", run, where=STRICT)
     assert run.open_allegations == ()
     world.check()
 

@@ -313,6 +313,7 @@ def test_permits_are_judged_even_where_the_code_does_not_run(tmp_path, monkeypat
     (run.evidence / PERMITS).unlink()
     audit = run.audit("beta")
     assert faults(audit) == {(Fault.NOT_REPLAYED, "gap"), (Fault.NO_PERMIT, "violation")}
+    assert len(audit.findings) == 2  # and none for each segment that the code was not asked for
 
 
 def test_what_cannot_be_audited(tmp_path):

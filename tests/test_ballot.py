@@ -1,5 +1,7 @@
 """Trips and lifts: what each takes, when every permit has lapsed, and that nobody holds up the others for ever."""
 
+import pytest
+
 from brakeline.core.brake import Phase
 from brakeline.core.errors import Reason
 from brakeline.core.finding import Fault, Finding
@@ -83,6 +85,7 @@ def test_a_trip_ends_when_every_permit_must_have_lapsed() -> None:
     # Treaty 4.5: the permit of a signer on a view not yet stale, at its longest, and by a clock that is behind.
     world = bound()
     run = world.opened("alpha")
+    assert world.state.ballot.lapse == -1
     world.trip()
     assert world.state.ballot.lapse == -1
     world.stamp()
@@ -179,6 +182,18 @@ def test_each_condition_holds_the_brake() -> None:
     assert world.unmet() == ("readings",)
     world.read("lineage", 0.1, "alpha")
     assert world.phase is Phase.CLEAR  # without delay, released at once
+    world.check()
+
+
+@pytest.mark.parametrize(("conditions", "unmet"), [('["stopped"]', ("stopped",)), ('["audited"]', ()), ("[]", ())])
+def test_no_condition_holds_that_the_treaty_does_not_state(conditions: str, unmet: tuple[str, ...]) -> None:
+    # Treaty 8.2: a run of a lab that joins in the pause is running.
+    world = World(lift_conditions=conditions)
+    world.bind("beta", "gamma", "delta")
+    world.opened("alpha")
+    world.vote("trip", "beta", "gamma")
+    world.bind("alpha")
+    assert (world.phase, world.unmet()) == (Phase.PAUSED, unmet)
     world.check()
 
 
@@ -290,6 +305,27 @@ def test_a_finding_upheld_during_the_delay_trips_whatever_was_upheld_before() ->
     assert (world.phase, world.state.epoch) == (Phase.PAUSED, 2)
     assert world.state.ballot.cause == ev.ByFinding(second.id, Fault.REPLAY_MISMATCH, (0, 3))
     assert all(isinstance(x, Upheld) for x in answered)
+    world.check()
+
+
+def test_a_finding_that_ends_what_held_the_lift_is_answered_by_it_and_the_next_is_not() -> None:
+    # Treaty 4.4, 8.3: the votes to lift are in; upholding what was alleged settles the run, and so lifts.
+    world = bound(lift_delay='"60 s"', lift_settle_within='"30 s"')
+    first, second = world.finished("alpha", name="first"), world.finished("alpha", name="second")
+    for inspector in ("beta", "gamma"):
+        world.audit(inspector, second)
+    world.trip()
+    world.audit("beta", first, violation())
+    lift(world)
+    assert world.phase is Phase.PAUSED
+    outcome = world.audit("gamma", first, violation())
+    assert (world.phase, world.state.epoch) == (Phase.LIFTING, 1)
+    assert world.state.ballot.answered == outcome.index == world.state.ballot.upheld[0].entry
+    world.stamp(30)
+    for inspector in ("beta", "gamma"):
+        assert (world.phase, world.state.epoch) == (Phase.LIFTING, 1)
+        world.audit(inspector, second, violation(Fault.STEP_ORDER, (1, 2)))
+    assert (world.phase, world.state.epoch) == (Phase.PAUSED, 2)
     world.check()
 
 

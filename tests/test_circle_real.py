@@ -133,7 +133,7 @@ def circle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Circle]:
 def test_log_killed_while_training(circle: Circle) -> None:
     """Nothing acknowledged is lost; training goes on until its permit lapses, stops with a checkpoint, and comes back
     with the log, bit for bit. Treaty 5.3, 6.4."""
-    process = circle.train("alpha", "outlived", 700)
+    process = circle.train("alpha", "outlived", 420, pace=0.03)
     until(lambda: circle.steps("alpha", "outlived") > 30)
     before = circle.state().size
     acknowledged = circle.follower.client.entries(0, before)
@@ -176,7 +176,7 @@ def test_lab_cut_off_from_everybody(circle: Circle) -> None:
 
 def test_brake_stops_and_releases_everything(circle: Circle) -> None:
     """Two votes stop a recorded run and a supervised command; three lift. One vote does neither. Treaty 4.1, 8.1."""
-    circle.train("gamma", "braked", 900)
+    circle.train("gamma", "braked", 420, pace=0.03)
     marker = circle.stage.folder / "ticks"
     script = f"trap 'echo saved >> {marker}; exit 0' TERM; while true; do echo tick >> {marker}; sleep 0.1; done"
     job = ("run", "--name", "job", "--time", "10 min", "--flop-per-second", "1 GFLOP", "--grace", "5")

@@ -190,6 +190,7 @@ def test_sixteen_thousand_doubles_cost_no_more_than_the_first() -> None:
     assert min(cost(honest(i)) for i in range(3)) < 5 * first
     assert len(encode(state)) < size + 16_000 * 60  # a leaf of the log's tail each, until the next stamp but one
     assert state.members.equivocators == {"gamma"}
+    assert not any(isinstance(e, ev.Equivocated) for e in apply(state, doubles[0])[1])  # it is known
 
 
 # --- evidence

@@ -110,11 +110,15 @@ def test_entries_that_are_not_those_of_the_checkpoint_are_not_taken() -> None:
     def more(start: int, end: int) -> list[bytes]:
         return [*honest(start, end), world.entries[0]]
 
-    for entries in (lambda a, b: honest(a, b)[:-1], more, lambda a, b: honest(a, b)[::-1]):
+    for entries, error in (
+        (lambda a, b: honest(a, b)[:-1], Malformed),
+        (more, Malformed),
+        (lambda a, b: honest(a, b)[::-1], Refused),
+    ):
         log = WorldLog(world)
         log.entries = entries  # type: ignore[method-assign]
         follower = Follower(log, world.treaty)
-        with pytest.raises((Malformed, Refused)):
+        with pytest.raises(error):
             follower.update()
         assert (follower.state.size, follower.cosigned) == (0, None)
 
@@ -337,6 +341,19 @@ def test_a_state_of_another_log_accuses_nobody(tmp_path: Path, saving: None) -> 
     another_history(world, 2)
     with pytest.raises(Refused) as e:
         Follower(log, world.treaty, tmp_path / "mine").update()
+    assert e.value.reason is Reason.EQUIVOCATION
+
+
+def test_a_checkpoint_of_another_history_than_the_state_is_found(tmp_path: Path, saving: None) -> None:
+    """The state leads to what the log shows, the checkpoint seen with it does not: the log has two histories."""
+    world = grown()
+    Follower(WorldLog(world), world.treaty, tmp_path).update()
+    (tmp_path / "checkpoint").write_bytes(world.checkpoint(root=b"\1" * 32))
+    world.stamp()
+    follower = Follower(WorldLog(world), world.treaty, tmp_path)
+    assert follower.state.size == world.state.size - 1
+    with pytest.raises(Refused) as e:
+        follower.update()
     assert e.value.reason is Reason.EQUIVOCATION
 
 

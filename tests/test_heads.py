@@ -91,6 +91,7 @@ def test_a_run_that_stopped_goes_on_where_it_stopped() -> None:
     world.train(run, 8)
     assert world.head(run, "opened").reason is Reason.PROHIBITED
     assert world.head(run, "opened", steps=6).reason is None
+    assert world.head(run, "opened", steps=6).reason is None
     assert run.seams == (6,)
     assert world.head(run, "ended").reason is None
     assert world.head(run, "opened").reason is Reason.REPLAYED

@@ -167,3 +167,22 @@ def test_without_that_condition_nothing_is_held() -> None:
     lift(world)
     assert (world.phase, run.held) == (Phase.CLEAR, False)
     world.check()
+
+
+def test_only_runs_that_need_a_permit_are_held() -> None:
+    # Treaty 5.7, 8.4: of a lab that is not bound, or for an exempt purpose, nothing can be held back.
+    world = World(lift_delay='"0 s"', lift_settle_within='"1 h"')
+    world.bind("beta", "gamma", "delta")
+    theirs = world.opened("alpha", name="theirs")
+    research = world.opened("beta", name="research", purpose="safety-research")
+    covered = world.opened("beta", name="covered")
+    for run in (theirs, research, covered):
+        world.train(run, 3)
+        assert world.head(run, "stopped").reason is None
+    world.vote("trip", "beta", "gamma")
+    lift(world, "beta", "gamma", "delta")
+    world.stamp(3600)
+    assert world.phase is Phase.CLEAR
+    assert [r.held for r in (theirs, research, covered)] == [False, False, True]
+    assert [e.held for e in world.of(ev.Cleared)] == [(covered.id,)]
+    world.check()

@@ -140,6 +140,20 @@ def test_wide_bounds_do_not_open_the_lineage_gate() -> None:
     world.check()
 
 
+def test_two_who_read_growth_shut_the_gate_whatever_two_others_read() -> None:
+    # Treaty 5.8: one of the two is honest; a lift answers for the brake and not for the gate.
+    world, parent, child = parent_and_child()
+    world.edge("alpha", "m", run=parent.id)
+    world.read("lineage", 0.1, *TWO, subject=model("m"))
+    assert waits_for(world, child) == ()
+    world.read("lineage", 5.0, "gamma", "delta", subject=model("m"), inputs=OTHER)
+    assert world.phase is not Phase.CLEAR
+    assert waits_for(world, child) == (parent.id,)
+    world.read("lineage", 0.1, *TWO, subject=model("m"))
+    assert waits_for(world, child) == (parent.id,)
+    world.check()
+
+
 @pytest.mark.parametrize("liar", [(0.0, 99.0), (-1e308, 1e308), (1.5, 9.0), (50.0, 99.0)])
 def test_one_party_does_not_close_the_lineage_gate(liar: tuple[float, float]) -> None:
     # Treaty 5.8

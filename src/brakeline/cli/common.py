@@ -17,7 +17,7 @@ from brakeline.core.state.runs import Run
 from brakeline.core.treaty import Treaty
 from brakeline.core.views import Blocked
 
-# Exit codes, documented in the README; a test compares.
+# Exit codes, documented in docs/operator.md; a test compares.
 EXIT: Final[dict[type[BrakelineError], int]] = {Misuse: 2, Malformed: 3, Refused: 4, Unavailable: 5}
 EXIT_VERDICT: Final = 1  # the command worked, and its answer is no
 EXIT_STOPPED: Final = 6  # the brake stopped the command that was run

@@ -19,7 +19,7 @@ def command(first: Path, second: Path, home: Path) -> None:
 
     Nobody need believe who brings them.
     """
-    texts = sorted(read_file(path).decode("utf-8", "replace") for path in (first, second))
+    texts = sorted(read_file(path).decode("utf-8", "replace").strip() for path in (first, second))
     body = Evidence(first=texts[0], second=texts[1])
     read(body)
     effect = Desk(Home(home), tell=lambda text: click.echo(text, err=True)).say("evidence", body)

@@ -100,6 +100,23 @@ def stance(state: State, run: Run) -> Literal["open", "ask", "shut"]:
     return "shut" if run.bar or state.phase is not Phase.CLEAR else "ask"
 
 
+def check_hope(state: State, run: Run) -> None:
+    """That a permit for this run may be had some day.
+
+    Raises:
+        Refused: BARRED (Treaty 5.6), PROHIBITED (Treaty 3.3), ALLOWANCE (Treaty 5.4): waiting for one is in vain.
+    """
+    if run.bar:
+        raise Refused(Reason.BARRED, f"{run.name} is barred: {words.bar(run.bar)} (Treaty 5.6)")
+    if run.prohibited and state.concerned(run):
+        tiers = ", ".join(run.tiers)
+        raise Refused(Reason.PROHIBITED, f"{run.name} gets no permit: it is in the tier {tiers} (Treaty 3.3)")
+    step, most = run.declaration.step_flop, state.treaty.permit_allowance
+    if step > most and run.covered:
+        text = f"a step of {run.name} takes {step} FLOP; no permit allows more than {most} (Treaty 5.4)"
+        raise Refused(Reason.ALLOWANCE, text)
+
+
 def unread_parents(state: State, run: Run) -> tuple[str, ...]:
     """Parents that made no model, or one without a safety reading that lets a successor train. Treaty 5.8."""
     return tuple(

@@ -10,7 +10,7 @@ import httpx
 from brakeline.core import words
 from brakeline.core.brake import Phase
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused, Unavailable
-from brakeline.core.grant import is_trip
+from brakeline.core.grant import check_hope, is_trip
 from brakeline.core.kinds import lane_of
 from brakeline.core.run import Declaration
 from brakeline.core.state import State
@@ -148,26 +148,29 @@ class Desk:
         Returns how many hold it now.
         """
         held = 0
-        for party in self.treaty.with_role("permit-signer"):
-            try:
-                url = f"{party.signer_url.rstrip('/')}/vote"
-                with httpx.Client(timeout=3.0) as client:
+        with httpx.Client(timeout=3.0) as client:
+            for party in self.treaty.with_role("permit-signer"):
+                try:
+                    url = f"{party.signer_url.rstrip('/')}/vote"
                     held += ask(client, "POST", url, _ANSWER, content=envelope).is_success
-            except (httpx.HTTPError, OSError, Malformed) as e:
-                self.tell(f"{party.name}'s permit signer is out of reach: {e}")
+                except (httpx.HTTPError, OSError, Malformed) as e:
+                    self.tell(f"{party.name}'s permit signer is out of reach: {e}")
         return held
 
     def catch_up(self, progress: Progress = lambda done, total: None) -> None:
-        """Send what is pending, then read what is new. What the log takes later, or never, is told and left.
+        """Read what is new, and send what is pending. What the log takes later, or never, is told and left.
 
         What was sent and is void for its number or its date alone is signed anew: it goes with the next.
         """
         sent: tuple[Sent, ...] = ()
         self.follower.update(progress=progress)
+        if not self.outbox.pending():
+            return
         try:
-            sent = self.flush()
-        except Refused as e:
-            self.tell(f"a statement waits: {e}" if e.later else f"a statement was refused: {e}")
+            sent = self.outbox.flush(self.add, self.logged)
+        except (Refused, Malformed) as e:
+            final = isinstance(e, Refused) and not e.later
+            self.tell(f"a statement was refused: {e}" if final else f"a statement waits: {e}")
         self.follower.update()
         for s in sent:
             if any(isinstance(event, Void) and event.unjudged for event in self.follower.effect(s.index)):
@@ -214,7 +217,7 @@ class Lab(Desk):
         """Wait until the log is there and the brake is off for `run`. Opening a run during a pause would un-stop it.
 
         Raises:
-            Refused(BARRED): a finding against the run was upheld.
+            Refused: BARRED, PROHIBITED, ALLOWANCE: waiting would be in vain.
         """
         told = ""
         while True:
@@ -222,8 +225,7 @@ class Lab(Desk):
                 self.catch_up()
                 state = self.state
                 found = state.run(run)
-                if found.bar:
-                    raise Refused(Reason.BARRED, f"{found.name} is barred: {words.bar(found.bar)} (Treaty 5.6)")
+                check_hope(state, found)
                 if state.phase is Phase.CLEAR or not state.concerned(found):
                     return found
                 text = f"waiting: the brake is {state.phase} ({words.cause(state.ballot.cause)})"

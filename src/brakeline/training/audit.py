@@ -148,7 +148,7 @@ def inspect(
 
     Raises:
         Refused: MISSING, the run has logged no head, or no checkpoint has been cosigned after it yet, so that there is
-            no sample to draw; FOREIGN, the head is too old to be audited.
+            no sample to draw; FOREIGN, it is no head of the run that may still be audited.
         Misuse: the inspector audits its own run, or one that cannot be executed again.
         Unavailable: there is no evidence folder at all: the inspector looks in the wrong place, which is no fault of
             the lab's; or the inspector's disk or memory fails.

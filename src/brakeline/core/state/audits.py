@@ -64,6 +64,8 @@ def take(
     """
     if run.owner == issuer:  # Treaty 7.7
         raise Refused(Reason.WRONG_ROLE, "a lab does not inspect itself")
+    if run.declaration.rung == "attested":  # what it did not show could bar it, and it has nothing to show
+        raise Refused(Reason.PROHIBITED, "an attested run has nothing to execute again (Treaty 7.8)")
     logged = find_head(run, audit.head)
     if logged.index != next(iter(run.kept)).index and logged.time < time - treaty.audit_within:
         raise Refused(Reason.EXPIRED, f"entry {audit.head} was logged too long ago to be audited (Treaty 7.10)")

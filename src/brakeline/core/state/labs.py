@@ -20,7 +20,7 @@ from brakeline.core.transcript import Head
 from brakeline.core.treaty import Treaty
 
 MAX_HEADS: Final = 512  # heads of one run that may be audited, at least
-MAX_SEAMS: Final = 4096  # times that one run may be opened
+MAX_SEAMS: Final = 1024  # times that one run may be opened: an audit names two segments a seam, and must fit an entry
 MAX_MERGE: Final = 1024  # ancestors that a run of several parents may have: each is counted once, so each is looked at
 
 

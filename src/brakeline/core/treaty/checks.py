@@ -6,7 +6,7 @@ wrong type), both in `text`, and the rules (units, quorum arithmetic, keys). Eve
 
 import math
 from collections.abc import Callable, Sequence
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Final, TypeVar
 
 from brakeline.core import units
@@ -29,6 +29,7 @@ from brakeline.core.treaty.values import Budget, Exemption, Growth, IncidentClas
 _DATES: Final = range(253_370_764_800)  # 1970 to 9998: POSIX seconds that a calendar can show in any time zone
 _DAY: Final = 86_400  # s
 _CENTURY: Final = 36_500 * _DAY
+MAX_DRAWN: Final = 1500  # segments that a sample draws at most, so that an audit's list of them fits a log entry
 _MANY: Final = 10**9  # more than any count in a treaty needs to be
 
 _T = TypeVar("_T")
@@ -326,6 +327,11 @@ def _check_audits(t: Text) -> tuple[Decimal, Decimal]:
     f_cheat = _quantity("audit.f_cheat", units.fraction, t.audit.f_cheat)
     _need(0 < p_catch < 1, "audit.p_catch", "must lie between 0 % and 100 % (Treaty 7.4)")
     _need(0 < f_cheat <= 1, "audit.f_cheat", "must be above 0 % (Treaty 7.4)")
+    # An audit lists the segments that it replayed, and must fit a log entry however long the run is.
+    with localcontext(prec=200):
+        drawn = math.ceil((1 - p_catch).ln() / (1 - f_cheat).ln()) if f_cheat < 1 else 1
+    text = f"takes {drawn} segments a sample, more than an audit can list: at most {MAX_DRAWN} (Treaty 7.4)"
+    _need(drawn <= MAX_DRAWN, "audit.f_cheat", text)
     _need(1 <= t.audit.segment_steps <= _MANY, "audit.segment_steps", "a segment has 1 to 1000000000 steps")
     _need(1 <= t.audit.head_every <= _MANY, "audit.head_every", "a head is due every 1 to 1000000000 segments")
     _need(0 < t.audit.update_error < 1, "audit.update_error", "must lie between 0 and 1 (Treaty 7.5)")
