@@ -38,7 +38,8 @@ def violations(modules: Mapping[str, flow.Module]) -> Iterator[str]:
             there = flow.folder_of(target)
             if hidden:
                 yield f"{name}:{line} hides an import in a function"
-            if module.folder and there != module.folder and flow.RINGS.get(there, -1) >= flow.RINGS.get(module.folder, -1):
+            ring = flow.RINGS.get(module.folder, -1)
+            if module.folder and there != module.folder and flow.RINGS.get(there, -1) >= ring:
                 yield f"{name}:{line} does not import downwards"
         if module.folder == "core":
             yield from impurities(module)
@@ -173,7 +174,8 @@ def test_the_command_line_neither_folds_nor_flushes_nor_counts() -> None:
         if module.folder != "cli":
             continue
         for node in ast.walk(module.tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("brakeline.core", "brakeline.node")):
+            inner = ("brakeline.core", "brakeline.node")
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(inner):
                 found += [f"{module.name} imports {alias.name}" for alias in node.names if alias.name in deciding]
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "flush":
                 found.append(f"{module.name} flushes")

@@ -121,6 +121,17 @@ def test_only_inspectors_audit() -> None:
     world.check()
 
 
+def test_an_attested_run_is_not_audited() -> None:
+    # Treaty 7.8: it has nothing to show, so what it did not show must not bar it.
+    world = bound()
+    run = world.finished("alpha", rung="attested")
+    for found in ((), (violation(Fault.OPENING_MISSING),)):
+        for inspector in OTHERS:
+            assert world.audit(inspector, run, *found).reason is Reason.PROHIBITED
+    assert (run.bar, run.allegations, run.settlement) == (None, {}, "settled")
+    world.check()
+
+
 def test_an_audit_waits_for_the_stamp_after_the_head() -> None:
     # Treaty 7.3: no sample is known before it.
     world = bound()

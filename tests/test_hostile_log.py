@@ -47,7 +47,8 @@ class Served:
 
 
 def hostile() -> World:
-    w = World(**{"audit.findings": "64", "scope_prohibited_above": '"1e40 FLOP"'})
+    # By the wall clock, as the commands go.
+    w = World(start=int(time.time()) - 1000, **{"audit.findings": "64", "scope_prohibited_above": '"1e40 FLOP"'})
     w.bind()
     big = w.declare("alpha", name="[bold red]x[/]", steps=HUGE, flop_per_step="1")
     assert w.head(big, "opened").reason is None
@@ -120,7 +121,7 @@ def test_the_log_is_as_hostile_as_it_should_be(world: World) -> None:
     assert world.state.runs.by_id[world.state.runs.names[("alpha", "chain 299")]].lineage_flop == 300 * 30 * 10**9
 
 
-COMMANDS = [
+COMMANDS: list[tuple[str, ...]] = [
     ("status",),
     ("status", "--json"),
     ("status", "--refold"),
@@ -166,7 +167,7 @@ def test_markup_in_a_name_is_text(home: Path) -> None:
 
 
 def test_an_entry_after_it_costs_what_one_before_it_did(world: World) -> None:
-    """Counted in signature checks, the one thing that a statement must cost: one each."""
+    """Heads of a hostile lab and the rest stay where they are: nobody pays for them again."""
     w = World(scope_prohibited_above='"1e40 FLOP"')
     w.bind()
 

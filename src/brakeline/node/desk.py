@@ -162,19 +162,17 @@ class Desk:
 
         What was sent and is void for its number or its date alone is signed anew: it goes with the next.
         """
-        sent: tuple[Sent, ...] = ()
         self.follower.update(progress=progress)
+        self.outbox.review(self.follower.effect, self.state.size, self.logged)
         if not self.outbox.pending():
             return
         try:
-            sent = self.outbox.flush(self.add, self.logged)
+            self.outbox.flush(self.add, self.logged)
         except (Refused, Malformed) as e:
             final = isinstance(e, Refused) and not e.later
             self.tell(f"a statement was refused: {e}" if final else f"a statement waits: {e}")
         self.follower.update()
-        for s in sent:
-            if any(isinstance(event, Void) and event.unjudged for event in self.follower.effect(s.index)):
-                self._renew(s.data)
+        self.outbox.review(self.follower.effect, self.state.size, self.logged)
 
     def history(self, progress: Progress = lambda done, total: None) -> Trail:
         """The whole log, folded anew from its first entry. Raises as `Follower.trail`."""

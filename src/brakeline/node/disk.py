@@ -2,11 +2,15 @@
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from brakeline.core.errors import Misuse, Reason, Refused, Unavailable
+
+_BUSY: Final = 30.0  # s that a process waits for another one of ours
 
 
 @contextmanager
@@ -30,8 +34,17 @@ def disk_errors() -> Iterator[None]:
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection whose commits survive a power cut. Transactions are begun by hand."""
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    db.execute("PRAGMA journal_mode=WAL")
+    db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+    deadline = time.monotonic() + _BUSY
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as e:
+            # Two processes that make one database at a time: here SQLite does not wait by itself.
+            if "locked" not in str(e) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
     db.execute("PRAGMA synchronous=FULL")
     return db
 

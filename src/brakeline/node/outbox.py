@@ -22,6 +22,7 @@ from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.keys import PrivateKey
 from brakeline.core.kinds import lane_of
 from brakeline.core.state.clock import SECONDS_A_DAY
+from brakeline.core.state.events import Event, Void
 from brakeline.core.state.members import LANES, Last
 from brakeline.core.statement import GENESIS, Statement, open_envelope, sign
 from brakeline.core.treaty import Lane, Treaty
@@ -30,7 +31,8 @@ from brakeline.node.disk import connect, database_errors, disk_errors, transacti
 LIFETIME: Final = 365 * 86400  # s: how long a statement may still be logged and counts, unless told otherwise
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS outgoing (
-    lane TEXT, seq INTEGER, data BLOB NOT NULL, idx INTEGER, refused TEXT, instead INTEGER, PRIMARY KEY (lane, seq)
+    lane TEXT, seq INTEGER, data BLOB NOT NULL, idx INTEGER, refused TEXT, instead INTEGER, reviewed INTEGER,
+    PRIMARY KEY (lane, seq)
 )"""
 
 Logged = Callable[[Lane], Last]  # the newest statement of this party and lane that a view of the log holds
@@ -54,7 +56,6 @@ class Outbox:
         with disk_errors(), database_errors():
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = connect(path / "outbox.sqlite")
-            self._db.execute("PRAGMA busy_timeout=30000")
             self._db.execute(_SCHEMA)
         self._using = threading.Lock()  # the connection
         self._sending = threading.Lock()  # so that statements reach the log in order
@@ -166,6 +167,20 @@ class Outbox:
         # On the same day the same would happen again, as where this machine's clock is wrong.
         over = s.not_before // SECONDS_A_DAY < now // SECONDS_A_DAY and s.expires > now
         return e.reason is Reason.REPLAYED or (over and e.reason in (Reason.EXPIRED, Reason.BUDGET))
+
+    def review(self, effect: Callable[[int], tuple[Event, ...]], size: int, logged: Logged) -> None:
+        """Sign anew what the log holds and voids for its number, date or budget alone, whoever of ours sent it.
+
+        `effect` gives what a log entry did, `size` is how many entries have been folded. It goes with the next flush.
+        """
+        with self._using, database_errors():
+            rows = self._db.execute(
+                "SELECT lane, seq, idx FROM outgoing WHERE idx < ? AND reviewed IS NULL AND refused IS NULL", (size,)
+            ).fetchall()
+        for lane, seq, index in rows:
+            if any(isinstance(event, Void) and event.unjudged for event in effect(index)):
+                self.renew(lane, seq, after=logged(lane).seq)
+            self._mark(lane, seq, "reviewed", 1)
 
     def renew(self, lane: Lane, seq: int, *, after: int = -1) -> bytes:
         """Sign a statement anew under the next number, in place of the one that can no longer count."""

@@ -133,6 +133,7 @@ class Stater:
                     self._outbox.write("snapshot", body, after=self._logged(lane).seq)
                     told = size
                 self._outbox.flush(self._add, self._logged)
+                self._outbox.review(self._follower.effect, self._follower.state.size, self._logged)
                 trouble = ""
             except BrakelineError as e:
                 if str(e) != trouble:  # not a line a second
