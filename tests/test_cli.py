@@ -382,7 +382,7 @@ def a_run_and_its_allegation(w: Little) -> None:
         lab.say("head", head)
     inspector = w.desk("beta")
     inspector.follower.update()
-    wait_for(lambda: inspector.follower.update() or inspector.state.run(run).heads[-1].beacon)
+    wait_for(lambda: (inspector.follower.update(), inspector.state.run(run).heads[-1].beacon)[1])
     logged = inspector.state.run(run).heads[-1]
     finding = Finding(fault=Fault.REPLAY_MISMATCH, severity="violation", segment=(4, 8), detail="it differs")
     fields = {"run": run, "head": logged.index, "beacon": logged.stamp, "ticket": "", "segments": ((4, 8),)}

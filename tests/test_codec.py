@@ -84,7 +84,8 @@ class Acts:
         gap = Finding(fault=Fault.NOT_REPLAYED, severity="gap", segment=(0, 0), detail="")
         found = self.any((), (), (gap,), (violation(),), (violation(Fault.NO_PERMIT, (0, 0)),))
         where = self.any({}, {"environment": "cd" * 32})
-        self.world.audit(self.any(*PARTIES), run, *found, **where)
+        for inspector in self.dice.sample(PARTIES, self.any(1, 1, 4)):
+            self.world.audit(inspector, run, *found, **where)
 
     def do_word(self) -> None:
         if self.runs:

@@ -10,7 +10,7 @@ from brakeline.core.keys import PrivateKey
 from brakeline.core.tlog.checkpoint import Checkpoint, cosign, parse_checkpoint
 from brakeline.core.tlog.merkle import inclusion_proof, leaf_hash, reader, root, verify_inclusion
 from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey, parse_note, sign_note, verify_note
-from brakeline.core.tlog.policy import Gate, Policy, parse_policy
+from brakeline.core.tlog.policy import Group, Policy, parse_policy
 from brakeline.core.tlog.proof import Proof, parse_proof, verify_proof
 from vector import Vector, load, refused
 
@@ -19,7 +19,7 @@ WITNESSES = {f"w{i}": PrivateKey(bytes([i]) * 32) for i in range(4)}
 POLICY = Policy(
     ((VerifierKey("log.example", ED25519, LOG.public), None),),
     {name: (VerifierKey(name, COSIGNATURE, key.public), None) for name, key in WITNESSES.items()},
-    Gate(3, tuple(WITNESSES)),
+    Group(3, tuple(WITNESSES)),
 )
 ENTRIES = [b"entry %d" % i for i in range(20)]
 LEAVES = [leaf_hash(entry) for entry in ENTRIES]
