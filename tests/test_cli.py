@@ -8,11 +8,12 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import closing, redirect_stderr, redirect_stdout, suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,14 +21,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from brakeline.cli.common import EXIT, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_VERDICT
 from brakeline.cli.main import COMMANDS, main
 from brakeline.cli.pledge import at_least
+from brakeline.cli.status import show
+from brakeline.core import views
 from brakeline.core.finding import Audit, Fault, Finding
 from brakeline.core.pledge import Pledge
 from brakeline.core.run import Declaration
 from brakeline.core.statement import open_envelope, sign
+from brakeline.core.tlog.policy import verify_cosigned
 from brakeline.core.transcript import Head
 from brakeline.core.treaty import parse_treaty
 from brakeline.node.desk import Desk
@@ -110,6 +115,7 @@ def test_from_draft_to_signature(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (("treaty", "check", "no-such-file"), 5, "cannot read"),
         (("status", "--home", "no-such-home"), 5, "not a party's home"),
         (("witness", "--home", "no-such-home"), 5, "hint: make one with"),
+        (("keygen", "alpha", "--home", "/proc/x"), 5, "hint: check the disk"),
         (("verify", "README.md"), 3, "not a brakeline bundle"),
         (("train", "no-such-recipe.toml", "--home", "no-such-home"), 5, "not a party's home"),
         (("run", "--name", "x", "--time", "12 hours", "--flop-per-second", "1 GFLOP", "--home", "no", "--", "true"), 5,
@@ -140,6 +146,51 @@ def test_verify_tells_what_a_bundle_proves(tmp_path: Path, capsys: pytest.Captur
     assert run(capsys, "verify", str(path), "--json")[1].startswith("{")
     code, _, err = run(capsys, "verify", str(path), "--sha256", "0" * 64)
     assert (code, "not 000000" in err) == (4, True)
+
+
+def test_status_tells_a_brake_that_is_clear_from_one_that_was_tripped(tmp_path: Path) -> None:
+    world = World()
+    world.bind()
+
+    def first_line() -> str:
+        console = Console(file=io.StringIO(), width=200, color_system=None)
+        show(views.report(world.state, verify_cosigned(world.checkpoint(), world.treaty.policy)), console)
+        return str(console.file.getvalue()).split("\n")[0]  # type: ignore[attr-defined]
+
+    assert first_line() == "CLEAR since the start, epoch 0"
+    assert not views.liftable(world.state, "alpha")
+    world.vote("trip", "alpha")
+    assert views.liftable(world.state, "alpha"), "it takes back its vote to trip"
+    world.vote("trip", "beta")
+    assert first_line().endswith(" UTC, epoch 1: votes of alpha, beta")
+    assert views.liftable(world.state, "gamma")
+    world.stamp()
+    world.stamp(60)
+    world.vote("lift", "alpha", "beta", "gamma")
+    world.stamp(30)
+    assert re.fullmatch(r"CLEAR since 20.* UTC, epoch 1, last tripped by votes of alpha, beta", first_line())
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("incident", "--class", "no-such", "--text", "x"),
+        ("request", "nobody", "--text", "x"),
+        ("request", "alpha", "--text", "x"),
+        ("report", "--about", "3", "--text", "\x1b[2J"),
+    ],
+)
+def test_a_duty_that_the_treaty_does_not_know_is_not_signed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], args: tuple[str, ...]
+) -> None:
+    """It would spend a number, and stand in the log without effect."""
+    save_key(tmp_path / "keys" / "statement.pem", key("alpha"), None)
+    (tmp_path / "party").write_text("alpha\n")
+    (tmp_path / "treaty.toml").write_text(treaty_text())
+    code, _, err = run(capsys, "duty", *args, "--home", str(tmp_path))
+    assert (code, err.count("error: ")) == (2, 1)
+    with closing(sqlite3.connect(tmp_path / "outbox.sqlite")) as db:
+        assert db.execute("SELECT count(*) FROM outgoing").fetchone() == (0,)
 
 
 @pytest.mark.parametrize("k", [0, 1, 3])
@@ -185,7 +236,7 @@ def test_a_home_from_before_is_found_out_before_anything_is_signed(
     code, _, err = run(capsys, "pledge", "--if-at-least", "0", "--home", str(tmp_path))
     assert code == 3
     assert f"{tmp_path / 'seen' / 'checkpoint'} is no checkpoint" in err
-    assert "hint: " in err
+    assert "or remove it" in err
     assert not (tmp_path / "outbox.sqlite").exists()
 
 
@@ -350,7 +401,7 @@ def test_commands_in_a_little_world(little: Little) -> None:
 
 def pledges(w: Little) -> None:
     out = w.ok("status", home="alpha")
-    assert "CLEAR" in out
+    assert "CLEAR since the start, epoch 0\n" in out
     for p in PARTIES:  # a permit signer's process sends what its home has signed
         assert re.search(rf"  {p} waits: it has (not assented|no pledge in force)\. {p}: brakeline", out)
     for p in PARTIES[:3]:
@@ -436,18 +487,22 @@ def duties(w: Little) -> None:
     out = w.ok("duty", "report", "--about", asked, "--text", "it was fine", home="beta")
     assert f"what was due about entry {asked} is done" in out
     assert w("duty", "report", "--about", asked, "--text", "it was fine", home="gamma")[0] == 4
-    assert w("duty", "request", "nobody", "--text", "hello?", home="alpha")[0] == 4
+    code, out = w("duty", "request", "nobody", "--text", "hello?", home="alpha")
+    assert (code, "another party, not of 'nobody'" in out) == (2, True)
     assert "incident on record" in w.ok("duty", "incident", "--class", "safety", "--text", "a leak", home="beta")
     out = w.ok(
         *("duty", "incident", "--class", "safety", "--known-since", "2026-01-01T00:00:00", "--text", "an old leak"),
         home="beta",
     )
     assert "recorded as late" in out
-    assert w("duty", "incident", "--class", "no-such", "--text", "x", home="beta")[0] == 4
+    code, out = w("duty", "incident", "--class", "no-such", "--text", "x", home="beta")
+    assert (code, "no class of incidents 'no-such'; it has" in out) == (2, True)
     assert "beta has not done in time: incident" in w.ok("status", home="alpha")
     # What no log would take is not signed, and holds up nothing.
     code, out = w("duty", "notice", "--text", "x" * 70_000, home="gamma")
-    assert (code, "the limit is 65535" in out) == (3, True)
+    assert (code, "at most 4000 characters" in out) == (2, True)
+    code, out = w("vote", "lift", "--reason", "x", home="gamma")
+    assert (code, "the brake is clear: there is nothing to lift" in out) == (2, True)
 
 
 def a_second_view(w: Little) -> None:

@@ -134,6 +134,30 @@ def test_without_a_witness_quorum_nothing_is_taken() -> None:
     assert follower.state.size == 0
 
 
+def test_a_keeper_that_does_not_let_us_wait_does_not_make_us_spin() -> None:
+    """And the same trouble is told once, until it is over."""
+    world = grown()
+    log = WorldLog(world)
+    asked: list[float] = []
+    honest = log.checkpoint
+
+    def checkpoint(**options: int) -> bytes:
+        asked.append(time.monotonic())
+        return honest(**options)
+
+    log.checkpoint = checkpoint  # type: ignore[method-assign]
+    follower, stop, told = Follower(log, world.treaty), threading.Event(), list[str]()
+    thread = threading.Thread(target=follower.follow, args=(stop, lambda e: told.append(str(e))))
+    thread.start()
+    time.sleep(1.0)
+    assert len(asked) <= 6
+    log.away = True
+    time.sleep(0.8)
+    stop.set()
+    thread.join()
+    assert told == ["the log is out of reach"]
+
+
 # ---- threads ----
 
 

@@ -15,7 +15,7 @@ from brakeline.core.state import State
 from brakeline.core.state.codec import encode
 from brakeline.core.state.fold import authenticate, read
 from vector import refused
-from world import DAY, LABS, PARTIES, World, bound, key, raw
+from world import DAY, LABS, PARTIES, World, bound, key, raw, violation
 
 FAR = 2**52
 
@@ -202,4 +202,15 @@ def test_a_gate_stands_open_asks_or_shuts() -> None:
     assert [stance(world.state, r.now) for r in runs] == ["open", "open", "shut", "open", "shut"]
     world.bind("alpha")
     assert stance(world.state, theirs.now) == "shut"
+    world.check()
+
+
+def test_a_gate_of_a_barred_run_is_shut_while_the_brake_is_off() -> None:
+    # Treaty 5.6
+    world = bound(brake_findings_trip="false")
+    run = world.finished("alpha", status="running")
+    assert stance(world.state, run.now) == "ask"
+    for inspector in ("beta", "gamma"):
+        world.audit(inspector, run, violation())
+    assert (world.phase, stance(world.state, run.now)) == (Phase.CLEAR, "shut")
     world.check()

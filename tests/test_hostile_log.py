@@ -101,7 +101,7 @@ def home(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         world.append(entry)
         return len(world.entries) - 1
 
-    monkeypatch.setattr(desk, "add_verified", add)
+    monkeypatch.setattr(desk, "add_judged", add)
     monkeypatch.setattr(desk.Desk, "show_signers", lambda *_: 0)
     return tmp_path
 

@@ -1,8 +1,11 @@
 """Homes, the client, errors on the wire, and the live gate. The world's log stands behind the client's real methods."""
 
 import gzip
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx
@@ -15,7 +18,7 @@ from brakeline.core.statement import open_envelope, sign
 from brakeline.core.tlog.merkle import inclusion_proof, leaf_hash, reader, root
 from brakeline.core.tlog.proof import Proof
 from brakeline.core.tlog.tile import encode_bundle
-from brakeline.node import client, http, permits
+from brakeline.node import client, http, peers, permits
 from brakeline.node.client import BUNDLE, Follower, LogClient, add_verified
 from brakeline.node.home import Home, load_key, new_key, save_key
 from brakeline.node.permits import LiveGate, boottime
@@ -230,6 +233,55 @@ def test_a_permit_signers_answer_has_a_bound(answer: bytes) -> None:
             permits.ask_signers(permit, urls, 4, http_client)
 
 
+class Dripping:
+    """A peer that sends a byte now and then, for ever: of the headers, or of the body."""
+
+    def __init__(self, *, headers: bool) -> None:
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.server.getsockname()[1]}"
+        self.over = threading.Event()
+        self.headers = headers
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=self._drip, args=(self.server.accept()[0],), daemon=True).start()
+
+    def _drip(self, peer: socket.socket) -> None:
+        with suppress(OSError), peer:
+            peer.recv(65536)
+            peer.sendall(b"HTTP/1.1 200 OK\r\n" + (b"x-a: " if self.headers else b"transfer-encoding: chunked\r\n\r\n"))
+            while not self.over.wait(0.05):
+                peer.sendall(b"x" if self.headers else b"1\r\nx\r\n")
+
+    def close(self) -> None:
+        self.over.set()
+        self.server.close()
+
+
+@pytest.mark.parametrize("headers", [True, False])
+def test_a_peer_that_drips_holds_nobody_up(headers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request ends as a whole, not each read of it alone; so does all that is asked within one bound."""
+    world = World()
+    world.bind()
+    permit = world.request(world.opened("alpha"))
+    monkeypatch.setattr(permits, "_ANSWER", 0.4)
+    with closing(Dripping(headers=headers)) as peer, peers.http_client() as web:
+        began = time.monotonic()
+        with pytest.raises(httpx.ReadTimeout):
+            peers.ask(web, "GET", peer.url, 10**6, seconds=0.4)
+        with pytest.raises(Unavailable, match="0 of 3"):
+            permits.ask_signers(permit, dict.fromkeys(PARTIES, peer.url), 3, web)
+        log = LogClient(peer.url)
+        with peers.within(0.4):
+            for _ in range(2):
+                with pytest.raises(Unavailable, match="out of reach"):
+                    log.entries(0, 1)
+        assert time.monotonic() - began < 5
+        assert peers._until() == float("inf")
+
+
 def test_a_log_without_a_state_says_so() -> None:
     log = over(LogClient("http://127.0.0.1:9"), lambda _: httpx.Response(404))
     with pytest.raises(Unavailable, match="offers no state"):
@@ -262,6 +314,15 @@ def test_errors_travel_whole(error: BrakelineError, status: int, later: bool) ->
     if isinstance(error, Refused):
         assert isinstance(e.value, Refused)
         assert (e.value.reason, e.value.later) == (error.reason, later)
+
+
+def test_a_peers_text_is_no_command_to_a_terminal() -> None:
+    body = http.error_response(Refused(Reason.FORGED, "\x1b[2Jno\nerror: all is well " + "x" * 10_000, hint="\r\u202e"))
+    with pytest.raises(Refused) as e:
+        http.raise_for(httpx.Response(409, content=bytes(body.body)))
+    text = str(e.value)
+    assert text.startswith(r"\x1b[2Jno\nerror: all is well xxx")
+    assert (text.isprintable(), len(text) < 600, e.value.hint) == (True, True, r"\r\u202e")
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,20 @@
 """The outbox and the desk: nothing a party said is lost, and no number is given to two statements."""
 
+import itertools
 import multiprocessing
 import random
 import shutil
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,13 +23,14 @@ from brakeline.core.brake import Phase, Vote
 from brakeline.core.duty import Request
 from brakeline.core.errors import Malformed, Reason, Refused, Unavailable
 from brakeline.core.pledge import Assent, Pledge
-from brakeline.core.state.events import Entered
+from brakeline.core.state.events import Entered, Event, Void
 from brakeline.core.state.members import Last
 from brakeline.core.statement import open_envelope
 from brakeline.core.treaty import Lane, articles_digest
-from brakeline.node import client, desk
+from brakeline.node import client, desk, peers
 from brakeline.node.desk import Desk, Lab
 from brakeline.node.home import Home, save_key
+from brakeline.node.http import error_response
 from brakeline.node.outbox import LIFETIME, Outbox
 from test_logstore import in_memory
 from test_node import WorldLog
@@ -409,6 +413,24 @@ def test_a_clock_far_behind_signs_nothing_anew(folder: Path, world: World) -> No
     assert (len(log.added), box.newest("brake")) == (1, 0)
     clock[0] = world.now
     assert len([box.write("vote", BODY)]) == len(box.flush(log.add_verified)) == 1
+
+
+def test_what_a_clock_that_ran_ahead_dated_is_signed_anew(folder: Path, world: World) -> None:
+    """It would hold up its lane until that date."""
+    clock = [world.now + 400.0 * DAY]
+    box = Outbox(folder, world.treaty, "alpha", key("alpha"), lambda: clock[0])
+    log = WorldLog(world, judging=True)
+    first = box.write("vote", BODY)
+    for _ in range(2):  # while the clock is wrong, the same would happen again
+        with pytest.raises(Refused, match=r"not valid before 20\d\d-\d\d-\d\d .* UTC; the log's time is 20\d\d-"):
+            box.flush(log.add_verified)
+    assert box.newest("brake") == 0
+    clock[0] = world.now
+    second = box.write("vote", {**BODY, "reason": "the clock is right"})
+    box.flush(log.add_verified)
+    assert box.index_of(first) is not None
+    assert box.index_of(second) is not None
+    assert box.pending() == []
 
 
 def test_a_spent_day_waits_for_the_next_and_is_then_signed_anew(folder: Path) -> None:
@@ -826,18 +848,24 @@ def test_a_vote_during_an_outage_is_for_the_epoch_last_seen(folder: Path, world:
 
 
 def test_a_desk_shows_its_votes_to_every_signer(folder: Path, world: World, log: WorldLog, monkeypatch: Any) -> None:
-    """One that is away, one that refuses and one that answers rubbish hide it from nobody else."""
+    """One that is away, one that refuses and one that answers rubbish hide it from nobody else; who refuses is told."""
     asked: list[str] = []
+    number = itertools.count(1)
+    together = threading.Barrier(4)  # all at once: whoever drips keeps nobody waiting
+    refusal = error_response(Refused(Reason.STALE, "this signer has not seen the log yet", later=True))
 
-    def ask(client: object, method: str, url: str, limit: int, *, content: bytes) -> Any:
+    def ask(client: object, method: str, url: str, limit: int, *, seconds: float, content: bytes) -> Any:
         asked.append(url)
-        assert (method, content) == ("POST", data)
-        match len(asked):
+        assert (method, content, seconds) == ("POST", data, 3.0)
+        together.wait(10)
+        match next(number):
             case 1:
                 raise OSError("no route")
             case 2:
                 raise Malformed("answer over 4096 bytes")
-        return SimpleNamespace(is_success=len(asked) == 4)
+            case 3:
+                return httpx.Response(refusal.status_code, content=bytes(refusal.body))
+        return httpx.Response(204)
 
     monkeypatch.setattr(desk, "ask", ask)
     texts: list[str] = []
@@ -845,7 +873,146 @@ def test_a_desk_shows_its_votes_to_every_signer(folder: Path, world: World, log:
     data = alpha.outbox.write("vote", trip())
     assert alpha.show_signers(data) == 1
     assert len(asked) == 4
-    assert len(texts) == 2
+    assert len(texts) == 3
+    assert any(t.endswith("permit signer does not hold it: this signer has not seen the log yet") for t in texts)
+
+
+def test_a_vote_that_the_log_does_not_hold_is_shown_again(folder: Path, world: World, log: WorldLog) -> None:
+    """The signers may have been restarted in the outage: they held nothing then. The newest vote is enough."""
+    world.bind()
+    alpha = Told(home(folder, world))
+    log.away = True
+    for reason in ("a", "b"):
+        with pytest.raises(Unavailable):
+            alpha.say("vote", trip(reason))
+    again = Told(home(folder, world))
+    for _ in range(2):  # not in every turn of a loop
+        with pytest.raises(Unavailable):
+            again.catch_up()
+    assert bodies(again.shown) == ["b"]
+    log.away = False
+    again.catch_up()
+    last = Told(home(folder, world))
+    last.catch_up()
+    assert last.shown == []
+
+
+def test_a_log_that_drips_keeps_no_vote_from_the_permit_signers(
+    folder: Path, world: World, log: WorldLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the log does, looking at it before the vote ends."""
+    world.bind()
+    alpha = Told(home(folder, world))
+    bounds: list[float] = []
+
+    def checkpoint(**_: Any) -> bytes:
+        bounds.append(peers._until() - time.monotonic())
+        raise Unavailable("too slow")
+
+    monkeypatch.setattr(log, "checkpoint", checkpoint)
+    assert not alpha.look(soon=True)
+    with pytest.raises(Unavailable):
+        alpha.say("vote", trip("alarm"))
+    assert bodies(alpha.shown) == ["alarm"]
+    assert max(bounds[:2]) <= desk._LOOKING
+    assert alpha.texts[0] == "the log does not answer: too slow"
+
+
+def test_one_lying_refusal_loses_no_statement(folder: Path, world: World, log: WorldLog) -> None:
+    """A log's word that it will never take what this home finds in order is not enough; nothing is sent past it."""
+    world.bind()
+    alpha = Told(home(folder, world))
+    honest = log.add
+    log.add = refusing(Reason.FORGED)  # type: ignore[method-assign,assignment]
+    with pytest.raises(Unavailable, match="the log refuses what this home finds in order: no") as e:
+        alpha.say("vote", trip("mine"))
+    assert "kept" in e.value.hint
+    assert len(alpha.outbox.pending()) == 1
+    log.add = honest  # type: ignore[method-assign]
+    alpha.outbox.write("vote", {"motion": "trip"}, lifetime=5)
+    world.stamp(10)
+    alpha.catch_up()
+    assert views_trip(world) == {"alpha"}
+    assert alpha.outbox.pending() == [], "what its own state refuses, too, is given up"
+
+
+def test_a_log_that_lies_about_itself_loses_no_statement(folder: Path, world: World, log: WorldLog) -> None:
+    world.bind()
+    alpha = Told(home(folder, world))
+    alpha.follower.update()
+    old, log.add = world.checkpoint(), refusing(Reason.EXPIRED)  # type: ignore[method-assign,assignment]
+    alpha.outbox.write("vote", trip())
+    world.stamp()
+    alpha.follower.update()
+    log.note = old
+    with pytest.raises(Refused) as e:
+        alpha.outbox.flush(alpha.add, alpha.logged)
+    assert e.value.later
+    assert len(alpha.outbox.pending()) == 1
+
+
+def test_a_junk_proof_says_that_the_statement_is_kept(folder: Path, world: World, log: WorldLog) -> None:
+    world.bind()
+    alpha = Told(home(folder, world))
+    log.add = lambda entry: b"junk"  # type: ignore[method-assign]
+    with pytest.raises(Malformed, match="the log's proof is none") as e:
+        alpha.say("vote", trip())
+    assert "signed and kept" in e.value.hint
+
+
+def test_a_proved_entry_that_is_not_shown_is_not_waited_for_for_ever(
+    folder: Path, world: World, log: WorldLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.bind()
+    alpha = Told(home(folder, world))
+    clock = itertools.count(0.0, 10.0)
+    monkeypatch.setattr(desk, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(client, "_PACE", 0.0)
+    log.note = world.checkpoint()
+    with pytest.raises(Unavailable, match=r"the log proved entry \d+ and does not show it"):
+        alpha.say("vote", trip())
+
+
+def test_what_was_kept_and_has_no_effect_is_told_once(folder: Path, world: World, log: WorldLog) -> None:
+    """A vote kept in an outage, for an epoch that was over when the log came back."""
+    world.bind()
+    alpha = Told(home(folder, world))
+    alpha.follower.update()
+    log.away = True
+    with pytest.raises(Unavailable):
+        alpha.say("vote", trip("the log is down"))
+    log.away = False
+    world.vote("trip", "beta", "gamma")
+    later = Told(home(folder, world))
+    later.catch_up()
+    entry = len(world.entries) - 1
+    said = f"what was kept, entry {entry}, has no effect: vote for epoch 0; the brake is in epoch 1"
+    assert later.texts.count(said) == 1
+    again = Told(home(folder, world))
+    again.catch_up()
+    with pytest.raises(Refused, match="has no effect"):  # what is said now is told by itself, and not once more
+        again.say("vote", trip("still"))
+    again.catch_up()
+    assert not any(t.startswith("what was kept") for t in again.texts)
+
+
+def test_an_effect_that_is_not_known_is_not_taken_for_none(box: Outbox, folder: Path, world: World) -> None:
+    """Another process of this home has folded it; a later one may still tell. It is asked for once a process."""
+    asked: list[int] = []
+    box.write("vote", BODY)
+    box.flush(lambda entry: 7)
+
+    def unknown(index: int) -> tuple[Event, ...]:
+        asked.append(index)
+        return ()
+
+    for _ in range(3):
+        assert box.review(unknown, 8, lambda _: Last()) == ()
+    assert asked == [7]
+    void = Void(entry=7, kind="vote", issuer="alpha", reason=Reason.REPLAYED, text="of another epoch")
+    with closing(outbox(folder, world)) as again:
+        assert again.review(lambda _: (void,), 8, lambda _: Last()) == (void,)
+        assert again.review(lambda _: (void,), 8, lambda _: Last()) == ()
 
 
 # ---- a lab's heads ----
@@ -878,3 +1045,36 @@ def test_heads_that_the_log_takes_later_are_sent_later(folder: Path, world: Worl
     assert done.wait(20)
     assert run.head is not None
     assert list(waits.waits) == [1.0]
+
+
+@pytest.mark.parametrize("trouble", ["rollback", "refusal"])
+def test_a_lab_neither_spins_nor_repeats_itself(folder: Path, world: World, log: WorldLog, trouble: str) -> None:
+    """A log that shows less than before is no log that refused a head."""
+    world.bind()
+    run = world.declare("alpha")
+    old = world.checkpoint()
+    world.stamp()
+    texts: list[str] = []
+    lab = Lab(home(folder, world), tell=texts.append)
+    lab.follower.update()
+    enough, over = threading.Event(), threading.Event()
+    waits = Waits()
+    lab._pause = waits  # type: ignore[assignment]
+
+    def then() -> None:
+        if len(waits.waits) == 5:
+            enough.set()
+            over.wait(20)
+
+    waits.then = then
+    if trouble == "rollback":
+        log.note = old
+    else:
+        log.add = refusing(Reason.FORGED)  # type: ignore[method-assign,assignment]
+    lab.commit(world.head_of(run, "opened"))
+    assert enough.wait(20)
+    assert set(waits.waits) == {1.0}
+    assert len(texts) == 1
+    assert texts[0].startswith("heads wait for the log: ")
+    over.set()
+    log.away = True

@@ -130,6 +130,20 @@ def test_a_reading_counts_when_a_second_party_found_the_same(second: dict[str, A
     world.check()
 
 
+def test_who_agrees_and_who_measured_something_else_do_not_disagree() -> None:
+    # Treaty 4.8
+    world = bound()
+    world.read("speedup", 1.0, *TWO)
+    world.read("speedup", 9.0, "gamma", inputs=OTHER)
+    assert list(r.disagreements(world.state.readings)) == world.of(ev.Disagreed) == []
+    world.read("speedup", 9.0, "delta")
+    pairs = [(a[0], b[0]) for _, a, b in r.disagreements(world.state.readings)]
+    assert (
+        pairs == [(e.first[0], e.second[0]) for e in world.of(ev.Disagreed)] == [("alpha", "delta"), ("beta", "delta")]
+    )
+    world.check()
+
+
 def test_who_disagrees_can_neither_hide_a_reading_nor_raise_it() -> None:
     # Treaty 4.8: the honest value is about 0.5; the liar's bounds include it, reach the threshold, or lie elsewhere.
     for lower, upper in ((0.0, 99.0), (0.4, 0.6), (50.0, 99.0), (1.0, 1.5)):

@@ -2,7 +2,9 @@
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from brakeline.core.state.codec import digest
 from brakeline.core.state.events import Stated
 from brakeline.core.statement import open_envelope
 from brakeline.node import client, http
+from brakeline.node import signer as node_signer
 from brakeline.node.client import Follower
 from brakeline.node.outbox import Outbox
 from brakeline.node.signer import Signer, Stater, app
@@ -343,6 +346,43 @@ def test_over_http(tmp_path: Path) -> None:
         for path, content in (("/permit", b"x" * 5000), ("/vote", b"x" * 70_000), ("/vote", b"x")):
             assert web.post(path, content=content).status_code == 400
         assert web.get("/vote").status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"run": "ab" * 32, "size": 100}, Reason.STALE),
+        ({"size": 10**15}, Reason.STALE),
+        ({"treaty": "ab" * 32, "size": 100}, Reason.FOREIGN),
+    ],
+)
+def test_nobody_waits_for_nothing(tmp_path: Path, changes: dict[str, Any], reason: Reason) -> None:
+    world, _ = running()
+    mine = signer(world, tmp_path)
+    began = time.monotonic()
+    with pytest.raises(Refused) as e:
+        mine.sign(canonical(asked(world, **changes)))
+    assert (e.value.reason, time.monotonic() - began < 0.5) == (reason, True)
+
+
+def test_who_asks_for_permits_keeps_no_vote_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crowd that is ahead of the log: few of it wait, the others are told to come again, and a vote is held."""
+    monkeypatch.setattr(node_signer, "_CATCH_UP", 5.0)
+    world, _ = running()
+    mine = signer(world, tmp_path)
+    request = canonical(asked(world, size=world.state.size + 1))
+    with TestClient(app(mine)) as web, ThreadPoolExecutor(60) as pool:
+        crowd = [pool.submit(web.post, "/permit", content=request) for _ in range(60)]
+        while sum(f.done() for f in crowd) < 60 - node_signer._WAITING:
+            time.sleep(0.01)
+        began = time.monotonic()
+        assert web.post("/vote", content=hidden_vote(world, "beta")).status_code == 204
+        assert time.monotonic() - began < 2
+        assert any(f.running() for f in crowd)
+        world.stamp()
+        mine._follower.update()
+        statuses = {f.result().status_code for f in crowd}
+    assert statuses == {409}
 
 
 # ---- what a signer states (Treaty 6.6) ----

@@ -241,7 +241,7 @@ def test_what_may_run_raises_stops_the_command(pids: Path) -> None:
     assert gone(pids)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_signals_are_passed_on(number: signal.Signals, pids: Path) -> None:
     command = f"""
         signal.signal({int(number)}, lambda *_: sys.exit(42))
@@ -267,6 +267,18 @@ def test_signals_are_passed_on(number: signal.Signals, pids: Path) -> None:
         assert outer.returncode == 0
     finally:
         outer.kill()
+
+
+def test_under_nohup_a_terminal_that_closes_changes_nothing() -> None:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with supervise._caught(signal.SIGHUP, signal.SIGQUIT) as caught:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGQUIT)
+        assert caught == [signal.SIGQUIT]
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 def test_the_host_programs_own_children_are_left_alone(start: Callable[[list[str]], Supervised]) -> None:

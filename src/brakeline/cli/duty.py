@@ -1,6 +1,7 @@
 """`brakeline duty`: what parties owe one another on the record."""
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import click
 
 from brakeline.cli.common import home_option
 from brakeline.core.duty import Incident, Notice, Report, Request
+from brakeline.core.errors import Malformed, Misuse, Refused
+from brakeline.core.state import dues
 from brakeline.core.state.events import Due, Lapsed, Met
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home
@@ -23,6 +26,7 @@ def command() -> None:
 
 def _say(home: Path, kind: str, body: object) -> None:
     desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    _check(desk, body)
     effect = desk.say(kind, body)
     click.echo(f"entry {effect.entry}: {kind} on record")
     for event in effect.events:
@@ -33,6 +37,24 @@ def _say(home: Path, kind: str, body: object) -> None:
                 click.echo(f"what was due about entry {about} is done")
             case Lapsed(by=by):
                 click.echo(f"it was due by {datetime.fromtimestamp(by, UTC):%Y-%m-%d %H:%M:%S} UTC: recorded as late")
+
+
+def _check(desk: Desk, body: object) -> None:
+    """Raises:
+    Misuse: the treaty has no such class, or no such party. Found here, it spends no number of the party.
+    """
+    me, now, none = desk.me.name, int(time.time()), dues.Dues()
+    try:
+        with suppress(Refused):  # what is owed is for the log to say
+            match body:
+                case Incident():
+                    dues.incident(desk.treaty, none, me, 0, body, now)
+                case Request():
+                    dues.request(desk.treaty, none, me, 0, body, now)
+                case Notice() | Report():
+                    dues.meet(none, me, 0, body, now)
+    except Malformed as e:
+        raise Misuse(str(e)) from e
 
 
 @command.command()

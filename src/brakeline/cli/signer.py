@@ -8,7 +8,7 @@ import click
 from brakeline.cli.common import address, home_option, host_option, log_url, port_option
 from brakeline.core import units
 from brakeline.core.errors import Misuse
-from brakeline.node.client import Follower, LogClient, add_verified
+from brakeline.node.client import Follower, LogClient, add_judged
 from brakeline.node.home import Home
 from brakeline.node.outbox import Outbox
 from brakeline.node.signer import Stater, serve
@@ -34,11 +34,12 @@ def command(home: Path, host: str | None, port: int | None, refold_every: str) -
     follower = Follower(LogClient(log_url(treaty)), treaty, home / "signer", stating=True)
     host, port = address(me.signer_url, host, port)
 
-    def tell(what: object) -> None:
-        click.echo(f"waiting: {what}", err=True)
+    def tell(text: str) -> None:
+        click.echo(text, err=True)
 
-    client, policy = LogClient(log_url(treaty)), treaty.policy
+    client = LogClient(log_url(treaty))
     outbox = Outbox(home, treaty, me.name, party.key("statement"), time.time)
-    stater = Stater(follower, outbox, lambda entry: add_verified(client, policy, entry), every, tell)
+    stater = Stater(follower, outbox, lambda entry: add_judged(client, follower, entry), every, tell)
     votes = home / "signer" / "votes.jsonl"
-    serve(follower, party.key("signer"), votes, stater, host=host, port=port, on_trouble=tell)
+    trouble = lambda e: tell(f"waiting: {e}")  # noqa: E731
+    serve(follower, party.key("signer"), votes, stater, host=host, port=port, on_trouble=trouble)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from brakeline.cli.common import folding, home_option, log_url, read_file, show_waiting
 from brakeline.core import views
+from brakeline.core.brake import Phase
 from brakeline.core.encoding import canonical
 from brakeline.core.treaty import parse_treaty
 from brakeline.core.units import about_flop
@@ -88,10 +89,11 @@ def _show_readings(report: dict[str, Any], console: Console) -> None:
 def show(report: dict[str, Any], console: Console) -> None:
     """The report for people."""
     brake, checkpoint = report["brake"], report["checkpoint"]
-    since = datetime.fromtimestamp(brake["since"], UTC).strftime("%Y-%m-%d %H:%M:%S") if brake["since"] else "the start"
+    since = f"{datetime.fromtimestamp(brake['since'], UTC):%Y-%m-%d %H:%M:%S} UTC" if brake["since"] else "the start"
+    by = ", last tripped by" if brake["phase"] == Phase.CLEAR else ":"
     console.print(
-        f"[bold]{brake['phase'].upper()}[/] since {since} UTC, epoch {brake['epoch']}"
-        + (f": {brake['cause']}" if brake["cause"] else "")
+        f"[bold]{brake['phase'].upper()}[/] since {since}, epoch {brake['epoch']}"
+        + (f"{by} {brake['cause']}" if brake["cause"] else "")
     )
     console.print(
         f"treaty {report['treaty']['name']} v{report['treaty']['version']}, rules {report['treaty']['rules']}, "

@@ -7,7 +7,7 @@ import click
 from brakeline.cli.common import home_option, show_waiting
 from brakeline.core import views
 from brakeline.core.brake import Vote
-from brakeline.core.errors import BrakelineError, Unavailable
+from brakeline.core.errors import Misuse
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home
 
@@ -23,12 +23,9 @@ def command(motion: str, reason: str, home: Path) -> None:
     vote is in the log and has no effect.
     """
     desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
-    try:
-        desk.catch_up()
-    except Unavailable as e:
-        click.echo(f"the log does not answer: {e}", err=True)
-    except BrakelineError as e:  # nor may a log that shows what does not hold keep a vote from the permit signers
-        click.echo(f"the log shows what does not hold: {e}", err=True)
+    seen = desk.look(soon=motion == "trip")
+    if seen and motion == "lift" and not views.liftable(desk.state, desk.me.name):
+        raise Misuse("the brake is clear: there is nothing to lift")
     vote = Vote(motion="trip" if motion == "trip" else "lift", epoch=desk.state.epoch, reason=reason)
     effect = desk.say("vote", vote)
     state = desk.state

@@ -211,16 +211,16 @@ def run_under(
 ) -> Outcome:
     """Run `cmd` while `may_run()`, asked every `poll` seconds, holds; stop all of it as soon as it does not.
 
-    What the command leaves running when it exits is stopped too, as batch schedulers do. SIGINT and SIGTERM
-    are passed on to the command. Whatever `may_run` raises stops the command first: fail closed. It must
-    answer promptly, for nothing is stopped while it thinks.
+    What the command leaves running when it exits is stopped too, as batch schedulers do. SIGINT, SIGTERM,
+    SIGHUP and SIGQUIT are passed on to the command. Whatever `may_run` raises stops the command first: fail closed.
+    It must answer promptly, for nothing is stopped while it thinks.
 
     Raises:
         Misuse, Unavailable: as `Supervised`.
     """
     if not may_run():
         return Stopped(_NOTHING)
-    with _caught(signal.SIGINT, signal.SIGTERM) as caught:
+    with _caught(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT) as caught:
         job = Supervised(cmd, env=env)
         try:
             while (code := job.wait(poll)) is None:
@@ -244,7 +244,9 @@ def _caught(*numbers: signal.Signals) -> Iterator[list[int]]:
     def note(number: int, _: FrameType | None) -> None:
         caught.append(number)
 
-    former = {number: signal.signal(number, note) for number in numbers}
+    # Under nohup a terminal that closes is to change nothing.
+    deaf = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    former = {number: signal.signal(number, note) for number in numbers if number not in deaf}
     try:
         yield caught
     finally:

@@ -1,6 +1,6 @@
 """What parties owe one another on the record: incidents, notices, requests and reports. Article 10."""
 
-from brakeline.core.encoding import Wire
+from brakeline.core.encoding import Wire, is_text
 from brakeline.core.errors import Malformed
 
 MAX_TEXT = 4000  # characters
@@ -42,5 +42,5 @@ def check_text(text: str) -> None:
     """Raises:
     Malformed: empty, too long, or with what no page can show.
     """
-    if not 0 < len(text) <= MAX_TEXT or not all(c.isprintable() or c == "\n" for c in text):
+    if not 0 < len(text) <= MAX_TEXT or not is_text(text.replace("\n", "")):
         raise Malformed(f"a text is printable and has at most {MAX_TEXT} characters")

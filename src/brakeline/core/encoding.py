@@ -18,7 +18,11 @@ from brakeline.core.errors import Malformed
 T = TypeVar("T")
 
 _DECIMAL: Final = re.compile(rb"0|[1-9][0-9]*")
-_SAFE: Final = 2**53
+_UNSHOWN: Final = (
+    (0x00, 0x1F), (0x7F, 0x9F), (0xAD, 0xAD), (0x61C, 0x61C), (0x180E, 0x180E), (0x200B, 0x200F), (0x2028, 0x202E),
+    (0x2060, 0x206F), (0xD800, 0xDFFF), (0xFDD0, 0xFDEF), (0xFEFF, 0xFEFF), (0xFFF9, 0xFFFB), (0xE0000, 0xE0FFF),
+)  # fmt: skip
+_SAFE: Final = 2**53 - 1
 _SORTED: Final = msgspec.json.Encoder(order="sorted")
 
 
@@ -155,6 +159,15 @@ def b64decode(text: str | bytes) -> bytes:
     if binascii.b2a_base64(data, newline=False) != raw:
         raise Malformed(f"not canonical base64: {raw[:40]!r}")
     return data
+
+
+def is_text(text: str) -> bool:
+    """Whether a page can show it, by a rule that no version of Unicode changes: builds must agree on it.
+
+    No control character, no line or paragraph separator, nothing that is invisible or turns the order of what is read,
+    no surrogate, nothing that is no character.
+    """
+    return not any(low <= c <= high or c & 0xFFFE == 0xFFFE for c in map(ord, text) for low, high in _UNSHOWN)
 
 
 def unhex32(text: str) -> bytes:

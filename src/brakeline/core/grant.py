@@ -1,7 +1,7 @@
 """What a permit signer checks, in order, before it signs, and what a lab may ask for, from its own view of the log."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 from brakeline.core import words
 from brakeline.core.brake import Phase, Vote
@@ -13,6 +13,8 @@ from brakeline.core.state.fold import authenticate, read
 from brakeline.core.state.readings import passes
 from brakeline.core.state.runs import Run, unread
 from brakeline.core.treaty.values import SKEW
+
+_ANCESTORS: Final = 4096  # that are looked at for a permit
 
 
 def limit_of(state: State, run: Run) -> int:
@@ -78,6 +80,8 @@ def check_request(permit: Permit, state: State, *, view_time: int, now: int) -> 
     run = state.run(permit.run)  # Treaty 7.1
     if run.bar:  # Treaty 5.6
         raise Refused(Reason.BARRED, f"barred: {words.bar(run.bar)}")
+    if source := tainted(state, run):  # Treaty 5.6, 5.7
+        raise Refused(Reason.BARRED, f"it descends from {source.name}, which is barred or not settled (Treaty 5.6)")
     if run.held and run.settlement != "settled":  # Treaty 5.7
         raise Refused(Reason.MISSING, "the run was not settled before the lift: it waits for its audit (Treaty 5.7)")
     if waits := unread_parents(state, run):  # Treaty 5.8
@@ -98,6 +102,22 @@ def stance(state: State, run: Run) -> Literal["open", "ask", "shut"]:
     if not state.concerned(run):
         return "open"
     return "shut" if run.bar or state.phase is not Phase.CLEAR else "ask"
+
+
+def tainted(state: State, run: Run) -> Run | None:
+    """An ancestor that gets no permit itself: barred, or held back and not settled. Treaty 5.6: under no other name."""
+    seen: set[str] = set()
+    todo = list(run.declaration.parents)
+    while todo and len(seen) < _ANCESTORS:
+        id_ = todo.pop()
+        if id_ in seen:
+            continue
+        seen.add(id_)
+        parent = state.run(id_)
+        if parent.bar or (parent.held and parent.settlement != "settled"):
+            return parent
+        todo += parent.declaration.parents
+    return None
 
 
 def check_hope(state: State, run: Run) -> None:

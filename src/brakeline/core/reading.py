@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
-from brakeline.core.encoding import Wire, canonical, sha256, unhex32
+from brakeline.core.encoding import Wire, canonical, is_text, sha256, unhex32
 from brakeline.core.errors import Malformed
 from brakeline.core.measurement import Measurement, check_bounds
 from brakeline.core.treaty import Treaty, Trigger
@@ -63,11 +63,11 @@ def check_reading(reading: Reading, treaty: Treaty) -> Trigger:
     if reading.unit != trigger.unit:
         raise Malformed(f"gauge {reading.gauge} reads in {trigger.unit!r}, not {reading.unit[:60]!r}")
     check_bounds(reading.lower, reading.value, reading.upper)
-    if not 0 < len(reading.subject) <= 200 or not reading.subject.isprintable():
+    if not 0 < len(reading.subject) <= 200 or not is_text(reading.subject):
         raise Malformed("a reading's subject is a printable name of at most 200 characters")
     unhex32(reading.inputs)
     unhex32(reading.evidence)
-    if list(reading.alarms) != sorted(set(reading.alarms)) or not all(a.isprintable() and a for a in reading.alarms):
+    if list(reading.alarms) != sorted(set(reading.alarms)) or not all(a and is_text(a) for a in reading.alarms):
         raise Malformed("alarms must be printable, sorted and distinct")
     if reading.alarms and trigger.gauge_class != "safety":
         raise Malformed(f"{reading.gauge} is no safety gauge: it has no alarms (Treaty 4.3)")

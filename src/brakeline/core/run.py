@@ -2,7 +2,7 @@
 
 from typing import Final, Literal
 
-from brakeline.core.encoding import Wire, decimal, tagged, unhex32
+from brakeline.core.encoding import Wire, decimal, is_text, tagged, unhex32
 from brakeline.core.errors import Malformed
 
 MAX_PARENTS: Final = 16
@@ -57,7 +57,7 @@ def check_declaration(d: Declaration) -> None:
     """Raises:
     Malformed: empty name, digest that is none, no steps, no compute, a parent named twice.
     """
-    if not d.name or len(d.name) > 64 or not d.name.isprintable():
+    if not d.name or len(d.name) > 64 or not is_text(d.name):
         raise Malformed("a run needs a printable name of at most 64 characters")
     for digest in (d.recipe, d.dataset, d.environment, *d.parents):
         unhex32(digest)
@@ -65,7 +65,7 @@ def check_declaration(d: Declaration) -> None:
         raise Malformed("a run has at least one step, one step a segment and one FLOP a step")
     if list(d.parents) != sorted(set(d.parents)) or len(d.parents) > MAX_PARENTS:
         raise Malformed(f"parents must be sorted and distinct, and at most {MAX_PARENTS}")
-    if len(d.domain) > 64 or not d.domain.isprintable():
+    if len(d.domain) > 64 or not is_text(d.domain):
         raise Malformed("a domain is a printable name of at most 64 characters")
 
 

@@ -48,6 +48,11 @@ def tally(state: State, motion: str) -> str:
     return f"{standing} of {need} votes to {motion}" if standing else f"no vote to {motion} stands any more"
 
 
+def liftable(state: State, party: str) -> bool:
+    """Whether a vote of the party to lift would do anything: answer a pause, or take back its own vote to trip."""
+    return state.phase is not Phase.CLEAR or party in state.ballot.trip
+
+
 def unmet(state: State) -> tuple[str, ...]:
     """Lift conditions that do not hold now. Treaty 8.2."""
     return ballot.unmet(state.treaty, state.ballot, state.members, state.runs, state.readings, state.time)
@@ -101,7 +106,7 @@ def waiting(state: State) -> tuple[Blocked, ...]:
 
 
 def _parties(state: State) -> Iterator[Blocked]:
-    for name, m in state.members.by_name.items():
+    for name, m in ((name, state.members.by_name[name]) for name in state.treaty.parties):
         if m.equivocated >= 0:
             yield Blocked(name, f"it equivocated at entry {m.equivocated}", (), "only an amendment re-admits it")
         elif not m.assented:
@@ -149,7 +154,7 @@ def _unsettled(state: State, run: Run, what: str, otherwise: str = "") -> Iterat
     inspectors = {p.name for p in state.treaty.with_role("inspector")} - {run.owner}
     for a in run.open_allegations:
         place = words.place(a.fault, a.segment)
-        up, down = audits.needed(state.treaty, a)
+        up, down = audits.needed(state.treaty, a, state.time)
         denied = a.denied_strict if a.strict else (*a.denied_strict, *a.denied_loose)
         fresh = tuple(sorted(inspectors - a.accusers - set(denied)))
         how = "" if not a.strict or a.open_to_all else " in the declared environment"

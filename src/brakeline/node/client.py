@@ -1,14 +1,16 @@
 """The verifying client: it asks a log for everything and believes nothing."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import httpx
 
+from brakeline.core.admission import Admission
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused, Unavailable
 from brakeline.core.snapshot import Snapshot, check_stated, pack, unpack
 from brakeline.core.state import State, apply, begin
@@ -22,11 +24,14 @@ from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
 from brakeline.core.treaty import Treaty
 from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.node.http import raise_for
+from brakeline.node.peers import ask, http_client
 
 BUNDLE: Final = 256  # entries in a full bundle (C2SP tlog-tiles)
 _LIMIT: Final = 32 * 2**20
 _SAVE_EVERY: Final = 500  # entries; folding as many costs as much as writing a state down
 _RECENT: Final = 10_000  # events kept in memory
+_SLOW: Final = 60.0  # s for an answer of some size
+_PACE: Final = 0.25  # s that waiting in vain takes at least
 
 Progress = Callable[[int, int], None]  # done, total
 
@@ -34,8 +39,8 @@ Progress = Callable[[int, int], None]  # done, total
 class LogClient:
     """One log over HTTP. What it returns is parsed, not yet trusted."""
 
-    def __init__(self, url: str, *, timeout: float = 10.0) -> None:
-        self._http = httpx.Client(base_url=url.rstrip("/"), timeout=timeout, headers={"accept-encoding": "identity"})
+    def __init__(self, url: str) -> None:
+        self._http = http_client(base_url=url.rstrip("/"))
         self.url = url
 
     def close(self) -> None:
@@ -44,7 +49,7 @@ class LogClient:
     def checkpoint(self, *, after: int = -1, wait: int = 0) -> bytes:
         """The newest published checkpoint note; with `wait` (s), as soon as it is larger than `after`."""
         query = f"?after={after}&wait={wait}" if wait and after >= 0 else ""
-        return self._answer(self._call("GET", f"/checkpoint{query}", timeout=wait + 10.0))
+        return self._answer(self._call("GET", f"/checkpoint{query}", seconds=wait + 10.0))
 
     def entries(self, start: int, end: int) -> list[bytes]:
         """Entries `start`..`end`-1 of a log that has at least `end`, from its entry bundles."""
@@ -64,17 +69,17 @@ class LogClient:
 
     def snapshot(self) -> bytes:
         """A state that the log offers, at a size where permit signers state it. Not trusted by anybody."""
-        response = self._call("GET", "/snapshot", timeout=60.0)
+        response = self._call("GET", "/snapshot", seconds=_SLOW)
         if response.status_code == 404:
             raise Unavailable("the log offers no state yet", hint="fold the log from its first entry instead")
         return self._answer(response)
 
     def _bundle(self, number: int, width: int) -> tuple[bytes, ...]:
-        response = self._call("GET", f"/{Tile(ENTRIES, number, width).path}", timeout=10.0)
+        response = self._call("GET", f"/{Tile(ENTRIES, number, width).path}", seconds=_SLOW)
         if response.status_code == 404 and width < BUNDLE:
             # C2SP tlog-tiles §Partial Tiles: a partial tile may go once the full one is there.
             width = BUNDLE
-            response = self._call("GET", f"/{Tile(ENTRIES, number, width).path}", timeout=10.0)
+            response = self._call("GET", f"/{Tile(ENTRIES, number, width).path}", seconds=_SLOW)
         return decode_bundle(self._answer(response), width)
 
     def add(self, entry: bytes) -> bytes:
@@ -83,11 +88,11 @@ class LogClient:
         Raises:
             Unavailable: out of reach, or no witness quorum: submit the same bytes again. Refused: never.
         """
-        return self._answer(self._call("POST", "/add", content=entry, timeout=30.0))
+        return self._answer(self._call("POST", "/add", content=entry, seconds=30.0))
 
-    def _call(self, method: str, path: str, *, timeout: float, content: bytes | None = None) -> httpx.Response:
+    def _call(self, method: str, path: str, *, seconds: float, content: bytes | None = None) -> httpx.Response:
         try:
-            return ask(self._http, method, path, _LIMIT, content=content, timeout=timeout)
+            return ask(self._http, method, path, _LIMIT, content=content, seconds=seconds)
         except (httpx.HTTPError, OSError) as e:
             raise Unavailable(f"the log at {self.url} is out of reach: {e}", hint="is it running?") from e
 
@@ -97,24 +102,6 @@ class LogClient:
         return response.content
 
 
-def ask(client: httpx.Client, method: str, url: str, limit: int, **options: Any) -> httpx.Response:
-    """A request and its answer, at most `limit` bytes of it ever held. Raises as httpx.
-
-    Raises:
-        Malformed: the answer is longer, or is compressed.
-    """
-    with client.stream(method, url, headers={"accept-encoding": "identity"}, **options) as response:
-        # A peer must not be able to fill our memory with a small compressed answer.
-        if response.headers.get("content-encoding", "identity") != "identity":
-            raise Malformed("a compressed answer was not asked for")
-        data = bytearray()
-        for chunk in response.iter_bytes():
-            data += chunk
-            if len(data) > limit:
-                raise Malformed(f"answer over {limit} bytes")
-    return httpx.Response(response.status_code, content=bytes(data))
-
-
 def add_verified(client: LogClient, policy: Policy, entry: bytes) -> int:
     """Submit an entry and verify the proof that it is in the log under a witness quorum; returns its index.
 
@@ -122,11 +109,35 @@ def add_verified(client: LogClient, policy: Policy, entry: bytes) -> int:
         Unavailable, Refused, Malformed: the log did not take it, or its proof does not hold; then, `later`.
     """
     proof = client.add(entry)
-    parse_proof(proof)
+    try:
+        parse_proof(proof)
+    except Malformed as e:
+        raise Malformed(f"the log's proof is none: {e}", hint="the statement is kept, and sent again") from e
     try:
         return verify_proof(proof, entry, policy)[0]
     except Refused as e:  # what is wrong is the answer: the entry may well be in the log
         raise Refused(e.reason, f"the log's proof does not hold: {e}", later=True) from e
+
+
+def add_judged(client: LogClient, follower: "Follower", entry: bytes) -> int:
+    """As `add_verified`; and a log that refuses for good is believed only where the state followed refuses, too.
+
+    Otherwise one lying answer would lose an honest statement: it is refused for `later`, and kept.
+    """
+    try:
+        return add_verified(client, follower.treaty.policy, entry)
+    except Refused as e:
+        if e.later:
+            raise
+        try:
+            follower.update()
+        except (Refused, Malformed) as trouble:
+            raise Refused(e.reason, f"the log refuses it, and does not hold itself: {trouble}", later=True) from e
+        try:
+            Admission(follower.state).admit(entry)
+        except BrakelineError:
+            raise e from None
+        raise Refused(e.reason, f"the log refuses what this home finds in order: {e}", later=True) from e
 
 
 class Trail(NamedTuple):
@@ -170,7 +181,7 @@ class Follower:
             except BrakelineError as e:
                 raise Malformed(
                     f"{memory / 'checkpoint'} is no checkpoint of this treaty's log: {e}",
-                    hint="put it back from a copy; without it a log that was rolled back is not noticed",
+                    hint="put it back from a copy, or remove it: a log rolled back meanwhile is then not noticed",
                 ) from e
             self._restore(memory / "state")
 
@@ -200,6 +211,7 @@ class Follower:
             Unavailable: the log is out of reach. Malformed, Refused: what it shows does not hold; nothing of it has
                 been taken.
         """
+        began, known = time.monotonic(), self.state.size
         note, new = self._newest(wait)
         with self._updating:
             before = self.state.size
@@ -216,6 +228,8 @@ class Follower:
                 self.lock.notify_all()
             if self._memory is not None and state.size > before:
                 self._remember(self._memory, note, state)
+        if wait and self.state.size == known:  # a keeper that does not let us wait must not make us spin
+            time.sleep(max(0.0, began + _PACE - time.monotonic()))
         return state.size > before
 
     def _newest(self, wait: int = 0) -> tuple[bytes, Cosigned]:
@@ -342,10 +356,17 @@ class Follower:
         )
 
     def follow(self, stop: threading.Event, on_trouble: Callable[[BrakelineError], None]) -> None:
-        """Update until `stop` is set. Trouble is reported and tried again: what is not known is not acted upon."""
+        """Update until `stop` is set. Trouble is tried again: what is not known is not acted upon.
+
+        It is reported when it is new, not as often as it is met.
+        """
+        told = ""
         while not stop.is_set():
             try:
                 self.update(wait=5)
+                told = ""
             except BrakelineError as e:
-                on_trouble(e)
-                stop.wait(0.25)
+                if str(e) != told:
+                    on_trouble(e)
+                told = str(e)
+                stop.wait(_PACE)

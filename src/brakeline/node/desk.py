@@ -3,12 +3,15 @@
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from time import monotonic
 from typing import Final, NamedTuple
 
 import httpx
 
 from brakeline.core import words
-from brakeline.core.brake import Phase
+from brakeline.core.brake import Phase, Vote
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused, Unavailable
 from brakeline.core.grant import check_hope, is_trip
 from brakeline.core.kinds import lane_of
@@ -19,15 +22,22 @@ from brakeline.core.state.members import Last
 from brakeline.core.state.runs import Run
 from brakeline.core.statement import open_envelope
 from brakeline.core.transcript import Head
-from brakeline.core.treaty import Lane
+from brakeline.core.treaty import Lane, Party
 from brakeline.core.units import about_flop
-from brakeline.node.client import Follower, LogClient, Progress, Trail, add_verified, ask
+from brakeline.node.client import Follower, LogClient, Progress, Trail, add_judged
 from brakeline.node.home import Home
-from brakeline.node.outbox import Outbox, Sent
+from brakeline.node.http import raise_for
+from brakeline.node.outbox import Outbox
+from brakeline.node.peers import ask, http_client, within
 
 _ATTEMPTS: Final = 3  # to say one thing: a keeper of the log may void it by the order in which it logs
 _PAUSE: Final = 0.25  # s between looks at the log while waiting
 _ANSWER: Final = 4096  # bytes of a permit signer's answer to a vote
+_SHOWING: Final = 3.0  # s that a permit signer has to take a vote
+_AGAIN: Final = 30.0  # s until a vote is shown again to signers who did not take it
+_LOOKING: Final = 30.0  # s that a vote to trip waits for a log that drips
+_IN_VAIN: Final = 30.0  # s without growth until a log that proved an entry is said not to show it
+_KEPT: Final = "what was said is signed and kept, and sent with the next command"
 
 
 class Effect(NamedTuple):
@@ -37,6 +47,14 @@ class Effect(NamedTuple):
     digest: str
     entry: int
     events: tuple[Event, ...]
+
+
+def _trips(data: bytes) -> bool:
+    envelope = open_envelope(data)
+    try:
+        return envelope.kind == "vote" and is_trip("vote", envelope.statement.body_as(Vote))
+    except Malformed:  # kept by another build
+        return False
 
 
 class Desk:
@@ -49,9 +67,11 @@ class Desk:
         self.tell = tell
         url = self.treaty.with_role("log")[0].log_url
         self._client = LogClient(url)
-        self._policy = self.treaty.policy
         self.follower = Follower(LogClient(url), self.treaty, home.path / "seen")
         self.outbox = Outbox(home.path, self.treaty, self.me.name, home.key("statement"), time.time)
+        self._held = set[bytes]()  # votes that every permit signer holds
+        self._show_at = 0.0
+        self._told: dict[str, str] = {}
 
     @property
     def state(self) -> State:
@@ -59,8 +79,8 @@ class Desk:
         return self.follower.state
 
     def add(self, entry: bytes) -> int:
-        """Bring an entry to the log and verify the proof that it is there."""
-        return add_verified(self._client, self._policy, entry)
+        """Bring an entry to the log and verify the proof that it is there. Raises as `add_judged`."""
+        return add_judged(self._client, self.follower, entry)
 
     def say(self, kind: str, body: object) -> Effect:
         """Sign a statement, bring it to the log, and see what it does there: the one way to say something.
@@ -70,7 +90,8 @@ class Desk:
             Unavailable: the log is out of reach, or takes it later; it is kept, and sent with the next command.
         """
         try:  # the numbers that the log holds, where it can be asked
-            self.follower.update()
+            with within(_LOOKING) if is_trip(kind, body) else nullcontext():
+                self.follower.update()
         except Unavailable:
             pass
         except BrakelineError as e:
@@ -83,6 +104,8 @@ class Desk:
             events = self._effect(index)
             void = next((e for e in events if isinstance(e, Void)), None)
             data = self.outbox.latest(data)
+            if events and (void is None or not void.unjudged):
+                self.outbox.heed(index)
             if void is None:
                 return Effect(data, open_envelope(data).digest, index, events)
             if attempt + 1 == _ATTEMPTS or not void.unjudged:
@@ -96,20 +119,27 @@ class Desk:
             self.follower.update()
             try:
                 self.outbox.flush(self.add, self.logged)
-            except Refused as e:
+            except (Refused, Malformed) as e:
+                final = isinstance(e, Refused) and not e.later
                 if self.outbox.index_of(data) is None:
-                    what = "the log takes it later" if e.later else "another statement goes first"
+                    if isinstance(e, Malformed):
+                        raise
+                    what = "another statement goes first" if final else "the log takes it later"
                     raise Unavailable(f"{what}: {e}") from e
-                self.tell(f"another statement {'waits' if e.later else 'was refused'}: {e}")
-        except Unavailable as e:
-            raise Unavailable(str(e), hint="what was said is signed and kept, and sent with the next command") from e
+                self.tell(f"another statement {'was refused' if final else 'waits'}: {e}")
+        except (Unavailable, Malformed) as e:
+            raise type(e)(str(e), hint=_KEPT) from e
         index = self.outbox.index_of(data)
         return self.add(data) if index is None else index  # another process of ours may be sending it right now
 
     def _effect(self, index: int) -> tuple[Event, ...]:
         self.follower.update()
+        since = monotonic()
         while self.state.size <= index:
-            self.follower.update(wait=5)
+            if self.follower.update(wait=5):
+                since = monotonic()
+            elif monotonic() - since >= _IN_VAIN:
+                raise Unavailable(f"the log proved entry {index} and does not show it")
         return self.follower.effect(index)
 
     def _renew(self, data: bytes) -> bytes:
@@ -128,51 +158,92 @@ class Desk:
             )
         data = self.outbox.write(kind, body, after=logged)
         if is_trip(kind, body):
-            self.tell(f"shown to {self.show_signers(data)} permit signers")
+            self._show(data)
         return data
 
     def logged(self, lane: Lane) -> Last:
         """This party's newest statement of a lane that the log holds, as far as this home has seen."""
         return self.state.members.by_name[self.me.name].of(lane)
 
-    def flush(self) -> tuple[Sent, ...]:
-        """Send what is pending, on a fresh view of the numbers that the log holds. Raises as `Outbox.flush`."""
-        if not self.outbox.pending():
-            return ()
-        self.follower.update()
-        return self.outbox.flush(self.add, self.logged)
-
     def show_signers(self, envelope: bytes) -> int:
         """Show a vote to trip to every permit signer, so that nobody who keeps the log can hide it. Treaty 4.7.
 
         Returns how many hold it now.
         """
-        held = 0
-        with httpx.Client(timeout=3.0) as client:
-            for party in self.treaty.with_role("permit-signer"):
-                try:
-                    url = f"{party.signer_url.rstrip('/')}/vote"
-                    held += ask(client, "POST", url, _ANSWER, content=envelope).is_success
-                except (httpx.HTTPError, OSError, Malformed) as e:
-                    self.tell(f"{party.name}'s permit signer is out of reach: {e}")
-        return held
+
+        def show(party: Party) -> str:
+            try:
+                url = f"{party.signer_url.rstrip('/')}/vote"
+                raise_for(ask(client, "POST", url, _ANSWER, seconds=_SHOWING, content=envelope))
+            except (httpx.HTTPError, OSError) as e:
+                return f"{party.name}'s permit signer is out of reach: {e}"
+            except BrakelineError as e:
+                return f"{party.name}'s permit signer does not hold it: {e}"
+            return ""
+
+        signers = self.treaty.with_role("permit-signer")
+        # At once: one that drips must not keep the vote from the others.
+        with http_client() as client, ThreadPoolExecutor(max_workers=max(1, len(signers))) as pool:
+            troubles = [text for text in pool.map(show, signers) if text]
+        for text in troubles:
+            self.tell(text)
+        if not troubles:
+            self._held.add(envelope)
+        return len(signers) - len(troubles)
+
+    def _show(self, vote: bytes) -> None:
+        self.tell(f"shown to {self.show_signers(vote)} permit signers")
+
+    def _show_again(self) -> None:
+        """Show the newest vote to trip that the log does not hold yet to the signers who may have been away."""
+        votes = [data for lane, _, data in self.outbox.pending() if lane == "brake" and _trips(data)]
+        if votes and votes[-1] not in self._held and monotonic() >= self._show_at:
+            self._show_at = monotonic() + _AGAIN
+            self._show(votes[-1])
 
     def catch_up(self, progress: Progress = lambda done, total: None) -> None:
         """Read what is new, and send what is pending. What the log takes later, or never, is told and left.
 
         What was sent and is void for its number or its date alone is signed anew: it goes with the next.
         """
+        self._show_again()
         self.follower.update(progress=progress)
-        self.outbox.review(self.follower.effect, self.state.size, self.logged)
+        self._review()
         if not self.outbox.pending():
             return
+        text = ""
         try:
             self.outbox.flush(self.add, self.logged)
         except (Refused, Malformed) as e:
             final = isinstance(e, Refused) and not e.later
-            self.tell(f"a statement was refused: {e}" if final else f"a statement waits: {e}")
+            text = f"a statement was refused: {e}" if final else f"a statement waits: {e}"
+        self._tell_new("statement", text)
         self.follower.update()
-        self.outbox.review(self.follower.effect, self.state.size, self.logged)
+        self._review()
+
+    def look(self, *, soon: bool) -> bool:
+        """As `catch_up`, before a vote: whether it is done. A log that is away or lies must not keep a vote from the
+        permit signers, so that is told; with `soon`, nor does one that drips.
+        """
+        try:
+            with within(_LOOKING) if soon else nullcontext():
+                self.catch_up()
+            return True
+        except Unavailable as e:
+            self.tell(f"the log does not answer: {e}")
+        except BrakelineError as e:
+            self.tell(f"the log shows what does not hold: {e}")
+        return False
+
+    def _review(self) -> None:
+        for void in self.outbox.review(self.follower.effect, self.state.size, self.logged):
+            self.tell(f"what was kept, entry {void.entry}, has no effect: {void.text}")
+
+    def _tell_new(self, about: str, text: str) -> None:
+        """Tell what goes on, unless it is what was told last; nothing, when it goes on no more."""
+        if text and text != self._told.get(about):
+            self.tell(text)
+        self._told[about] = text
 
     def history(self, progress: Progress = lambda done, total: None) -> Trail:
         """The whole log, folded anew from its first entry. Raises as `Follower.trail`."""
@@ -207,6 +278,8 @@ class Lab(Desk):
                 f"the recipe of {name} is not the one that was declared",
                 hint="a changed recipe is a new run: give it another name, and this one as its parent",
             )
+        if not self.state.run(run).seed:
+            self.tell(f"waiting: the log's next stamp gives {name} its seed")
         while not self.state.run(run).seed:
             self._until_there(lambda: self.follower.update(wait=5))
         return run
@@ -217,7 +290,6 @@ class Lab(Desk):
         Raises:
             Refused: BARRED, PROHIBITED, ALLOWANCE: waiting would be in vain.
         """
-        told = ""
         while True:
             try:
                 self.catch_up()
@@ -225,13 +297,12 @@ class Lab(Desk):
                 found = state.run(run)
                 check_hope(state, found)
                 if state.phase is Phase.CLEAR or not state.concerned(found):
+                    self._tell_new("run", "")
                     return found
                 text = f"waiting: the brake is {state.phase} ({words.cause(state.ballot.cause)})"
             except Unavailable as e:
                 text = f"waiting: {e}"
-            if text != told:
-                self.tell(text)
-                told = text
+            self._tell_new("run", text)
             self._pause.wait(_PAUSE)
 
     def commit(self, head: Head) -> None:
@@ -247,14 +318,18 @@ class Lab(Desk):
         while True:
             self._due.wait()
             self._due.clear()
+            seen, text = False, ""
             try:
-                self.flush()
+                if self.outbox.pending():
+                    self.follower.update()
+                    seen = True
+                    self.outbox.flush(self.add, self.logged)
             except BrakelineError as e:
-                if isinstance(e, Refused) and not e.later:
-                    self.tell(f"the log refused a head: {e}")
-                else:
-                    self.tell(f"heads wait for the log: {e}")
-                    self._pause.wait(1.0)
+                final = seen and isinstance(e, Refused) and not e.later
+                text = f"the log refused a head: {e}" if final else f"heads wait for the log: {e}"
+            self._tell_new("heads", text)
+            if text:
+                self._pause.wait(1.0)
                 self._due.set()  # for what is left
 
     def _until_there(self, act: Callable[[], object]) -> None:
@@ -262,8 +337,8 @@ class Lab(Desk):
         while True:
             try:
                 act()
+                self._tell_new("log", "")
                 return
             except Unavailable as e:
-                self.tell(f"waiting: {e}")
+                self._tell_new("log", f"waiting: {e}")
                 self._pause.wait(1.0)
-

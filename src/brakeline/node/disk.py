@@ -90,14 +90,15 @@ def write_private(path: Path, data: bytes) -> None:
     """Create `path` with mode 0600, durably; never overwrites.
 
     Raises:
-        Misuse: the file is there already.
+        Misuse: the file is there already. Unavailable: the disk does not take it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as e:
-        raise Misuse(f"{path} exists already", hint="a key is never overwritten; choose another folder") from e
-    with os.fdopen(fd, "wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
+    with disk_errors():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError as e:
+            raise Misuse(f"{path} exists already", hint="a key is never overwritten; choose another folder") from e
+        with os.fdopen(fd, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())

@@ -16,6 +16,7 @@ from brakeline.node.disk import write_private
 
 Purpose = Literal["statement", "log", "witness", "signer"]
 PASSPHRASE: Final = "BRAKELINE_PASSPHRASE"  # the environment variable that opens encrypted keys
+_KEYGEN: Final = "`brakeline keygen NAME --home DIR --enroll TREATY`"
 PURPOSES: Final[tuple[Purpose, ...]] = ("statement", "log", "witness", "signer")
 
 
@@ -37,7 +38,7 @@ def load_key(path: Path, passphrase: Callable[[], bytes]) -> PrivateKey:
     try:
         mode, data = path.stat().st_mode, path.read_bytes()
     except OSError as e:
-        raise Unavailable(f"no key at {path}: {e.strerror}", hint="run `brakeline keygen`") from e
+        raise Unavailable(f"no key at {path}: {e.strerror}", hint=f"run {_KEYGEN}") from e
     if mode & 0o077:
         raise Misuse(f"{path} can be read by others", hint=f"chmod 600 {path}")
     try:
@@ -73,7 +74,7 @@ class Home:
         try:
             self.name = (path / "party").read_text("ascii").strip()
         except (OSError, UnicodeDecodeError) as e:
-            raise Unavailable(f"{path} is not a party's home", hint="make one with `brakeline keygen NAME`") from e
+            raise Unavailable(f"{path} is not a party's home", hint=f"make one with {_KEYGEN}") from e
 
     def key(self, purpose: Purpose) -> PrivateKey:
         return load_key(self.path / "keys" / f"{purpose}.pem", self._passphrase)

@@ -27,6 +27,7 @@ _STATUS: Final[Mapping[str, int]] = {
     Reason.WRONG_ROLE: 403,
 }
 _REFUSED_STATUS: Final = 409
+_SHOWN: Final = 500  # characters of a peer's text
 
 
 class ErrorBody(Wire, frozen=True):
@@ -82,11 +83,18 @@ def raise_for(response: httpx.Response) -> None:
         if response.status_code == 429 or response.status_code >= 500:
             raise Unavailable(what) from None
         raise Malformed(what, hint="is the address that of a brakeline server?") from None
+    error, hint = _plain(body.error), _plain(body.hint)
     if body.reason in _PLAIN:
-        raise _PLAIN[body.reason](body.error, hint=body.hint)
+        raise _PLAIN[body.reason](error, hint=hint)
     if body.reason in Reason.__members__.values():
-        raise Refused(Reason(body.reason), body.error, hint=body.hint, later=body.later)
-    raise Malformed(f"unknown reason {body.reason[:40]!r}: {body.error[:200]}", hint=body.hint)
+        raise Refused(Reason(body.reason), error, hint=hint, later=body.later)
+    raise Malformed(f"unknown reason {body.reason[:40]!r}: {error}", hint=hint)
+
+
+def _plain(text: str) -> str:
+    """A peer's text for a terminal: short, on one line, and no command to it."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:_SHOWN])
+    return shown + "…" * (len(text) > _SHOWN)
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -26,6 +26,7 @@ from brakeline.core.state.events import Event, Void
 from brakeline.core.state.members import LANES, Last
 from brakeline.core.statement import GENESIS, Statement, open_envelope, sign
 from brakeline.core.treaty import Lane, Treaty
+from brakeline.core.treaty.values import SKEW
 from brakeline.node.disk import connect, database_errors, disk_errors, transaction
 
 LIFETIME: Final = 365 * 86400  # s: how long a statement may still be logged and counts, unless told otherwise
@@ -59,6 +60,7 @@ class Outbox:
             self._db.execute(_SCHEMA)
         self._using = threading.Lock()  # the connection
         self._sending = threading.Lock()  # so that statements reach the log in order
+        self._unseen = set[int]()  # log entries whose effect this process cannot tell
 
     def close(self) -> None:
         self._db.close()
@@ -162,25 +164,51 @@ class Outbox:
         return Sent(data, open_envelope(data).digest, index)
 
     def _is_stale(self, e: Refused, data: bytes) -> bool:
-        """Whether the same body, signed anew, may be taken: its number was passed, or its day is over."""
+        """Whether the same body, signed anew, may be taken: its number was passed, or its date was wrong or is over."""
         s, now = open_envelope(data).statement, self._clock()
         # On the same day the same would happen again, as where this machine's clock is wrong.
         over = s.not_before // SECONDS_A_DAY < now // SECONDS_A_DAY and s.expires > now
-        return e.reason is Reason.REPLAYED or (over and e.reason in (Reason.EXPIRED, Reason.BUDGET))
+        match e.reason:
+            case Reason.REPLAYED:
+                return True
+            case Reason.NOT_YET_VALID:  # signed while this machine's clock ran ahead
+                return s.not_before > now + SKEW
+            case Reason.BUDGET:
+                return over
+            case Reason.EXPIRED:
+                return over and not e.later
+        return False
 
-    def review(self, effect: Callable[[int], tuple[Event, ...]], size: int, logged: Logged) -> None:
+    def review(self, effect: Callable[[int], tuple[Event, ...]], size: int, logged: Logged) -> tuple[Void, ...]:
         """Sign anew what the log holds and voids for its number, date or budget alone, whoever of ours sent it.
 
         `effect` gives what a log entry did, `size` is how many entries have been folded. It goes with the next flush.
+        Returns what has no effect for another reason, each once.
         """
+        found: list[Void] = []
         with self._using, database_errors():
             rows = self._db.execute(
                 "SELECT lane, seq, idx FROM outgoing WHERE idx < ? AND reviewed IS NULL AND refused IS NULL", (size,)
             ).fetchall()
         for lane, seq, index in rows:
-            if any(isinstance(event, Void) and event.unjudged for event in effect(index)):
+            if index in self._unseen:
+                continue
+            events = effect(index)
+            if not events:  # folded before this process, or long ago
+                self._unseen.add(index)
+                continue
+            void = next((event for event in events if isinstance(event, Void)), None)
+            if void is not None and void.unjudged:
                 self.renew(lane, seq, after=logged(lane).seq)
+            elif void is not None:
+                found.append(void)
             self._mark(lane, seq, "reviewed", 1)
+        return tuple(found)
+
+    def heed(self, index: int) -> None:
+        """What the log entry did has been told already: `review` passes over it."""
+        with self._using, database_errors(), transaction(self._db):
+            self._db.execute("UPDATE outgoing SET reviewed = 1 WHERE idx = ?", (index,))
 
     def renew(self, lane: Lane, seq: int, *, after: int = -1) -> bytes:
         """Sign a statement anew under the next number, in place of the one that can no longer count."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from typing import Final
 
 import httpx
@@ -22,10 +23,12 @@ from brakeline.core.grant import request, stance
 from brakeline.core.permit import KIND, Permit
 from brakeline.core.statement import MAX_BYTES, open_envelope, seal
 from brakeline.core.treaty import Treaty
-from brakeline.node.client import Follower, ask
+from brakeline.node.client import Follower
 from brakeline.node.http import raise_for
+from brakeline.node.peers import ask, http_client
 
 _RETRY: Final = 0.25  # s
+_ANSWER: Final = 5.0  # s for a permit signer's whole answer
 _PATIENCE: Final = 2.0  # s of waiting before somebody is told why
 
 
@@ -46,7 +49,7 @@ def ask_signers(payload: Permit, urls: dict[str, str], enough: int, client: http
 
     def one(url: str) -> tuple[str, bytes]:
         try:
-            response = ask(client, "POST", f"{url.rstrip('/')}/permit", MAX_BYTES, content=data)
+            response = ask(client, "POST", f"{url.rstrip('/')}/permit", MAX_BYTES, seconds=_ANSWER, content=data)
         except (httpx.HTTPError, OSError) as e:
             raise Unavailable(f"{url}: {e}") from e
         raise_for(response)
@@ -59,13 +62,14 @@ def ask_signers(payload: Permit, urls: dict[str, str], enough: int, client: http
     refusals: list[BrakelineError] = []
     pool = ThreadPoolExecutor(max_workers=max(1, len(urls)))
     try:
-        for future in as_completed([pool.submit(one, url) for url in urls.values()]):
-            try:
-                signatures.append(future.result())
-            except BrakelineError as e:
-                refusals.append(e)
-            if len(signatures) >= enough:
-                return seal(KIND, data, signatures)
+        with suppress(TimeoutError):
+            for future in as_completed([pool.submit(one, url) for url in urls.values()], timeout=_ANSWER + 1):
+                try:
+                    signatures.append(future.result())
+                except BrakelineError as e:
+                    refusals.append(e)
+                if len(signatures) >= enough:
+                    return seal(KIND, data, signatures)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     refused = [e for e in refusals if isinstance(e, Refused)]
@@ -101,7 +105,7 @@ class LiveGate:
         self._braked = False
         self._stop = threading.Event()
         self._changed = threading.Condition()  # its lock may be taken again by its holder
-        self._http = httpx.Client(timeout=5.0)
+        self._http = http_client()
         self._urls = {p.name: p.signer_url for p in self._treaty.with_role("permit-signer") if p.signer_url}
         self.trouble = ""
         self.halted_at = 0.0  # wall clock at which the brake reached this gate; for reports only

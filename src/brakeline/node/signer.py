@@ -7,8 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -18,7 +19,7 @@ from brakeline.core.errors import BrakelineError, Reason, Refused
 from brakeline.core.grant import check_request, check_votes, held_vote
 from brakeline.core.keys import PrivateKey
 from brakeline.core.kinds import lane_of
-from brakeline.core.permit import KIND, Permit
+from brakeline.core.permit import KIND, Permit, check_shape
 from brakeline.core.snapshot import Snapshot
 from brakeline.core.state.members import Last
 from brakeline.core.statement import MAX_BYTES, sign
@@ -30,6 +31,9 @@ from brakeline.node.outbox import Outbox
 
 _LIMIT: Final = 4096
 _CATCH_UP: Final = 1.0  # s to wait for a checkpoint that the asker has seen and this signer has not
+_AHEAD: Final = 4096  # entries that an asker may have seen and this signer has not
+_WAITING: Final = 8  # askers that may wait at a time
+_THREADS: Final = 16  # that answer at a time: for permits, and as many for votes
 
 
 class Signer:
@@ -45,6 +49,7 @@ class Signer:
         self._held: dict[tuple[str, int], int] = {}  # party and epoch → when the vote expires, POSIX s
         self._kept: dict[tuple[str, int], bytes] = {}  # the same votes
         self._opened = False
+        self._waiting = threading.Semaphore(_WAITING)
 
     def hold(self, envelope: bytes) -> None:
         """Take a vote to trip from whoever brings it. Treaty 4.7.
@@ -92,8 +97,8 @@ class Signer:
             Malformed: not a canonical permit. Refused: by the rule cited.
         """
         permit = parse(payload, Permit)
+        self._catch_up(permit)
         with self._follower.lock:
-            self._follower.lock.wait_for(lambda: self._follower.state.size >= permit.size, timeout=_CATCH_UP)
             state, now = self._follower.state, int(self._clock())
             self._check_view()
             if self._follower.doubted:
@@ -104,6 +109,22 @@ class Signer:
                 check_votes(state, self._held, now)
                 # Under both locks: no trip can slip in between the check and the signature.
                 return sign(KIND, permit, self._key)
+
+    def _catch_up(self, permit: Permit) -> None:
+        """Wait a moment for what an asker in earnest has seen. Anybody may ask, so few wait, and none for nothing."""
+        follower = self._follower
+        check_shape(permit, follower.treaty)
+        state = follower.state
+        if permit.size <= state.size:
+            return
+        known = permit.run in state.runs.by_id and permit.size <= state.size + _AHEAD
+        if not known or not self._waiting.acquire(blocking=False):
+            raise Refused(Reason.STALE, f"I have seen {state.size} entries, not {permit.size}", later=True)
+        try:
+            with follower.lock:
+                follower.lock.wait_for(lambda: follower.state.size >= permit.size, timeout=_CATCH_UP)
+        finally:
+            self._waiting.release()
 
 
 class Stater:
@@ -133,11 +154,12 @@ class Stater:
                     self._outbox.write("snapshot", body, after=self._logged(lane).seq)
                     told = size
                 self._outbox.flush(self._add, self._logged)
-                self._outbox.review(self._follower.effect, self._follower.state.size, self._logged)
+                for void in self._outbox.review(self._follower.effect, self._follower.state.size, self._logged):
+                    self._tell(f"what was kept, entry {void.entry}, has no effect: {void.text}")
                 trouble = ""
             except BrakelineError as e:
                 if str(e) != trouble:  # not a line a second
-                    self._tell(str(e))
+                    self._tell(f"waiting: {e}")
                 trouble = str(e)
                 if self._follower.doubted:  # what is not what the log gives is stated to nobody
                     return
@@ -148,13 +170,14 @@ class Stater:
 
 def app(signer: Signer) -> Starlette:
     """POST /permit: canonical permit payload in, envelope with one signature out. POST /vote: an envelope to hold."""
+    permits, votes = CapacityLimiter(_THREADS), CapacityLimiter(_THREADS)  # whoever asks in vain keeps no vote out
 
     async def permit(request: Request) -> Response:
         payload = await read_body(request, _LIMIT)
-        return Response(await run_in_threadpool(signer.sign, payload), media_type="application/json")
+        return Response(await run_sync(signer.sign, payload, limiter=permits), media_type="application/json")
 
     async def vote(request: Request) -> Response:
-        await run_in_threadpool(signer.hold, await read_body(request, MAX_BYTES))
+        await run_sync(signer.hold, await read_body(request, MAX_BYTES), limiter=votes)
         return Response(status_code=204)
 
     routes = [Route("/permit", permit, methods=["POST"]), Route("/vote", vote, methods=["POST"])]

@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
-from brakeline.core.encoding import b64decode
+from brakeline.core.encoding import b64decode, is_text
 from brakeline.core.errors import Malformed, Reason, Refused
-from brakeline.core.finding import REPLAYED, Answer, Audit, Finding, Retraction, key_of, verdict
+from brakeline.core.finding import REPLAYED, Answer, Audit, Fault, Finding, Retraction, key_of, verdict
 from brakeline.core.keys import PublicKey
 from brakeline.core.sampling import audit_seed, sample, ticket_message
 from brakeline.core.state.events import Alleged, Answered, Audited, Barred, Event, Fell, Retracted
@@ -73,13 +73,13 @@ def take(
         raise Refused(Reason.FOREIGN, "the sample's beacon is not the first stamp after the head (Treaty 7.3)")
     if len(audit.findings) > treaty.findings:  # Treaty 7.10
         raise Refused(Reason.ALLOWANCE, f"{len(audit.findings)} findings; an audit carries {treaty.findings} at most")
-    cuts = frozenset(h.steps for h in run.kept) if audit.findings else frozenset()
+    cuts = frozenset(h.steps for h in run.kept)
     for finding in audit.findings:
         _check_place(treaty, finding, logged.steps, cuts)
     if audit.verdict != "partial":
         _check_count(treaty, run, logged, issuer, audit)
     strict = audit.environment == run.declaration.environment
-    return _weigh(treaty, run, index, issuer, audit, logged, strict, time)
+    return _weigh(treaty, run, index, issuer, audit, logged, cuts, strict, time)
 
 
 def _check_count(treaty: Treaty, run: Run, logged: LoggedHead, issuer: str, audit: Audit) -> None:
@@ -92,15 +92,25 @@ def _check_count(treaty: Treaty, run: Run, logged: LoggedHead, issuer: str, audi
 
 
 def _weigh(
-    treaty: Treaty, run: Run, index: int, issuer: str, audit: Audit, logged: LoggedHead, strict: bool, time: int
+    treaty: Treaty,
+    run: Run,
+    index: int,
+    issuer: str,
+    audit: Audit,
+    logged: LoggedHead,
+    cuts: frozenset[int],
+    strict: bool,
+    time: int,
 ) -> tuple[Run, tuple[Event, ...]]:
     events: list[Event] = [Audited(entry=index, inspector=issuer, audit=audit)]
     allegations = dict(run.allegations)
-    mine = sum(issuer in a.accusers for a in allegations.values())
+    mine = sum(issuer in a.accusers or issuer in a.retracted for a in allegations.values())
     accused = {f.key: f for f in audit.findings if f.severity == "violation"}
     for key, finding in accused.items():
         if run.bar:
             break
+        if key in allegations and issuer in allegations[key].retracted:
+            continue  # what was taken back is not alleged again: to do so for ever would hold the run for ever
         if key not in allegations and (mine := mine + 1) > MAX_ALLEGATIONS:
             text = f"{MAX_ALLEGATIONS} allegations of {issuer} against the run are on record"
             raise Refused(Reason.ALLOWANCE, text)
@@ -108,14 +118,16 @@ def _weigh(
         allegations[key] = _accuse(before, issuer, strict or before.open_to_all)
         if issuer not in before.accusers:
             events.append(Alleged(entry=index, run=run.id, inspector=issuer, finding=finding))
+    looked = frozenset(audit.segments)
     for key, a in allegations.items():
-        if key not in accused and issuer not in a.accusers and _denies(a, audit):
+        if key not in accused and issuer not in a.accusers and _denies(a, audit, looked):
             allegations[key] = _deny(a, issuer, strict or a.open_to_all)
     examined = dict(run.examined)
     if audit.verdict != "partial":
-        examined[issuer] = Examined(audit.head, audit.verdict, strict, tuple(sorted(set(audit.segments))))
+        real = sorted(s for s in looked if _is_segment(treaty, s, logged.steps, cuts))
+        examined[issuer] = Examined(audit.head, audit.verdict, strict, tuple(real))
     run = msgspec.structs.replace(run, allegations=allegations, examined=examined)
-    run, decided = decide(treaty, run, index)
+    run, decided = decide(treaty, run, index, time)
     return run, (*events, *decided)
 
 
@@ -128,12 +140,12 @@ def _recall(run: Run, finding: Finding, logged: LoggedHead, time: int) -> Allega
     return a
 
 
-def _denies(a: Allegation, audit: Audit) -> bool:
+def _denies(a: Allegation, audit: Audit, looked: frozenset[tuple[int, int]]) -> bool:
     """Whether an audit that does not allege it looked at the same steps.
 
     By replaying the segment, or, where no replay is needed to see it, by passing as many steps or more.
     """
-    return a.segment in audit.segments or (a.whole and audit.verdict == "pass" and audit.head >= a.head)
+    return a.segment in looked or (a.whole and audit.verdict == "pass" and audit.head >= a.head)
 
 
 def _with(names: tuple[str, ...], name: str) -> tuple[str, ...]:
@@ -168,8 +180,8 @@ def _deny(a: Allegation, name: str, strict: bool) -> Allegation:
     return a if name in a.denied_strict else msgspec.structs.replace(a, denied_loose=_with(a.denied_loose, name))
 
 
-def decide(treaty: Treaty, run: Run, index: int) -> tuple[Run, tuple[Event, ...]]:
-    """Uphold what enough inspectors found, and let fall what enough did not. Treaty 7.7."""
+def decide(treaty: Treaty, run: Run, index: int, time: int) -> tuple[Run, tuple[Event, ...]]:
+    """Uphold what enough inspectors found, and let fall what enough did not, at the log's `time`. Treaty 7.7."""
     events: list[Event] = []
     if run.bar:
         return run, ()
@@ -179,8 +191,7 @@ def decide(treaty: Treaty, run: Run, index: int) -> tuple[Run, tuple[Event, ...]
             bar = Bar(a.fault, a.segment)
             events.append(Barred(entry=index, run=run.id, fault=bar.fault, segment=bar.segment))
             return msgspec.structs.replace(run, allegations=allegations, bar=bar), tuple(events)
-        # What was seen without a tolerance is refuted only without one.
-        deniers = a.denied_strict if a.strict else (*a.denied_strict, *a.denied_loose)
+        deniers = _refuters(treaty, a, time)
         fell = len(deniers) >= treaty.adjudicators or not a.accusers
         if fell and not a.fell:
             events.append(Fell(entry=index, run=run.id, fault=a.fault, segment=a.segment))
@@ -188,13 +199,24 @@ def decide(treaty: Treaty, run: Run, index: int) -> tuple[Run, tuple[Event, ...]
     return msgspec.structs.replace(run, allegations=allegations), tuple(events)
 
 
-def needed(treaty: Treaty, a: Allegation) -> tuple[int, int]:
-    """How many more inspectors would uphold the allegation, and how many would make it fall."""
-    deniers = a.denied_strict if a.strict else (*a.denied_strict, *a.denied_loose)
-    return treaty.adjudicators - len(a.accusers), treaty.adjudicators - len(deniers)
+def _refuters(treaty: Treaty, a: Allegation, time: int) -> tuple[str, ...]:
+    """Those who looked there and count against the allegation at the log's `time`.
+
+    What was seen without a tolerance is refuted only without one; but nobody's word alone, that it was in the declared
+    environment, stands for ever against all who looked.
+    """
+    alone = len(a.accusers) < treaty.adjudicators and time >= a.since + treaty.audit_within
+    return a.denied_strict if a.strict and not alone else (*a.denied_strict, *a.denied_loose)
 
 
-def retract(treaty: Treaty, run: Run, index: int, issuer: str, r: Retraction) -> tuple[Run, tuple[Event, ...]]:
+def needed(treaty: Treaty, a: Allegation, time: int) -> tuple[int, int]:
+    """How many more inspectors would uphold the allegation, and how many would make it fall, at the log's `time`."""
+    return treaty.adjudicators - len(a.accusers), treaty.adjudicators - len(_refuters(treaty, a, time))
+
+
+def retract(
+    treaty: Treaty, run: Run, index: int, issuer: str, r: Retraction, *, time: int
+) -> tuple[Run, tuple[Event, ...]]:
     """Treaty 7.9. What was upheld stays upheld.
 
     Raises:
@@ -204,17 +226,16 @@ def retract(treaty: Treaty, run: Run, index: int, issuer: str, r: Retraction) ->
     a = run.allegations.get(key)
     if a is None or issuer not in a.accusers or run.bar:
         raise Refused(Reason.MISSING, f"{issuer} alleges no {r.fault} at steps {r.segment[0]}-{r.segment[1]}")
-    left = _without(a, issuer)
+    left = msgspec.structs.replace(_without(a, issuer), retracted=_with(a.retracted, issuer))
     run = msgspec.structs.replace(run, allegations={**run.allegations, key: left})
-    run, decided = decide(treaty, run, index)
-    if not left.accusers:  # forgotten, or to allege and retract would fill the state
-        kept = {k: x for k, x in run.allegations.items() if k != key}
-        run = msgspec.structs.replace(run, allegations=kept)
+    run, decided = decide(treaty, run, index, time)
     event = Retracted(entry=index, run=run.id, inspector=issuer, fault=r.fault, segment=r.segment)
     return run, (event, *decided)
 
 
-def answer(run: Run, index: int, issuer: str, body: Answer) -> tuple[Run, tuple[Event, ...]]:
+def answer(
+    treaty: Treaty, run: Run, index: int, issuer: str, body: Answer, *, time: int
+) -> tuple[Run, tuple[Event, ...]]:
     """Treaty 7.9.
 
     Raises:
@@ -225,11 +246,13 @@ def answer(run: Run, index: int, issuer: str, body: Answer) -> tuple[Run, tuple[
     key = key_of(body.fault, body.segment)
     if key not in run.allegations:
         raise Refused(Reason.MISSING, f"nobody alleges a {body.fault} at steps {body.segment[0]}-{body.segment[1]}")
-    if not 0 < len(body.text) <= MAX_ANSWER or not body.text.isprintable():
+    if not 0 < len(body.text) <= MAX_ANSWER or not is_text(body.text):
         raise Malformed(f"an answer is printable text of at most {MAX_ANSWER} characters")
     a = msgspec.structs.replace(run.allegations[key], answered=index)
     run = msgspec.structs.replace(run, allegations={**run.allegations, key: a})
-    return run, (Answered(entry=index, run=run.id, fault=body.fault, segment=body.segment, text=body.text),)
+    run, decided = decide(treaty, run, index, time)
+    said = Answered(entry=index, run=run.id, fault=body.fault, segment=body.segment, text=body.text)
+    return run, (said, *decided)
 
 
 def _check_place(treaty: Treaty, finding: Finding, steps: int, cuts: frozenset[int]) -> None:
@@ -237,8 +260,18 @@ def _check_place(treaty: Treaty, finding: Finding, steps: int, cuts: frozenset[i
 
     `cuts` are the steps at which the run logged a head.
     """
+    if finding.severity == "violation" and finding.fault in (Fault.ENVIRONMENT_MISMATCH, Fault.NOT_REPLAYED):
+        raise Malformed(f"{finding.fault} is never a violation (Treaty 7.6)")
     start, end = finding.segment
-    full = start + treaty.segment_steps  # a head may cut the last segment short
-    part = start % treaty.segment_steps == 0 and (end == full or (start < end < full and end in cuts))
-    if not 0 <= start <= end <= steps or not (part or finding.segment == (0, 0) or finding.fault not in REPLAYED):
+    part = finding.segment == (0, 0) or _is_segment(treaty, finding.segment, steps, cuts)
+    if not 0 <= start <= end <= steps or not (part or finding.fault not in REPLAYED):
         raise Malformed(f"a {finding.fault} at steps {start}-{end} of {steps}: no segment that can be replayed")
+
+
+def _is_segment(treaty: Treaty, part: tuple[int, int], steps: int, cuts: frozenset[int]) -> bool:
+    """Whether these are the steps of a segment of a run that stands at `steps`; a head may cut one short."""
+    start, end = part
+    full = start + treaty.segment_steps
+    return 0 <= start < end <= steps and start % treaty.segment_steps == 0 and (
+        end == full or (end < full and end in cuts)
+    )

@@ -4,9 +4,10 @@ Two rules are easily got wrong.
 
 **When have all permits lapsed?** A signer may have granted a last permit on a view that was not yet stale, and that
 view need not have shown the trip. The log's own time at the trip is no bound for it: stamps may be late, so the trip
-may look older than it is. The first stamp over the trip is one: whoever signs after its time plus `stale_after` has
-seen the trip, so that every permit of the old epoch ends by that stamp's time plus `stale_after`, plus a permit's
-lifetime, plus what clocks may differ. Before that stamp nothing has lapsed.
+may look older than it is. The first stamp over the trip, at t, is one. A signer that has not seen the trip has seen
+no stamp later than t, so that its checkpoint is no later than t + `stale_after` + `heartbeat` (Treaty 6.3), and its
+clock no later than `stale_after` beyond that (Treaty 6.4): witnesses may have dated an old tree anew. Then a permit
+lives for its lifetime, and clocks may differ. Before that stamp nothing has lapsed.
 
 **What answers what?** A trip answers the votes for it; a lift answers what stood in the log when people voted to lift;
 a release answers all that was said before it. What is answered never counts again, or the brake would trip for ever on
@@ -96,6 +97,7 @@ def vote(ballot: Ballot, s: Statement, v: Vote) -> Ballot:
     epoch = ballot.brake.epoch
     if v.epoch != epoch:
         raise Refused(Reason.REPLAYED, f"vote for epoch {v.epoch}; the brake is in epoch {epoch}")
+    ballot = ballot.without(s.issuer)  # a vote for one motion takes back that for the other
     votes: Mapping[str, int] = getattr(ballot, v.motion)
     return msgspec.structs.replace(ballot, **{v.motion: {**votes, s.issuer: s.expires}})
 
@@ -116,7 +118,8 @@ def stamped(treaty: Treaty, ballot: Ballot, size: int, time: int) -> Ballot:
     """The ballot after a stamp of `size` entries at `time`. Treaty 4.5; see the module's text."""
     if ballot.lapse >= 0 or ballot.phase is Phase.CLEAR or size <= ballot.tripped:
         return ballot
-    return msgspec.structs.replace(ballot, lapse=time + treaty.stale_after + treaty.permit_lifetime + SKEW)
+    last = time + treaty.stale_after + treaty.heartbeat + treaty.stale_after
+    return msgspec.structs.replace(ballot, lapse=last + treaty.permit_lifetime + SKEW)
 
 
 def lapsed(ballot: Ballot, time: int) -> bool:

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from rpds import HashTrieMap
 
-from brakeline.core.encoding import sha256
+from brakeline.core.encoding import tagged
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused
 from brakeline.core.tlog.merkle import Frontier
 from brakeline.core.tlog.policy import Policy, verify_cosigned
@@ -30,7 +30,7 @@ Leaf = tuple[bytes, str]
 class Stamp(msgspec.Struct, frozen=True, gc=False):
     """The log held `size` entries under `root` at `time` (POSIX s), says a witness quorum; it is entry `index`.
 
-    `beacon` is the SHA-256 of its bytes.
+    `beacon` is the tagged digest of its text and of the cosignatures that count.
     """
 
     index: int
@@ -97,7 +97,9 @@ class Clock(msgspec.Struct, frozen=True, gc=False):
         mark = self.tree(size)
         if root != mark.root():
             raise Fork(size, data)
-        stamp = Stamp(index, size, root, max(self.time, cosigned.time), sha256(data))  # Treaty 6.2
+        # Treaty 6.2. Lines that the policy does not count are no part of the beacon: whoever keeps the log adds any.
+        beacon = tagged("brakeline/beacon/v1", *cosigned.counted)
+        stamp = Stamp(index, size, root, max(self.time, cosigned.time), beacon)
         runs = frozenset(run for i in range(self.mark.size, size) if (run := self.leaves[i][1]))
         leaves = self.leaves
         for i in range(self.base.size, self.mark.size):

@@ -20,7 +20,7 @@ from brakeline.core.state.ballot import Ballot
 from brakeline.core.state.clock import Clock, Stamp
 from brakeline.core.state.dues import Dues, Lapse, Owed
 from brakeline.core.state.members import Member, Members, settle
-from brakeline.core.state.runs import Heads, LoggedHead, Run, Runs, add_tally
+from brakeline.core.state.runs import Claim, Heads, LoggedHead, Run, Runs, add_tally
 from brakeline.core.state.state import Ground, State
 from brakeline.core.tlog.merkle import Frontier
 from brakeline.core.treaty import Treaty
@@ -41,7 +41,7 @@ class _Clock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Runs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     runs: dict[str, Run]
-    told: dict[str, str]
+    told: dict[str, dict[str, Claim]]
     days: dict[str, tuple[tuple[int, str], ...]]
 
 
@@ -92,7 +92,7 @@ def encode(state: State) -> bytes:
         "rules": state.treaty.rules,
         "runs": _Runs(
             dict(runs.by_id),
-            dict(runs.told),
+            {model: dict(story) for model, story in runs.told.items()},
             {lab: tuple((d, str(f)) for d, f in sorted(days.items())) for lab, days in runs.days.items()},
         ),
         "treaty": state.ground.digest,
@@ -170,10 +170,11 @@ def _rebuild(form: _Runs) -> Runs:
     for run in form.runs.values():
         for text in (run.lineage, run.window):
             _flop(text)
-    models: dict[str, list[str]] = {}
-    for child, maker in form.told.items():
-        if maker:
-            models.setdefault(maker, []).append(child)
+    models: dict[str, list[tuple[int, str]]] = {}
+    for child, story in form.told.items():
+        for claim in story.values():
+            if claim.run:
+                models.setdefault(claim.run, []).append((claim.entry, child))
     tallies: dict[str, Any] = {}
     for run in form.runs.values():
         add_tally(tallies, run)

@@ -39,7 +39,8 @@ from brakeline.core.transcript import Head
 from brakeline.core.treaty import Lane, Treaty
 
 Step = tuple[State, tuple[Event, ...]]
-_STILL_SAID: Final = (Head, Declaration)  # what an equivocator must still say: its duties last. Treaty 2.4
+# What an equivocator must still say: its duties last. Treaty 2.4
+_STILL_SAID: Final = (Head, Declaration, Edge, Answer, Retraction, Incident, Notice, Report)
 MAX_DEPTH: Final = 32  # of lists and objects in one another in what is signed
 _STRING: Final = re.compile(rb'(?s)"(?:[^"\\]|\\.)*(?:"|\\?\Z)')  # one without an end reaches to the end: no way back
 _NOT_MARKS: Final = bytes(set(range(256)) - set(b"[]{}"))
@@ -244,15 +245,15 @@ def _effect(state: State, said: Said, body: Wire) -> Step:
             return _declare(state, said, body)
         case Edge():
             told = e.Told(entry=index, child=body.child, run=body.run, issuer=issuer, edge=body)
-            return _with(state, runs=labs.edge(treaty, state.runs, issuer, body)), (told,)
+            return _with(state, runs=labs.edge(state.runs, index, issuer, body)), (told,)
         case Head():
             return _head(state, said, body)
         case Audit():
             return _on_run(state, body.run, lambda r: audits.take(treaty, r, index, issuer, body, time=time))
         case Retraction():
-            return _on_run(state, body.run, lambda r: audits.retract(treaty, r, index, issuer, body))
+            return _on_run(state, body.run, lambda r: audits.retract(treaty, r, index, issuer, body, time=time))
         case Answer():
-            return _on_run(state, body.run, lambda r: audits.answer(r, index, issuer, body))
+            return _on_run(state, body.run, lambda r: audits.answer(treaty, r, index, issuer, body, time=time))
         case Designation():
             return _designate(state, index, issuer, body)
         case Snapshot():
@@ -278,12 +279,13 @@ def _head(state: State, said: Said, h: Head) -> Step:
     labs.check_head(state.treaty, run, said.issuer, h)
     phase = state.phase
     concerned = state.concerned(run)
-    # Treaty 4.5: what has stopped stays stopped, so that nobody holds up a lift by starting again and again.
-    late = h.status == "opened" or (h.status == "running" and phase is not Phase.TRIPPED)
-    if late and phase is not Phase.CLEAR and concerned:
+    # Treaty 4.5: what has stopped stays stopped, so that nobody holds up a lift by starting again and again. What was
+    # trained before the stop may be committed to at any time: heads wait while the log is away.
+    if h.status == "opened" and phase is not Phase.CLEAR and concerned:
         raise Refused(Reason.PAUSED, f"no run goes on while the brake is {phase} (Treaty 4.5)")
+    bound = run.owner in state.active
     after = labs.commit(
-        state.treaty, state.runs, run, said.entry, said.leaf, h, time=state.time, epoch=state.epoch
+        state.treaty, state.runs, run, said.entry, said.leaf, h, time=state.time, epoch=state.epoch, bound=bound
     )
     due = concerned and run.covered
     event = e.Committed(
@@ -304,7 +306,8 @@ def _on_run(
         events = (*events, e.Settled(entry=index, run=id_))
     box = state.ballot
     for event in events:
-        if isinstance(event, e.Barred):
+        # Treaty 2.2, 2.3, 4.4: a finding on a run that the brake does not concern stops nobody else's.
+        if isinstance(event, e.Barred) and run.brakes and (run.bound or run.owner in state.active):
             box = ballot.uphold(state.treaty, box, index, e.ByFinding(event.run, event.fault, event.segment))
     return _with(state, runs=after, ballot=box), events
 
@@ -312,7 +315,8 @@ def _on_run(
 def _designate(state: State, index: int, issuer: str, d: Designation) -> Step:
     if issuer not in state.active:
         raise Refused(Reason.WRONG_ROLE, f"{issuer} is not in force: it decides on no tier (Treaty 3.7)")
-    after, decided = tiers.designate(state.treaty, state.runs, issuer, d, state.active)
+    counted = state.active - state.members.equivocators
+    after, decided = tiers.designate(state.treaty, state.runs, issuer, d, counted)
     if not decided:
         return _with(state, runs=after), ()
     run, owed, due = after.by_id[d.run], state.dues, tuple[Event, ...]()
@@ -325,7 +329,7 @@ def _snapshot(state: State, said: Said, s: Snapshot) -> Step:
     """Treaty 6.6. What it says is not checked here: who refolds the log compares."""
     unhex32(s.root)
     unhex32(s.state)
-    size, digest = state.members.by_name[said.issuer].stated
+    size, what = state.members.by_name[said.issuer].stated
     if not 0 < s.size <= said.entry or s.size % state.treaty.snapshot_every:
         every = state.treaty.snapshot_every
         raise Malformed(f"a state is stated after a multiple of {every} entries that the log holds")
@@ -333,10 +337,11 @@ def _snapshot(state: State, said: Said, s: Snapshot) -> Step:
         raise Refused(Reason.FOREIGN, f"a state by rules {s.rules}; this log is judged by {state.treaty.rules}")
     if s.size < size:
         raise Refused(Reason.REPLAYED, f"{said.issuer} has stated the state at {size} entries already")
-    if s.size == size and s.state != digest:
-        return _equivocate(state, said.entry, said.issuer, digest, s.state)
+    mine = f"{s.root} {s.state}"
+    if s.size == size and mine != what:
+        return _equivocate(state, said.entry, said.issuer, what, mine)
     event = e.Stated(entry=said.entry, signer=said.issuer, size=s.size, root=s.root, state=s.state)
-    return _with(state, members=state.members.put(said.issuer, stated=(s.size, s.state))), (event,)
+    return _with(state, members=state.members.put(said.issuer, stated=(s.size, mine))), (event,)
 
 
 def _duty(state: State, index: int, issuer: str, body: Wire) -> Step:

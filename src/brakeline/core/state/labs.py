@@ -4,7 +4,7 @@ Compute follows the weights (Treaty 3.4), so splitting a run hides nothing; and 
 within the window counts together where a tier says so (Treaty 3.6, attack A-25).
 """
 
-from itertools import islice, takewhile
+from itertools import takewhile
 from typing import Final
 
 import msgspec
@@ -14,14 +14,16 @@ from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.lineage import Edge, check_edge
 from brakeline.core.run import Declaration, check_declaration, run_seed
 from brakeline.core.state.clock import SECONDS_A_DAY
-from brakeline.core.state.runs import LoggedHead, Run, Runs
+from brakeline.core.state.runs import Claim, LoggedHead, Run, Runs
 from brakeline.core.state.tiers import classify, exemption
 from brakeline.core.transcript import Head
 from brakeline.core.treaty import Treaty
 
-MAX_HEADS: Final = 512  # heads of one run that may be audited, at least
-MAX_SEAMS: Final = 1024  # times that one run may be opened: an audit names two segments a seam, and must fit an entry
+MAX_HEADS: Final = 2**16  # heads of one run within the time in which they may be audited
+MAX_SEAMS: Final = 256  # times that one run may be opened: an audit names two segments a seam, and must fit an entry
+MAX_MODELS: Final = 64  # models that one run may be told to have made
 MAX_MERGE: Final = 1024  # ancestors that a run of several parents may have: each is counted once, so each is looked at
+_PRUNE: Final = 1024  # heads
 
 
 def declare(
@@ -48,16 +50,19 @@ def declare(
     lineage = d.total_flop + _inherited(runs, d.parents)  # Treaty 3.4
     today = time // SECONDS_A_DAY
     oldest = today - -(-treaty.window // SECONDS_A_DAY)
-    days = {day: flop for day, flop in runs.days.get(issuer, {}).items() if day >= oldest}
-    days[today] = days.get(today, 0) + d.total_flop
+    days = dict(runs.days)
+    sums = []
+    for account in (issuer, f"{issuer} {d.purpose}"):  # Treaty 3.6, 3.2: what the lab declared, and for this purpose
+        by_day = {day: flop for day, flop in days.get(account, {}).items() if day >= oldest}
+        by_day[today] = by_day.get(today, 0) + d.total_flop
+        days[account] = by_day
+        sums.append(str(sum(by_day.values())))
     run = Run(
-        id=digest, owner=issuer, declaration=d, index=index, lineage=str(lineage), window=str(sum(days.values())),
-        bound=bound,
+        id=digest, owner=issuer, declaration=d, index=index, lineage=str(lineage), window=sums[0],
+        purpose_window=sums[1], bound=bound,
     )  # fmt: skip
     run = classify(treaty, run)
-    runs = msgspec.structs.replace(
-        runs, names=runs.names.insert((issuer, d.name), digest), days={**runs.days, issuer: days}
-    )
+    runs = msgspec.structs.replace(runs, names=runs.names.insert((issuer, d.name), digest), days=days)
     return runs.put(treaty, run), run
 
 
@@ -81,30 +86,47 @@ def _inherited(runs: Runs, parents: tuple[str, ...]) -> int:
     return sum(runs.by_id[run].declaration.total_flop for run in found)
 
 
-def edge(treaty: Treaty, runs: Runs, issuer: str, e: Edge) -> Runs:
+def edge(runs: Runs, index: int, issuer: str, e: Edge) -> Runs:
     """Treaty 3.5.
 
     Raises:
         Malformed: see `check_edge`. Refused: UNDECLARED (a parent, or the run), FOREIGN, TAMPERED (other parents than
-            the run declared).
+            the run declared), EQUIVOCATION (another run than told before), ALLOWANCE (too many models of one run).
     """
     check_edge(e)
     untold = [p for p in e.parents if p not in runs.told]
     if untold:  # else a parent told later would be an ancestor that the run never declared
         raise Refused(Reason.UNDECLARED, f"no edge says how the parent {untold[0][:16]}… was made (Treaty 3.5)")
-    made_by, models = runs.told.get(e.child, ""), runs.models
+    story = runs.told.get(e.child, {})
+    mine = story.get(issuer)
+    if mine is not None and mine.run != e.run:
+        # A model that was told to be of no run, and then to be of one, would hide that run from those in between.
+        raise Refused(Reason.EQUIVOCATION, f"{issuer} has told otherwise which run made this model (Treaty 3.5)")
+    models = runs.models
     if e.run:
         run = runs[e.run]
         if run.owner != issuer:
             raise Refused(Reason.FOREIGN, f"the run belongs to {run.owner}")
-        named = {runs.told[p] for p in e.parents if runs.told[p]}
-        # Treaty 3.5: a model that is an ancestor in one story and none in the other is the flaw to be found.
-        if named != set(run.declaration.parents):
-            raise Refused(Reason.TAMPERED, "the edge names other parents than the run's declaration (Treaty 3.5)")
-        if not made_by:
-            made_by = e.run
-            models = models.insert(e.run, tuple(sorted((*models.get(e.run, ()), e.child))))
-    return msgspec.structs.replace(runs, told=runs.told.insert(e.child, made_by), models=models)
+        _check_parents(runs, e, run)
+        made = models.get(e.run, ())
+        if mine is None:
+            if len(made) >= MAX_MODELS:
+                raise Refused(Reason.ALLOWANCE, f"a run makes at most {MAX_MODELS} models")
+            models = models.insert(e.run, (*made, (index, e.child)))
+    told = runs.told.insert(e.child, {**story, issuer: mine or Claim(e.run, index)})
+    return msgspec.structs.replace(runs, told=told, models=models)
+
+
+def _check_parents(runs: Runs, e: Edge, run: Run) -> None:
+    """That edge and declaration tell one story: whoever else tells of a parent changes nothing.
+
+    Treaty 3.5: a model that is an ancestor in one story and none in the other is the flaw to be found.
+    """
+    declared = set(run.declaration.parents)
+    makers = [{c.run for c in runs.told[p].values() if c.run} for p in e.parents]
+    unmade = declared.difference(*makers) if makers else declared
+    if unmade or any(found and not found & declared for found in makers):
+        raise Refused(Reason.TAMPERED, "the edge names other parents than the run's declaration (Treaty 3.5)")
 
 
 def check_head(treaty: Treaty, run: Run, issuer: str, h: Head) -> None:
@@ -132,6 +154,10 @@ def check_head(treaty: Treaty, run: Run, issuer: str, h: Head) -> None:
     # A run never un-commits: what was logged once stays its past (attacks A-05, A-06).
     if h.steps < last.steps or (h.steps == last.steps and (h.root, h.state) != (last.root, last.state)):
         raise Refused(Reason.EQUIVOCATION, f"head at step {h.steps} contradicts the one at step {last.steps}")
+    if h.status == "running" and last.status == "running" and h.steps == last.steps:
+        raise Refused(Reason.DUPLICATE, f"the run has committed to step {h.steps} already")
+    if len(run.kept) >= MAX_HEADS:
+        raise Refused(Reason.ALLOWANCE, f"{MAX_HEADS} heads of the run are still auditable: log them less often")
     if h.status == "opened" and len(run.seams) >= MAX_SEAMS:
         raise Refused(
             Reason.ALLOWANCE,
@@ -140,16 +166,30 @@ def check_head(treaty: Treaty, run: Run, issuer: str, h: Head) -> None:
         )
 
 
-def commit(treaty: Treaty, runs: Runs, run: Run, index: int, leaf: bytes, h: Head, *, time: int, epoch: int) -> Runs:
-    """The runs with a head that `check_head` let pass."""
+def commit(
+    treaty: Treaty,
+    runs: Runs,
+    run: Run,
+    index: int,
+    leaf: bytes,
+    h: Head,
+    *,
+    time: int,
+    epoch: int,
+    bound: bool,
+) -> Runs:
+    """The runs with a head that `check_head` let pass. `bound`: its lab is in force.
+
+    A run that was open while its lab was bound stays under the treaty: nobody leaves it by the date of a pledge.
+    """
     logged = LoggedHead(index, leaf, time, epoch, h.steps, h.status)
     # What was opened again is a seam that a glued transcript would hide in (attack A-05).
     seams = run.seams if h.status != "opened" or h.steps == 0 or h.steps in run.seams else (*run.seams, h.steps)
     kept = run.kept.push_front(logged)
-    if len(kept) >= 2 * MAX_HEADS:  # seldom, so that a head costs the same however many there are. Treaty 7.10
+    if len(kept) % _PRUNE == 0:  # seldom, so that a head costs the same however many there are. Treaty 7.10
         oldest = time - treaty.audit_within
-        kept = List([h for h in islice(kept, MAX_HEADS) if h.time >= oldest])
-    return runs.put(treaty, msgspec.structs.replace(run, head=h, kept=kept, seams=seams))
+        kept = List([x for x in kept if x.time >= oldest])
+    return runs.put(treaty, msgspec.structs.replace(run, head=h, kept=kept, seams=seams, bound=run.bound or bound))
 
 
 def stamped(treaty: Treaty, runs: Runs, awaiting: frozenset[str], stamp: int, size: int, beacon: bytes) -> Runs:

@@ -6,6 +6,7 @@ number are void as evidence for anything but themselves (Treaty 2.4).
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -18,6 +19,7 @@ from brakeline.core.treaty import Lane, Treaty
 
 DAYS_BACK: Final = 7  # how far behind the log's time a statement may be dated. Treaty 6.5
 _NEVER: Final = 2**53
+_YEAR_9999: Final = 253_370_764_800  # POSIX s; no calendar shows more
 LANES: Final[tuple[Lane, ...]] = ("brake", "runs", "audits", "rest")
 
 
@@ -50,7 +52,7 @@ class Pledged(msgspec.Struct, frozen=True, gc=False):
 class Member(msgspec.Struct, frozen=True, gc=False):
     """One party. `leaves` is when its notice ends (POSIX s), `equivocated` the entry that proves it, or -1.
 
-    `stated` are size and digest of the last state that it signed as a permit signer.
+    `stated` are the size, and root and digest (hex), of the last state that it signed as a permit signer.
     """
 
     assented: bool = False
@@ -130,6 +132,11 @@ def check_number(member: Member, s: Statement, lane: Lane, what: str) -> None:
     raise Twice(s.issuer, s.seq, last.what, what)
 
 
+def _date(time: int) -> str:
+    shown = 0 <= time < _YEAR_9999
+    return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S} UTC" if shown else str(time)
+
+
 def check_dates(treaty: Treaty, s: Statement, time: int) -> None:
     """Treaty 6.5, by the log's own `time` (POSIX s).
 
@@ -137,10 +144,10 @@ def check_dates(treaty: Treaty, s: Statement, time: int) -> None:
         Refused: NOT_YET_VALID, later; EXPIRED, or dated too far back to be charged to its day.
     """
     if s.not_before > time + treaty.skew:
-        text = f"not valid before {s.not_before}; the log's time is {time}"
+        text = f"not valid before {_date(s.not_before)}; the log's time is {_date(time)}"
         raise Refused(Reason.NOT_YET_VALID, text, later=True)
     if s.expires <= time:
-        raise Refused(Reason.EXPIRED, f"expired at {s.expires}; the log's time is {time}")
+        raise Refused(Reason.EXPIRED, f"expired at {_date(s.expires)}; the log's time is {_date(time)}")
     if s.not_before < time - DAYS_BACK * SECONDS_A_DAY:
         raise Refused(Reason.EXPIRED, f"dated more than {DAYS_BACK} days before the log's time: sign it anew")
 

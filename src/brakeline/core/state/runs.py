@@ -59,6 +59,7 @@ class Allegation(msgspec.Struct, frozen=True, gc=False):
     loose: tuple[str, ...] = ()
     denied_strict: tuple[str, ...] = ()
     denied_loose: tuple[str, ...] = ()
+    retracted: tuple[str, ...] = ()
     answered: int = -1
     fell: bool = False
 
@@ -86,6 +87,13 @@ class Examined(msgspec.Struct, frozen=True, gc=False):
     segments: tuple[tuple[int, int], ...]
 
 
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """That a run made a model, or "" for no run here: told in `entry`."""
+
+    run: str
+    entry: int
+
+
 class Bar(msgspec.Struct, frozen=True, gc=False):
     """A violation that was upheld."""
 
@@ -94,7 +102,8 @@ class Bar(msgspec.Struct, frozen=True, gc=False):
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
-    """One run. `seed` is empty until a stamp follows the declaration. `lineage` and `window` are FLOP, in decimal.
+    """One run. `seed` is empty until a stamp follows the declaration. `lineage`, `window` and
+    `purpose_window` (what its lab declared, and for this purpose) are FLOP, in decimal.
 
     `kept` are heads that may still be audited, the newest first. `tiers` are the names of those it is in, by its
     numbers or by decision (`chosen`); `exempt` is its purpose where that counts. `covered`: it needs a permit for every
@@ -108,6 +117,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     index: int
     lineage: str
     window: str
+    purpose_window: str
     bound: bool
     tiers: tuple[str, ...] = ()
     chosen: tuple[str, ...] = ()
@@ -171,10 +181,10 @@ class Runs(msgspec.Struct, frozen=True, gc=False):
 
     by_id: HashTrieMap[str, Run] = HashTrieMap()
     names: HashTrieMap[tuple[str, str], str] = HashTrieMap()
-    told: HashTrieMap[str, str] = HashTrieMap()  # model → the run that made it, or ""
-    models: HashTrieMap[str, tuple[str, ...]] = HashTrieMap()  # run → the models it made
+    told: HashTrieMap[str, Mapping[str, Claim]] = HashTrieMap()  # model → who tells of it → how it came to be
+    models: HashTrieMap[str, tuple[tuple[int, str], ...]] = HashTrieMap()  # run → entries and models that its lab told
     tallies: Mapping[str, Tally] = {}
-    days: Mapping[str, Mapping[int, int]] = {}  # lab → day → FLOP
+    days: Mapping[str, Mapping[int, int]] = {}  # lab, or lab and purpose → day → FLOP
 
     def __getitem__(self, run: str) -> Run:
         """Raises:
@@ -256,6 +266,14 @@ def count(runs: Runs, active: frozenset[str], what: Literal["running", "unsettle
 
 
 def unread(treaty: Treaty, runs: Runs, run: Run) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """The parents of a run with the models that each made, where the treaty wants a reading of them. Treaty 5.8."""
-    parents = run.declaration.parents if treaty.lineage_gate else ()
-    return tuple((p, runs.models.get(p, ())) for p in parents)
+    """The parents of a run with the models that each made, where the treaty wants a reading of them. Treaty 5.8.
+
+    Those told before the run was declared; where there is none, the first told later: no parent's lab can take a
+    successor's permits away by telling of more.
+    """
+    found = []
+    for parent in run.declaration.parents if treaty.lineage_gate else ():
+        told = runs.models.get(parent, ())
+        before = tuple(model for entry, model in told if entry < run.index)
+        found.append((parent, before or tuple(model for _, model in told[:1])))
+    return tuple(found)

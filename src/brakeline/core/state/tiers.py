@@ -25,7 +25,8 @@ def classify(treaty: Treaty, run: Run) -> Run:
     prohibited = "prohibited" in duties
     found = exemption(treaty, d.purpose) if d.purpose else None
     # Treaty 3.2, 3.3: no word frees a run above its cap, and none frees one that is prohibited.
-    exempt = found if found and lineage <= found.up_to and not prohibited else None
+    compute = max(lineage, int(run.purpose_window))
+    exempt = found if found and compute <= found.up_to and not prohibited else None
     covered = prohibited or ("permitted" in duties and exempt is None)
     return msgspec.structs.replace(
         run,

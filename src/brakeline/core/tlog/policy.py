@@ -167,12 +167,16 @@ def parse_policy(text: bytes) -> Policy:
 
 @dataclass(frozen=True, slots=True)
 class Cosigned:
-    """A checkpoint that a policy accepts. `time`: lower median of the times of `witnesses`, POSIX seconds."""
+    """A checkpoint that a policy accepts. `time`: lower median of the times of `witnesses`, POSIX seconds.
+
+    `counted` are the text and the signature lines of those witnesses, by name: what nobody chooses but they.
+    """
 
     checkpoint: Checkpoint
     time: int
     witnesses: frozenset[str]
     note: Note
+    counted: tuple[bytes, ...]
 
 
 def verify_cosigned(data: bytes, policy: Policy) -> Cosigned:
@@ -197,7 +201,9 @@ def verify_cosigned(data: bytes, policy: Policy) -> Cosigned:
     if not counted:
         raise Refused(Reason.NO_QUORUM, f"cosigned by {', '.join(sorted(times)) or 'nobody'}: no quorum")
     median = sorted(times[name] for name in counted)[(len(counted) - 1) // 2]
-    return Cosigned(checkpoint, median, counted, note)
+    lines = {names[key]: line.blob for key, line in verified if key in names}
+    parts = (note.text, *(x for name in sorted(counted) for x in (name.encode(), lines[name])))
+    return Cosigned(checkpoint, median, counted, note, parts)
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from decimal import Decimal, localcontext
 from typing import Final, TypeVar
 
 from brakeline.core import units
+from brakeline.core.encoding import is_text
 from brakeline.core.errors import Malformed
 from brakeline.core.tlog.policy import LIMIT, permit_threshold, trip_threshold
 from brakeline.core.treaty.parties import LOWERCASE, NAME, lacking, party, read_keys
@@ -29,7 +30,7 @@ from brakeline.core.treaty.values import Budget, Exemption, Growth, IncidentClas
 _DATES: Final = range(253_370_764_800)  # 1970 to 9998: POSIX seconds that a calendar can show in any time zone
 _DAY: Final = 86_400  # s
 _CENTURY: Final = 36_500 * _DAY
-MAX_DRAWN: Final = 1500  # segments that a sample draws at most, so that an audit's list of them fits a log entry
+MAX_DRAWN: Final = 1000  # segments that a sample draws at most, so that an audit's list of them fits a log entry
 _MANY: Final = 10**9  # more than any count in a treaty needs to be
 
 _T = TypeVar("_T")
@@ -115,7 +116,7 @@ def _seconds(path: str, text: str) -> int:
 
 def _shown(path: str, text: str) -> None:
     # It appears in the treaty as people read it, where a line break could forge a rule.
-    _need(bool(text) and text.isprintable(), path, "must be printable text, and not empty")
+    _need(bool(text) and is_text(text), path, "must be printable text, and not empty")
 
 
 def _quoted(path: str, text: str) -> None:

@@ -74,8 +74,9 @@ def _exemptions(t: Treaty) -> str:
         for x in t.exemptions
     )
     return (
-        "A run for an exempt purpose needs no permit up to the compute, over its lineage, that is stated here, and is "
-        f"still declared, logged and open to audit: {listed}."
+        "A run for an exempt purpose needs no permit up to the compute that is stated here, over its lineage and over "
+        f"all that its lab declared for the purpose within {duration(t.window)}, and is still declared, logged and open to "
+        f"audit: {listed}."
     )
 
 
@@ -85,7 +86,7 @@ def rules(t: Treaty) -> dict[str, str]:
     signers, witnesses = len(t.with_role("permit-signer")), len(t.with_role("witness"))
     conditions = {
         "stopped": "every run that the brake stops has logged that it stopped, or its last permit has lapsed",
-        "audited": f"every run that the brake stops is settled (7.4), was examined by {t.inspectors} inspectors up to "
+        "audited": f"every covered run is settled (7.4), was examined by {t.inspectors} inspectors up to "
         "its last head without an open allegation (5.7), or is held back alone (8.4)",
         "readings": "no gauge stands at or above its threshold",
     }
@@ -111,8 +112,8 @@ def rules(t: Treaty) -> dict[str, str]:
         "2.2": "A party is bound while the condition of its pledge holds among the parties bound: the largest set of "
         "parties whose pledges all hold together.",
         "2.3": f"No duty binds before {datetime.fromtimestamp(t.effective, UTC):%Y-%m-%d %H:%M:%S} UTC.",
-        "2.4": "A party that signs two different statements under one number of one lane voids its votes and readings, "
-        "and has withdrawn: its duties end when the notice has passed. Both envelopes together are the evidence, to "
+        "2.4": "A party that signs two different statements under one number of one lane voids its votes, readings and "
+        "designations, and has withdrawn: its duties end when the notice has passed. Both envelopes together are the evidence, to "
         "anybody.",
         "2.5": f"A party may withdraw; its pledge ends {duration(t.withdrawal_notice)} after the log shows it. A "
         "pledge in force cannot be weakened or shortened.",
@@ -123,15 +124,18 @@ def rules(t: Treaty) -> dict[str, str]:
         "3.4": "Compute follows the weights: a run counts its own and that of every run it descends from.",
         "3.5": "A lab logs how each model came to be: its parents, its data, who labelled and who chose them, the "
         "recipe. It names the parents that the run declared, and no model of which that is not logged before.",
-        "3.6": f"In a tier that counts a lab's runs together, all that the lab declared within {duration(t.window)} "
-        "count as one, of common lineage or not.",
+        "3.6": f"In a tier that counts a lab's runs together, a run counts with all that its lab declared in the "
+        f"{duration(t.window)} before it, of common lineage or not.",
         "3.7": f"A run is also in a tier when {t.lift} parties in force decide so.",
         "3.8": "A lab with a run in a monitored tier meters its machines: devices, busy time and energy.",
-        "4.1": f"The brake trips on the votes of {t.trip} parties.",
+        "4.1": f"The brake trips on the votes of {t.trip} parties in force. A vote for one motion takes back that for "
+        "the other.",
         "4.2": f"The brake trips when gauges of two classes reach their thresholds by the lower bound. "
-        f"Gauges: {gauges}.",
+        f"What stood when the brake was lifted does not trip it again. Gauges: {gauges}.",
         "4.3": "A gauge of the class safety suffices alone, by its lower bound or by an alarm.",
-        "4.4": f"An adjudicated finding {'trips' if t.findings_trip else 'does not trip'} the brake.",
+        "4.4": "An adjudicated finding on a run that the brake stops trips the brake."
+        if t.findings_trip
+        else "An adjudicated finding does not trip the brake.",
         "4.5": "When tripped, every covered run, and every exempt one that may not go on, stops at its next optimizer "
         "step with a checkpoint. The brake counts as paused when all have logged the stop, or when every permit must "
         "have lapsed.",
@@ -139,22 +143,26 @@ def rules(t: Treaty) -> dict[str, str]:
         "4.7": "A permit signer heeds a vote to trip as soon as it holds it, whether or not the log shows it: who "
         "keeps the log cannot hold a trip back. It holds votes for the present epoch and for the next, whatever date "
         "they bear.",
-        "4.8": f"A reading counts when {max(2, t.faults + 1)} parties measured the same inputs and their bounds meet. "
+        "4.8": f"A reading counts when {max(2, t.faults + 1)} parties in force measured the same inputs, their bounds "
+        "meet, and they say the same of completeness and alarms. "
         "Where they do not meet, the log shows a disagreement, and neither confirms the other.",
         "4.9": f"A gauge also reaches its threshold when its lower bound doubles the upper bound of an earlier reading "
         f"of the same subject that counted: {growing or 'no gauge'}.",
-        "5.1": "No covered run takes an optimizer step without a permit in force.",
+        "5.1": "No covered run takes an optimizer step without a permit in force. A run that was declared or open "
+        "while its lab was bound stays under the treaty.",
         "5.2": f"A permit needs the signatures of {t.permit} of {signers} permit signers, each on its own view of the "
         "log.",
         "5.3": f"A permit lasts at most {duration(t.permit_lifetime)} and lapses by itself.",
         "5.4": f"A permit allows at most {show_flop(t.permit_allowance)} beyond the run's last logged head.",
         "5.5": "A trip begins a new epoch; a permit of an earlier epoch is void.",
-        "5.6": "A run with an adjudicated finding gets no permit.",
+        "5.6": "A run with an adjudicated finding gets no permit, nor does one that descends from it.",
         "5.7": "A run that inspectors examined and could not settle before a lift, or that is held back alone (8.4), "
-        "gets no permit until it is settled.",
+        "gets no permit until it is settled, nor does one that descends from it."
+        if "audited" in t.lift_conditions
+        else "No run is held back after a lift.",
         "5.8": "A run that descends from another gets no permit until the models of each parent are logged "
-        "and a safety gauge read on each of them counts: as many parties as 4.8 asks for agree, each with a complete "
-        "reading that stays below the threshold without alarm."
+        "and a safety gauge read on each of them, as they were logged when the run was declared, counts: as many "
+        "parties as 4.8 asks for agree, each with a complete reading that stays below the threshold without alarm."
         if t.lineage_gate
         else "A run that descends from another needs no reading of its parents.",
         "6.1": f"A statement counts when it is in the log under a checkpoint cosigned by {t.witnesses} of {witnesses} "
@@ -178,27 +186,31 @@ def rules(t: Treaty) -> dict[str, str]:
         "7.6": "A difference that another environment explains is recorded and is no violation.",
         "7.7": f"A violation is upheld when {t.adjudicators} inspectors, none of them the lab's, find it; it falls "
         "when as many checked the same steps as strictly and did not find it. A replay in another environment never "
-        "refutes one in the declared environment.",
+        f"refutes one in the declared environment, unless nobody has confirmed that within {duration(t.audit_within)}.",
         "7.8": "A job that cannot be changed may run as an attested run: a supervisor stops it, it commits to its "
         "running time, and behind it stands the lab's word alone; there is nothing of it to settle."
         if t.attested_runs
         else "A run that inspectors cannot execute again is not admitted.",
-        "7.9": "An inspector may retract a finding. The lab that is accused may answer on the record.",
+        "7.9": "An inspector may retract a finding that is not upheld, and then not find it again. The lab that is "
+        "accused may answer on the record.",
         "7.10": "An audit is about the run's last head, or about one logged at most "
         f"{duration(t.audit_within)} before, and carries at most {t.findings} findings.",
-        "8.1": f"The brake lifts on the votes of {t.lift} parties, cast after the trip.",
+        "8.1": f"The brake lifts on the votes of {t.lift} parties in force, cast after the trip.",
         "8.2": f"Conditions: {met}.",
         "8.3": f"Permits are given again {duration(t.lift_delay)} after that, unless a condition fails or the brake "
         "trips meanwhile."
         if t.lift_delay
         else "Permits are given again at once.",
         "8.4": f"A run that is not settled {duration(t.settle_within)} after the pause began is held back alone: it "
-        "gets no permit until it is settled, and the lift does not wait for it.",
+        "gets no permit until it is settled, and the lift does not wait for it."
+        if "audited" in t.lift_conditions
+        else f"No lift waits for the settling of a run, not even {duration(t.settle_within)}.",
         "9.1": f"Compute that is neither declared and audited nor proven idle stays below {_percent(t.residual)} of "
         "capacity.",
         "10.1": f"An incident is reported by its class: {incidents}.",
         "10.2": f"A run that enters a tier is notified within {duration(t.notification_clock)}, counted from when it "
-        "enters or, if that is earlier, from when it is known that it will.",
+        "enters or, if that is earlier, from when it is known that it will. A declaration that names the run's compute "
+        "is its own notice.",
         "10.3": f"A report that another party asks for is given within {duration(t.report_clock)}.",
         "10.4": "What is due, since when and by whom, follows from the log. A duty that is not met in time is a lapse, "
         "recorded against the party.",

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from brakeline.core.encoding import is_text
 from brakeline.core.errors import BrakelineError
 from brakeline.core.keys import PublicKey
 from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey, parse_vkey
@@ -106,7 +107,7 @@ def _keys(name: str, p: PartyTable) -> Keys:
         raise Broken(("party", name), "`none` is the name of no party")
     if len(set(p.roles)) != len(p.roles):
         raise fail("roles", "each role once (Treaty 1.2)")
-    if not p.represents.isprintable():
+    if not is_text(p.represents):
         raise fail("represents", "must be printable text")
     for field, url in (("log_url", p.log_url), ("witness_url", p.witness_url), ("signer_url", p.signer_url)):
         if not _URL.fullmatch(url):
