@@ -210,7 +210,7 @@ def test_a_stricter_look_counts_more_than_an_earlier_one() -> None:
     assert run.open_allegations == ()
     world.audit("beta", run, violation(), environment=STRICT)
     assert open_keys(run) == [(Fault.REPLAY_MISMATCH, PART)]
-    assert audits.needed(world.treaty, run.open_allegations[0]) == (1, 2)
+    assert audits.needed(world.treaty, run.open_allegations[0], world.state.time) == (1, 2)
     for inspector in ("gamma", "delta"):
         assert run.open_allegations
         looked(world, inspector, run, where=STRICT)
@@ -368,13 +368,19 @@ def test_a_retraction_settles_what_waited_for_it() -> None:
     world.check()
 
 
-def test_to_allege_and_retract_fills_nothing() -> None:
+def test_who_retracts_does_not_allege_it_again() -> None:
+    # Treaty 7.9: else one inspector would keep a run unsettled for ever, at no cost.
     world, run = audited_world()
     size = len(encode(world.state))
     for _ in range(50):
         world.audit("beta", run, violation(), verdict="partial", segments=())
         retract(world, "beta", run)
-    assert run.allegations == {}
+        assert run.open_allegations == ()
+    assert [(a.retracted, a.accusers, a.fell) for a in run.allegations.values()] == [(("beta",), frozenset(), True)]
+    # Others may, and then nothing is different.
+    for inspector in ("gamma", "delta"):
+        world.audit(inspector, run, violation(), verdict="partial", segments=())
+    assert run.bar
     world.stamp()
     world.stamp()
     assert len(encode(world.state)) < size + 2000

@@ -82,25 +82,25 @@ def test_a_trip_waits_for_the_runs_to_stop() -> None:
 
 
 def test_a_trip_ends_when_every_permit_must_have_lapsed() -> None:
-    # Treaty 4.5: the permit of a signer on a view not yet stale, at its longest, and by a clock that is behind.
+    # Treaty 4.5: the permit of a signer on a view not yet stale, of a late stamp, at its longest, by a clock behind.
     world = bound()
     run = world.opened("alpha")
     assert world.state.ballot.lapse == -1
     world.trip()
     assert world.state.ballot.lapse == -1
     world.stamp()
-    lapse = world.treaty.stale_after + world.treaty.permit_lifetime + 30
-    assert world.state.ballot.lapse == world.now + lapse
-    world.stamp(lapse - 1)
+    assert world.state.ballot.lapse == world.now + world.lapse
+    world.stamp(world.lapse - 1)
     assert world.phase is Phase.TRIPPED
     assert world.unmet() == ("stopped",)
     world.stamp(1)
     assert world.phase is Phase.PAUSED
-    # Who never logs a stop cannot block the lift, may still do so, and may not go on.
+    # Who never logs a stop cannot block the lift, and may still say how far it came and that it stopped.
     assert world.unmet() == ()
     world.train(run, 1)
-    assert world.head(run, "running").reason is Reason.PAUSED
+    assert world.head(run, "running").reason is None
     assert world.head(run, "stopped").reason is None
+    assert world.head(run, "opened").reason is Reason.PAUSED
     world.check()
 
 
@@ -119,7 +119,7 @@ def test_permits_lapse_by_the_first_stamp_over_the_trip() -> None:
     world.append(world.checkpoint(size=world.state.ballot.tripped))
     assert world.state.ballot.lapse == -1
     world.append(world.checkpoint(size=world.state.ballot.tripped + 1))
-    first = world.now + world.treaty.stale_after + world.treaty.permit_lifetime + 30
+    first = world.now + world.lapse
     assert world.state.ballot.lapse == first
     world.stamp(10)
     assert world.state.ballot.lapse == first  # the first, and no later one
@@ -237,7 +237,7 @@ def test_a_trip_while_lifting_begins_a_new_epoch() -> None:
     # Treaty 5.5, 8.3
     world = bound(lift_delay='"60 s"')
     world.trip()
-    lift(world)
+    lift(world, *PARTIES)
     world.vote("trip", "alpha", "delta")
     assert (world.phase, world.state.epoch) == (Phase.PAUSED, 2)
     world.stamp(100)
@@ -245,15 +245,32 @@ def test_a_trip_while_lifting_begins_a_new_epoch() -> None:
     world.check()
 
 
+def test_who_votes_to_trip_takes_back_its_vote_to_lift() -> None:
+    # Treaty 8.1: nobody stands for both.
+    world = bound(lift_delay='"60 s"')
+    world.trip()
+    lift(world)
+    world.vote("trip", "alpha")
+    assert (world.phase, world.state.epoch) == (Phase.PAUSED, 1)
+    assert len(world.of(ev.Withheld)) == 1
+    assert (world.voters("trip"), world.voters("lift")) == ({"alpha"}, {"beta", "gamma"})
+    lift(world, "alpha")
+    assert world.phase is Phase.LIFTING
+    assert world.voters("trip") == frozenset()
+    world.check()
+
+
 def test_votes_to_trip_again_wait_for_the_lift() -> None:
     # While it is on, the brake is on; who votes to trip then holds the next lift.
     world = bound()
     world.trip()
-    world.vote("trip", "alpha", "delta")
+    world.vote("trip", "gamma", "delta")
     assert (world.phase, world.state.epoch) == (Phase.PAUSED, 1)
-    lift(world)
-    assert (world.phase, world.state.epoch) == (Phase.PAUSED, 2)
-    assert world.voters("lift") == frozenset()
+    lift(world, "alpha", "beta")
+    assert (world.phase, world.state.epoch) == (Phase.PAUSED, 1)
+    lift(world, "gamma")  # it gives up its vote to trip
+    assert (world.phase, world.state.epoch) == (Phase.LIFTING, 1)
+    assert world.voters("trip") == {"delta"}
     world.check()
 
 

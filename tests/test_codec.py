@@ -133,7 +133,7 @@ def lived(seed: int, acts: int) -> World:
 @cache
 def rich() -> World:
     """A log after which the state has a value of everything."""
-    return lived(7, 150)
+    return lived(12, 150)
 
 
 def same(one: State, other: State) -> None:

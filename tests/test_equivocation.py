@@ -326,7 +326,7 @@ def test_permit_signers_state_the_state() -> None:
     assert [(e.signer, e.size, e.state) for e in world.of(ev.Stated)] == [
         ("alpha", 16, DIGEST), ("alpha", 32, "cd" * 32), ("beta", 32, "ef" * 32),
     ]  # fmt: skip
-    assert world.state.members.by_name["alpha"].stated == (32, "cd" * 32)
+    assert world.state.members.by_name["alpha"].stated == (32, f"{DIGEST} {'cd' * 32}")
     assert world.state.members.equivocators == frozenset()
     for changes, reason in (
         ({"size": 16}, Reason.REPLAYED),

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from brakeline.core.brake import Phase
 from brakeline.core.errors import Reason
 from brakeline.core.state import events as ev
-from brakeline.core.state.labs import MAX_HEADS, MAX_SEAMS
+from brakeline.core.state import labs
+from brakeline.core.state.labs import MAX_SEAMS
 from world import DAY, STEP_FLOP, Live, World, bound, plain
 
 DIGEST = "ab" * 32
@@ -47,13 +48,13 @@ def test_heads_never_contradict_each_other() -> None:
     run = world.opened("alpha")
     world.train(run, 6)
     assert world.head(run, "running").reason is None
-    assert world.head(run, "running").reason is None
+    assert world.head(run, "running").reason is Reason.DUPLICATE  # it says nothing new
     for changes in ({"steps": 5}, {"root": DIGEST}, {"state": DIGEST}):
         assert world.head(run, "running", **changes).reason is Reason.EQUIVOCATION
     world.leaves[run.id] = world.leaves[run.id][:4]
     world.train(run, 5)
     assert world.head(run, "stopped").reason is Reason.EQUIVOCATION
-    assert len(run.heads) == 3
+    assert len(run.heads) == 2
     assert world.state.members.equivocators == frozenset()  # a fault of the run, for inspectors to find
     world.check()
 
@@ -151,8 +152,9 @@ def test_a_run_that_joins_in_a_pause_is_stopped_too() -> None:
     assert world.unmet() == ("stopped", "audited")
     for run in (theirs, small):
         world.train(run, 3)
-        assert world.head(run, "running").reason is Reason.PAUSED
+        assert world.head(run, "running").reason is None  # it is late, and says so
         assert world.head(run, "stopped").reason is None
+        assert world.head(run, "opened").reason is Reason.PAUSED
     assert world.unmet() == ("audited",)
     world.check()
 
@@ -173,19 +175,35 @@ def status(world: World, run: Live, index: int) -> Reason | None:
     return world.log("beta", "audit", body).reason
 
 
-def test_the_newest_heads_may_be_audited() -> None:
-    # Treaty 7.10
+def test_no_head_is_pushed_out_before_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Treaty 7.10: else a lab would log heads until the one that it fears is gone.
+    monkeypatch.setattr(labs, "MAX_HEADS", 8)
+    monkeypatch.setattr(labs, "_PRUNE", 4)
+    world = bound(audit_within='"10 d"')
+    run = world.opened("alpha", steps=30)
+    for steps in range(1, 8):
+        world.train(run, steps)
+        assert world.head(run, "running").reason is None
+        world.stamp()
+    world.train(run, 8)
+    assert world.head(run, "running").reason is Reason.ALLOWANCE
+    assert status(world, run, world.heads(run)[0].entry) is None
+    world.stamp(10 * DAY - 4)
+    assert world.head(run, "running").reason is None  # the oldest may not be audited any more
+    assert 0 < len(run.kept) < 8
+    world.check()
+
+
+def test_a_run_with_many_heads_may_still_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labs, "MAX_HEADS", 2)
     world = bound()
     run = world.opened("alpha")
-    for _ in range(3 * MAX_HEADS):
-        assert world.head(run, "running").reason is None
-        assert min(len(world.heads(run)), MAX_HEADS) <= len(run.kept) < 2 * MAX_HEADS
-    world.stamp()
-    heads = [e.entry for e in world.heads(run)]
-    assert [h.index for h in run.heads] == heads[-len(run.kept) :]
-    assert status(world, run, heads[0]) is Reason.FOREIGN
-    for index in (heads[-MAX_HEADS], heads[-1]):
-        assert status(world, run, index) is None
+    for steps in (1, 2):
+        world.train(run, steps)
+        outcome = world.head(run, "running")
+    assert outcome.reason is Reason.ALLOWANCE
+    assert world.head(run, "stopped").reason is None
+    assert world.head(run, "opened").reason is Reason.ALLOWANCE
     world.check()
 
 

@@ -149,6 +149,7 @@ def test_the_time_to_settle_runs_from_the_pause_on() -> None:
     world.stamp(1800)
     assert world.phase is Phase.LIFTING
     world.stamp(600)
+    world.vote("lift", "delta")
     world.vote("trip", "alpha", "beta")
     assert (world.phase, world.state.ballot.paused) == (Phase.PAUSED, paused + 4200)
     lift(world)

@@ -218,7 +218,7 @@ def test_exemptions_say_their_limits() -> None:
     [
         ("1.4", {}, "rules version 1"),
         ("1.5", {}, "1073741824 bytes"),
-        ("3.6", {"window": 86_400}, "within 1 day "),
+        ("3.6", {"window": 86_400}, "in the 1 day "),
         ("3.7", {"lift": 4}, "when 4 parties"),
         ("4.2", {"triggers": ()}, "Gauges: none."),
         ("4.4", {"findings_trip": False}, "does not trip"),

@@ -42,15 +42,27 @@ def test_a_successor_trains_once_its_parent_has_a_safety_reading() -> None:
     assert world.edge("alpha", "m", run=parent.id).reason is None
     assert permitted()
     world.edge("alpha", "n", run=parent.id)
-    assert not permitted()  # it made another model, too
-    world.read("lineage", 0.1, "alpha", subject=model("n"))  # its own word
-    assert not permitted()
+    assert permitted()  # told after the child was declared: its lab could not know, and the parent's could starve it
+    world.check()
+
+
+def test_a_successor_waits_for_every_model_that_its_parent_had_made() -> None:
+    # Treaty 5.8: neither the lab's own word nor one of other inputs is a reading, and one that has expired is none.
+    world = bound()
+    parent = world.opened("alpha", name="parent")
+    for name in ("m", "n"):
+        world.edge("alpha", name, run=parent.id)
+    world.read("lineage", 0.1, *TWO, subject=model("m"))
+    child = world.opened("beta", name="child", parents=(parent.id,))
+    assert waits_for(world, child) == (parent.id,)
+    world.read("lineage", 0.1, "alpha", subject=model("n"))
+    assert waits_for(world, child) == (parent.id,)
     world.read("lineage", 9.0, "gamma", subject=model("n"), inputs=OTHER)
-    assert not permitted()
+    assert waits_for(world, child) == (parent.id,)
     world.read("lineage", 0.1, "beta", subject=model("n"), expires=world.now + 50)
-    assert permitted()
+    assert waits_for(world, child) == ()
     world.stamp(50)
-    assert not permitted()  # the reading has expired
+    assert waits_for(world, child) == (parent.id,)
     world.check()
 
 
@@ -96,7 +108,7 @@ def test_an_edge_tells_the_same_story_as_the_declaration() -> None:
     assert world.edge("beta", "c", "m", before, run=child.id).reason is Reason.UNDECLARED
     assert world.edge("beta", before).reason is None
     assert world.edge("beta", "c", "m", before, run=child.id).reason is None
-    assert world.state.runs.models[child.id] == (model("c"),)
+    assert [name for _, name in world.state.runs.models[child.id]] == [model("c")]
     assert [(e.issuer, e.child, e.run) for e in world.of(ev.Told)] == [
         ("alpha", model("m"), parent.id),
         ("gamma", model("o"), other.id),
@@ -106,17 +118,33 @@ def test_an_edge_tells_the_same_story_as_the_declaration() -> None:
     world.check()
 
 
-def test_a_story_told_again_moves_no_model() -> None:
-    # Treaty 3.5: the first run that says so made it.
+def test_nobody_takes_a_model_from_who_made_it() -> None:
+    # Treaty 3.5: each tells its own story of a model, once; another's changes nothing for the parent and its child.
     world, parent, child = parent_and_child()
-    assert world.edge("alpha", "m", run=parent.id).reason is None
     other = world.opened("gamma", name="other")
-    assert world.edge("gamma", "m", run=other.id).reason is None
-    assert world.edge("gamma", "m").reason is None
-    models = world.state.runs.models
-    assert (models[parent.id], models.get(other.id)) == ((model("m"),), None)
-    assert world.state.runs.told[model("m")] == parent.id
+    assert world.edge("gamma", "m", run=other.id).reason is None  # before its maker told of it
+    made = world.edge("alpha", "m", run=parent.id)
+    assert made.reason is None
+    assert world.edge("alpha", "m", run=parent.id).reason is None  # again
+    assert world.edge("gamma", "m").reason is Reason.EQUIVOCATION
+    third = world.opened("gamma", name="third")
+    assert world.edge("gamma", "m", run=third.id).reason is Reason.EQUIVOCATION
+    assert world.state.runs.models[parent.id] == ((made.index, model("m")),)
+    assert {who: c.run for who, c in world.state.runs.told[model("m")].items()} == {
+        "gamma": other.id, "alpha": parent.id,
+    }  # fmt: skip
+    assert world.edge("beta", "c", "m", run=child.id).reason is None
     assert waits_for(world, child) == (parent.id,)
+    world.read("lineage", 0.1, *TWO, subject=model("m"))
+    assert waits_for(world, child) == ()
+    world.check()
+
+
+def test_a_model_of_no_run_is_not_told_to_be_of_one_later() -> None:
+    # Treaty 3.5: between the two, its children would descend from no declared run.
+    world, parent, _ = parent_and_child()
+    assert world.edge("alpha", "m").reason is None
+    assert world.edge("alpha", "m", run=parent.id).reason is Reason.EQUIVOCATION
     world.check()
 
 

@@ -53,8 +53,8 @@ def test_nothing_binds_before_the_treaty_is_in_force() -> None:
     begins = START - 10_000
     world = World(start=begins - 10)
     world.bind()
-    world.vote("trip", *LABS)
-    world.vote("lift", *LABS)
+    world.vote("lift", *PARTIES)
+    world.vote("trip", "alpha", "beta")
     world.stamp(9)
     assert world.state.active == frozenset()
     assert world.phase is Phase.CLEAR

@@ -29,8 +29,8 @@ def test_an_exempt_run_that_paused_with_the_others_needed_no_permit() -> None:
     assert w.judged(run) == ()
 
 
-def test_a_run_whose_lab_is_bound_for_a_while_needs_permits_for_that_while() -> None:
-    """Treaty 2.2, 5.1: nobody has to ask who is not bound, before or after."""
+def test_a_run_needs_permits_from_when_its_lab_was_bound_on() -> None:
+    """Treaty 2.2, 5.1: nobody has to ask before; and no run leaves the treaty by the date of a pledge."""
     w = World()
     run = w.declare("alpha")
     w.head(run, "opened")
@@ -41,10 +41,11 @@ def test_a_run_whose_lab_is_bound_for_a_while_needs_permits_for_that_while() -> 
     assert w.head(run, "running").reason is None
     w.stamp(100)
     assert not w.state.active
-    w.train(run, 9)
+    w.train(run, 6)
     assert w.head(run, "running").reason is None
     w.stamp()
-    assert w.judged(run) == ()
+    (finding,) = w.judged(run)
+    assert (finding.fault, finding.segment) == (Fault.NO_PERMIT, (3, 6))
 
 
 def test_a_step_within_that_while_without_a_permit_is_found() -> None:

@@ -476,7 +476,7 @@ def test_what_becomes_of_an_allegation() -> None:
     read = Page(render(prove(world)))
     assert read.row("replay-mismatch", "steps 0 to 3").endswith("beta alleged")
     assert "alpha answers: it <b>is</b>" in read.row("replay-mismatch", "steps 3 to 6")
-    assert read.row("replay-mismatch", "steps 6 to 9").endswith("beta taken back taken back by beta")
+    assert read.row("replay-mismatch", "steps 6 to 9").endswith("beta fell taken back by beta")
     assert "disputed" in read.row("12 of 30")
     assert "beta took back what it alleged of “run”: replay-mismatch at steps 6-9." in read.text
     assert "alpha answered what is alleged of “run”: replay-mismatch at steps 3-6." in read.text

@@ -28,7 +28,7 @@ def random_world(seed: int, acts: int = 60) -> World:
         elif act == 3:
             w.vote("trip", party, expires=w.now + dice.choice((5, 1000)))
         elif act == 4:
-            w.vote("lift", *dice.sample(PARTIES, 2))
+            w.vote("lift", *dice.sample(PARTIES, dice.choice((2, 3, 4))))
         elif act == 5:
             gauge = dice.choice([t.gauge for t in w.treaty.triggers])
             w.read(gauge, dice.choice((0.1, 0.9, 5.0)), party, expires=w.now + dice.choice((4, 1000)))

@@ -272,7 +272,7 @@ def test_reading_the_state_does_not_change_it() -> None:
     world.voters("lift")
     state.concerned(run.now)
     state.root()
-    audits.needed(world.treaty, run.open_allegations[0])
+    audits.needed(world.treaty, run.open_allegations[0], world.state.time)
     readings.reached(world.treaty, state.readings, active=state.active)
     world.required("gamma", run)
     world.request(run)

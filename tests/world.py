@@ -187,6 +187,12 @@ class World:
         self.permits: dict[str, list[bytes]] = {}
         self.stamp(0)
 
+    @property
+    def lapse(self) -> int:
+        """From the first stamp over a trip until every permit has lapsed, seconds. Treaty 4.5"""
+        t = self.treaty
+        return 2 * t.stale_after + t.heartbeat + t.permit_lifetime + 30
+
     # the log
 
     def append(self, data: bytes) -> Outcome:

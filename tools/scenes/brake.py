@@ -129,17 +129,13 @@ def _() -> World:
     return log
 
 
-def lapse(log: World) -> int:
-    return log.treaty.stale_after + log.treaty.permit_lifetime + 30
-
-
 @scene("pause-by-lapse", "Treaty 4.5", "Every permit of before the trip has lapsed.", wants="Stamped Paused")
 def _() -> World:
     log = bound()
     log.opened("alpha")
     log.trip()
     log.stamp()
-    log.stamp(lapse(log))
+    log.stamp(log.lapse)
     return log
 
 
@@ -149,7 +145,7 @@ def _() -> World:
     log.opened("alpha")
     log.trip()
     log.stamp()
-    log.stamp(lapse(log) - 1)
+    log.stamp(log.lapse - 1)
     assert log.phase is Phase.TRIPPED
     return log
 

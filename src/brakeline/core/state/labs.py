@@ -156,8 +156,6 @@ def check_head(treaty: Treaty, run: Run, issuer: str, h: Head) -> None:
         raise Refused(Reason.EQUIVOCATION, f"head at step {h.steps} contradicts the one at step {last.steps}")
     if h.status == "running" and last.status == "running" and h.steps == last.steps:
         raise Refused(Reason.DUPLICATE, f"the run has committed to step {h.steps} already")
-    if len(run.kept) >= MAX_HEADS:
-        raise Refused(Reason.ALLOWANCE, f"{MAX_HEADS} heads of the run are still auditable: log them less often")
     if h.status == "opened" and len(run.seams) >= MAX_SEAMS:
         raise Refused(
             Reason.ALLOWANCE,
@@ -181,14 +179,19 @@ def commit(
     """The runs with a head that `check_head` let pass. `bound`: its lab is in force.
 
     A run that was open while its lab was bound stays under the treaty: nobody leaves it by the date of a pledge.
+
+    Raises:
+        Refused(ALLOWANCE): too many heads that may still be audited. A run may always say that it has stopped.
     """
     logged = LoggedHead(index, leaf, time, epoch, h.steps, h.status)
     # What was opened again is a seam that a glued transcript would hide in (attack A-05).
     seams = run.seams if h.status != "opened" or h.steps == 0 or h.steps in run.seams else (*run.seams, h.steps)
     kept = run.kept.push_front(logged)
-    if len(kept) % _PRUNE == 0:  # seldom, so that a head costs the same however many there are. Treaty 7.10
+    if len(kept) % _PRUNE == 0 or len(kept) > MAX_HEADS:  # seldom, so that a head costs the same however many there are. Treaty 7.10
         oldest = time - treaty.audit_within
         kept = List([x for x in kept if x.time >= oldest])
+    if len(kept) > MAX_HEADS and h.status in ("opened", "running"):
+        raise Refused(Reason.ALLOWANCE, f"{MAX_HEADS} heads of the run are still auditable: log them less often")
     return runs.put(treaty, msgspec.structs.replace(run, head=h, kept=kept, seams=seams, bound=run.bound or bound))
 
 

@@ -208,8 +208,8 @@ class Runs(msgspec.Struct, frozen=True, gc=False):
         return msgspec.structs.replace(self, by_id=self.by_id.insert(run.id, run), tallies=tallies)
 
 
-def _counted(run: Run) -> tuple[bool, bool, bool]:
-    return run.brakes, run.stopped, run.covered and run.settlement == "open"
+def _counted(run: Run) -> tuple[bool, bool, bool, bool]:
+    return run.bound, run.brakes, run.stopped, run.covered and run.settlement == "open"
 
 
 def _add(t: Tally, run: Run | None, by: int) -> Tally:
