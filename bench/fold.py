@@ -16,13 +16,13 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tes
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from machine import machine
-from world import ENVIRONMENT, World
 
 from brakeline.core import keys
 from brakeline.core.snapshot import pack, unpack
 from brakeline.core.state import apply, begin, replay
 from brakeline.core.state.codec import decode, encode
 from brakeline.core.transcript import Head
+from world import ENVIRONMENT, World
 
 STAMP_EVERY = 8
 ROOT = "ab" * 32
@@ -117,7 +117,8 @@ def main(size: int) -> None:
     started = time.time()
     w = busy_log(size)
     size = len(w.entries)
-    print(f"a log of {size:,} entries, {sum(map(len, w.entries)) / size:.0f} bytes each; made in {time.time() - started:.0f} s")
+    each = sum(map(len, w.entries)) / size
+    print(f"a log of {size:,} entries, {each:.0f} bytes each; made in {time.time() - started:.0f} s")
     part = World()
     part.treaty, part.entries = w.treaty, w.entries[: min(size, 20_000)]
     checks = signature_checks(part)
@@ -139,7 +140,8 @@ def main(size: int) -> None:
     del w.entries
     gc.collect()
     copy = decode(unpack(data), w.treaty)
-    print(f"memory: the state read back takes {max(0, rss() - before) / size:.0f} bytes an entry; runs {len(copy.runs.by_id)}")
+    each = max(0, rss() - before) / size
+    print(f"memory: the state read back takes {each:.0f} bytes an entry; runs {len(copy.runs.by_id)}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from brakeline.core.errors import Reason
 from brakeline.core.pledge import Assent, Pledge
 from brakeline.core.state import events as ev
 from brakeline.core.treaty import articles_digest
-from world import DAY, LABS, PARTIES, START, World, bound
+from world import DAY, PARTIES, START, World, bound
 
 DIGEST = "ab" * 32
 FREE = Pledge(condition="quorum none\n")

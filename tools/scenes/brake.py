@@ -215,7 +215,7 @@ def _() -> World:
     log = bound(lift_delay='"60 s"')
     log.trip()
     log.vote("lift", *LABS)
-    log.vote("trip", "alpha", "delta")
+    log.vote("trip", "delta", "alpha")
     return log
 
 

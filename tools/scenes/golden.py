@@ -255,7 +255,7 @@ def trip_by_lapse() -> World:
     w.head(run, "running")
     w.stamp()
     w.vote("lift", *LABS)
-    w.stamp(w.treaty.stale_after + w.treaty.permit_lifetime + 29)
+    w.stamp(w.lapse - 1)
     assert w.phase is Phase.TRIPPED
     w.stamp(1)
     assert w.phase is Phase.PAUSED

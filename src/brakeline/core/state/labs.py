@@ -187,7 +187,7 @@ def commit(
     # What was opened again is a seam that a glued transcript would hide in (attack A-05).
     seams = run.seams if h.status != "opened" or h.steps == 0 or h.steps in run.seams else (*run.seams, h.steps)
     kept = run.kept.push_front(logged)
-    if len(kept) % _PRUNE == 0 or len(kept) > MAX_HEADS:  # seldom, so that a head costs the same however many there are. Treaty 7.10
+    if len(kept) % _PRUNE == 0 or len(kept) > MAX_HEADS:  # Treaty 7.10; seldom, so that heads cost the same
         oldest = time - treaty.audit_within
         kept = List([x for x in kept if x.time >= oldest])
     if len(kept) > MAX_HEADS and h.status in ("opened", "running"):

@@ -75,8 +75,8 @@ def _exemptions(t: Treaty) -> str:
     )
     return (
         "A run for an exempt purpose needs no permit up to the compute that is stated here, over its lineage and over "
-        f"all that its lab declared for the purpose within {duration(t.window)}, and is still declared, logged and open to "
-        f"audit: {listed}."
+        f"all that its lab declared for the purpose within {duration(t.window)}, and is still declared, logged and "
+        f"open to audit: {listed}."
     )
 
 
@@ -113,8 +113,8 @@ def rules(t: Treaty) -> dict[str, str]:
         "parties whose pledges all hold together.",
         "2.3": f"No duty binds before {datetime.fromtimestamp(t.effective, UTC):%Y-%m-%d %H:%M:%S} UTC.",
         "2.4": "A party that signs two different statements under one number of one lane voids its votes, readings and "
-        "designations, and has withdrawn: its duties end when the notice has passed. Both envelopes together are the evidence, to "
-        "anybody.",
+        "designations, and has withdrawn: its duties end when the notice has passed. Both envelopes together are the "
+        "evidence, to anybody.",
         "2.5": f"A party may withdraw; its pledge ends {duration(t.withdrawal_notice)} after the log shows it. A "
         "pledge in force cannot be weakened or shortened.",
         "3.1": " ".join(_tier(x) for x in t.tiers) + " A run is covered when it is in a prohibited tier, or in a "
