@@ -15,7 +15,7 @@ from brakeline.core.state import events as ev
 from brakeline.core.state.audits import MAX_ALLEGATIONS, MAX_ANSWER
 from brakeline.core.state.codec import encode
 from brakeline.core.transcript import Head
-from world import ENVIRONMENT, Live, Outcome, World, bound, violation
+from world import DAY, ENVIRONMENT, Live, Outcome, World, bound, violation
 
 DIGEST = "ab" * 32
 ELSEWHERE = "cd" * 32  # another environment than the declared one
@@ -215,6 +215,23 @@ def test_a_stricter_look_counts_more_than_an_earlier_one() -> None:
         assert run.open_allegations
         looked(world, inspector, run, where=STRICT)
     assert run.open_allegations == ()
+    world.check()
+
+
+def test_nobodys_strict_look_alone_stands_for_ever_against_all_who_looked() -> None:
+    # Treaty 7.7: one liar in the declared environment, and all honest inspectors on other machines.
+    world = World(audit_within='"10 d"')
+    world.bind(expires=world.now + 900 * DAY)
+    run = world.finished("alpha")
+    world.audit("beta", run, violation(), environment=STRICT)
+    for inspector in ("gamma", "delta"):
+        looked(world, inspector, run, where=LOOSE)
+    assert open_keys(run) == [(Fault.REPLAY_MISMATCH, PART)]
+    assert audits.needed(world.treaty, run.open_allegations[0], world.state.time) == (1, 2)
+    world.stamp(10 * DAY)
+    assert audits.needed(world.treaty, run.open_allegations[0], world.state.time) == (1, 0)
+    looked(world, "delta", run, where=LOOSE)
+    assert (open_keys(run), run.bar) == ([], None)
     world.check()
 
 

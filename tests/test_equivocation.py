@@ -167,6 +167,24 @@ def test_a_party_that_equivocates_still_reports_its_runs() -> None:
     world.check()
 
 
+def test_a_party_that_equivocates_decides_no_tier() -> None:
+    # Treaty 2.4, 3.7: what it had decided no longer counts, nor what it decides.
+    for liar in (True, False):
+        world = bound()
+        run = world.opened("alpha", steps=10)
+        body = {"run": run.id, "tier": "covered"}
+        assert world.log("gamma", "designation", body).reason is None
+        if liar:
+            last = open_envelope(world.entries[-1]).statement.seq
+            other = world.statement("gamma", "designation", body | {"tier": "prohibited"}, seq=last)
+            assert world.append(other).reason is Reason.EQUIVOCATION
+            assert world.state.members.equivocators == {"gamma"}
+        for party in ("beta", "delta"):
+            assert world.log(party, "designation", body).reason is None
+        assert (run.chosen, run.covered) == (((), False) if liar else (("covered",), True))
+        world.check()
+
+
 def test_sixteen_thousand_doubles_cost_no_more_than_the_first() -> None:
     world = bound()
     world.vote("trip", "gamma")

@@ -48,6 +48,27 @@ def test_a_run_needs_permits_from_when_its_lab_was_bound_on() -> None:
     assert (finding.fault, finding.segment) == (Fault.NO_PERMIT, (3, 6))
 
 
+def test_heads_that_come_late_accuse_nobody() -> None:
+    """Treaty 4.5, 7.2: the log was down; what the run did under its permits is told when it is back, brake or not."""
+    w = World()
+    w.bind(expires=w.now + 10 * DAY)
+    run = w.opened("alpha")
+    permit = w.permit(run)
+    w.trip()
+    assert w.phase is Phase.TRIPPED
+    for steps in (2, 4):
+        w.train(run, steps, permit)
+        assert w.head(run, "running").reason is None
+    w.stamp()
+    w.stamp(w.lapse)
+    assert w.phase is Phase.PAUSED
+    w.train(run, 6, permit)
+    assert w.head(run, "running").reason is None
+    assert w.head(run, "stopped").reason is None
+    w.stamp()
+    assert w.judged(run) == ()
+
+
 def test_a_step_within_that_while_without_a_permit_is_found() -> None:
     """Treaty 5.1."""
     w = World(start=START)

@@ -18,7 +18,7 @@ from brakeline.core.statement import open_envelope, pae, seal, sign
 from brakeline.core.tlog.merkle import leaf_hash
 from brakeline.core.tlog.merkle import root as tree_root
 from vector import refused
-from world import LABS, PARTIES, STEP_FLOP, World, key
+from world import LABS, PARTIES, STEP_FLOP, World, key, model, violation
 
 SECOND = 1_000_000_000
 
@@ -390,3 +390,26 @@ def test_a_gate_never_goes_back(steps: list[tuple[int, int, bool]]) -> None:
             assert not decide(state, now=0, flop=0)
         assert state.epoch >= before.epoch
         assert state.size >= before.size
+
+
+@pytest.mark.parametrize("generations", [1, 3])
+def test_what_descends_from_a_barred_run_gets_no_permit(generations: int) -> None:
+    # Treaty 5.6: else a barred run trains on under another name.
+    world = World(brake_findings_trip="false")
+    world.bind()
+    barred, free = world.finished("alpha", name="barred"), world.finished("alpha", name="free")
+    child, other = barred, free
+    for i in range(generations):
+        child = world.opened("beta", name=f"child {i}", parents=(child.id,))
+        other = world.opened("beta", name=f"other {i}", parents=(other.id,))
+    for name, run in (("m", barred), ("n", free)):
+        world.edge("alpha", name, run=run.id)
+        world.read("lineage", 0.1, "alpha", "beta", subject=model(name))
+    for inspector in ("gamma", "delta"):
+        world.audit(inspector, barred, violation())
+    assert barred.bar
+    with refused(Reason.BARRED):
+        world.grant(world.request(child))
+    if generations == 1:
+        world.grant(world.request(other))
+    world.check()

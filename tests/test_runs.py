@@ -229,6 +229,20 @@ def test_an_exemption_ends_at_its_cap(purpose: str, cap: int) -> None:
     world.check()
 
 
+def test_many_small_exempt_runs_are_no_way_round_the_cap() -> None:
+    # Treaty 3.2: the cap is over all that a lab declares for the purpose, of one lineage or of many.
+    world = bound()
+    runs = [world.declare("alpha", name=f"part {i}", purpose="safety-research", steps=40) for i in range(4)]
+    assert [r.exempt for r in runs] == ["safety-research", "safety-research", "", ""]
+    assert [r.covered for r in runs] == [False, False, True, True]
+    assert world.declare("beta", name="theirs", purpose="safety-research", steps=40).exempt
+    assert world.declare("alpha", name="serving", purpose="inference", steps=40).exempt
+    world.stamp(world.treaty.window + 2 * DAY)
+    world.bind(expires=world.now + DAY)
+    assert world.declare("alpha", name="later", purpose="safety-research", steps=40).exempt
+    world.check()
+
+
 def test_an_exempt_run_stops_with_the_brake_unless_the_treaty_says_so() -> None:
     # Treaty 3.2, 4.5
     world = bound()
