@@ -317,7 +317,7 @@ class Follower:
                 if open_envelope(entry).kind == "snapshot":
                     said = authenticate(first, entry)
                     body = said.statement.body_as(Snapshot)
-                    if said.issuer in signers:
+                    if said.issuer in signers and body.rules == self.treaty.rules:
                         yield said.issuer, body.size, body.root, body.state
 
     def trail(self, progress: Progress = lambda done, total: None) -> Trail:
