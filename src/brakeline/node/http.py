@@ -71,8 +71,9 @@ def raise_for(response: httpx.Response) -> None:
     """The inverse of `error_response`, for clients. Returns on 2xx.
 
     Raises:
-        Malformed, Refused, Misuse, Unavailable: the error the server raised. An answer that is not ours is
-            Unavailable on 429 and 5xx, which pass, and Malformed otherwise.
+        Malformed, Refused, Unavailable: the error the server raised; its Misuse is Malformed, for no peer says what
+            mistake a user made here. An answer that is not ours is Unavailable on 429 and 5xx, which pass, and
+            Malformed otherwise.
     """
     if response.is_success:
         return
@@ -84,6 +85,8 @@ def raise_for(response: httpx.Response) -> None:
             raise Unavailable(what) from None
         raise Malformed(what, hint="is the address that of a brakeline server?") from None
     error, hint = _plain(body.error), _plain(body.hint)
+    if body.reason == "misuse":
+        raise Malformed(error, hint=hint)
     if body.reason in _PLAIN:
         raise _PLAIN[body.reason](error, hint=hint)
     if body.reason in Reason.__members__.values():

@@ -30,6 +30,7 @@ from brakeline.core.tlog.tile import ENTRIES, MAX_ENTRY, WIDTH, Tile, encode_bun
 from brakeline.node.disk import connect, database_errors, disk_errors, replace_file, transaction
 
 _CHUNK: Final = 4096  # rows read back at once
+_WAIT: Final = 10.0  # s for a process that is being stopped to let go
 
 # `number` is index + 1: SQLite numbers the rows itself, from one, and an ignored duplicate takes no number.
 _SCHEMA: Final = """
@@ -60,11 +61,12 @@ class LogStore:
         self.origin = origin
         with disk_errors():
             directory.mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(directory / "lock", timeout=0, thread_local=False)
+            self._lock = filelock.FileLock(directory / "lock", timeout=_WAIT, thread_local=False)
             try:
                 self._lock.acquire()
             except filelock.Timeout:
-                raise Unavailable(f"{directory} is open in another process") from None
+                hint = "one process writes a log: stop the other one first"
+                raise Unavailable(f"{directory} is open in another process", hint=hint) from None
         self._connections: list[sqlite3.Connection] = []
         try:
             self._open()
