@@ -19,7 +19,7 @@ from machine import machine
 
 from brakeline.core import keys
 from brakeline.core.snapshot import pack, unpack
-from brakeline.core.state import apply, begin, replay
+from brakeline.core.state import apply, begin
 from brakeline.core.state.codec import decode, encode
 from brakeline.core.transcript import Head
 from world import ENVIRONMENT, World
@@ -133,8 +133,7 @@ def main(size: int) -> None:
     print("per entry:")
     flatness(w)
     before = rss()
-    state, _ = replay(w.treaty, ()) if False else (w.state, None)
-    data = pack(encode(state))
+    data = pack(encode(w.state))
     opening = min(cpu(lambda: decode(unpack(data), w.treaty)) for _ in range(3))
     print(f"snapshot: {len(data):,} bytes, {len(data) / size:.1f} an entry; opened in {opening:.2f} s of CPU")
     del w.entries

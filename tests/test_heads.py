@@ -1,5 +1,6 @@
 """Heads: what a lab commits to stays committed; where a run opens, stops and goes on; which heads may be audited."""
 
+from time import process_time
 from typing import Any
 
 import pytest
@@ -7,9 +8,10 @@ from msgspec.structs import replace
 
 from brakeline.core.brake import Phase
 from brakeline.core.errors import Reason
+from brakeline.core.state import apply, labs
 from brakeline.core.state import events as ev
-from brakeline.core.state import labs
 from brakeline.core.state.labs import MAX_SEAMS
+from brakeline.core.transcript import Head
 from world import DAY, STEP_FLOP, Live, World, bound, plain
 
 DIGEST = "ab" * 32
@@ -240,3 +242,28 @@ def test_a_run_opens_so_many_times() -> None:
     assert world.head(run, "running").reason is None
     assert world.head(run, "opened").reason is Reason.ALLOWANCE
     assert world.head(run, "stopped").reason is None
+
+
+def test_a_run_that_is_full_costs_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labs, "MAX_HEADS", 2048)
+    world = World(**{"budget.rest": "10000"})
+    world.bind()
+    run = world.opened("alpha", steps=10_000)
+
+    def head(steps: int) -> Head:
+        flop = str(steps * STEP_FLOP)
+        return Head(run=run.id, steps=steps, root=DIGEST, state=DIGEST, flop=flop, status="running")
+
+    def cost() -> float:
+        data, times = world.statement("alpha", "head", head(9000)), []
+        for _ in range(20):
+            begun = process_time()
+            apply(world.state, data)
+            times.append(process_time() - begun)
+        return min(times)
+
+    few = cost()
+    for steps in range(1, 2100):
+        world.log("alpha", "head", head(steps))
+    assert len(run.kept) == 2048
+    assert cost() < 3 * few

@@ -168,8 +168,10 @@ def _flop(text: str) -> int:
 def _rebuild(form: _Runs) -> Runs:
     days = {lab: {day: _flop(flop) for day, flop in days} for lab, days in form.days.items()}
     for run in form.runs.values():
-        for text in (run.lineage, run.window):
+        for text in (run.lineage, run.window, run.purpose_window):
             _flop(text)
+        if run.since != (run.heads[0].time if run.heads else 0):
+            raise Malformed("not a state: a run's oldest head was logged at another time")
     models: dict[str, list[tuple[int, str]]] = {}
     for child, story in form.told.items():
         for claim in story.values():

@@ -186,13 +186,15 @@ def commit(
     logged = LoggedHead(index, leaf, time, epoch, h.steps, h.status)
     # What was opened again is a seam that a glued transcript would hide in (attack A-05).
     seams = run.seams if h.status != "opened" or h.steps == 0 or h.steps in run.seams else (*run.seams, h.steps)
-    kept = run.kept.push_front(logged)
-    if len(kept) % _PRUNE == 0 or len(kept) > MAX_HEADS:  # Treaty 7.10; seldom, so that heads cost the same
-        oldest = time - treaty.audit_within
-        kept = List([x for x in kept if x.time >= oldest])
-    if len(kept) > MAX_HEADS and h.status in ("opened", "running"):
+    kept, since, oldest = run.kept.push_front(logged), run.since or time, time - treaty.audit_within
+    full = len(kept) > MAX_HEADS
+    if since < oldest and (full or len(kept) % _PRUNE == 0):  # Treaty 7.10; seldom, so that heads cost the same
+        left = [x for x in kept if x.time >= oldest]
+        kept, since, full = List(left), left[-1].time, len(left) > MAX_HEADS
+    if full and h.status in ("opened", "running"):
         raise Refused(Reason.ALLOWANCE, f"{MAX_HEADS} heads of the run are still auditable: log them less often")
-    return runs.put(treaty, msgspec.structs.replace(run, head=h, kept=kept, seams=seams, bound=run.bound or bound))
+    run = msgspec.structs.replace(run, head=h, kept=kept, since=since, seams=seams, bound=run.bound or bound)
+    return runs.put(treaty, run)
 
 
 def stamped(treaty: Treaty, runs: Runs, awaiting: frozenset[str], stamp: int, size: int, beacon: bytes) -> Runs:

@@ -105,10 +105,10 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     """One run. `seed` is empty until a stamp follows the declaration. `lineage`, `window` and
     `purpose_window` (what its lab declared, and for this purpose) are FLOP, in decimal.
 
-    `kept` are heads that may still be audited, the newest first. `tiers` are the names of those it is in, by its
-    numbers or by decision (`chosen`); `exempt` is its purpose where that counts. `covered`: it needs a permit for every
-    step; `brakes`: the brake stops it; `prohibited`: it gets no permit. `bound`: its lab was in force when it was
-    declared.
+    `kept` are heads that may still be audited, the newest first, and `since` is the time of the oldest. `tiers` are the
+    names of those it is in, by its numbers or by decision (`chosen`); `exempt` is its purpose where that counts.
+    `covered`: it needs a permit for every step; `brakes`: the brake stops it; `prohibited`: it gets no permit.
+    `bound`: its lab was in force when it was declared, or when it logged a head.
     """
 
     id: str
@@ -129,6 +129,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     seed: bytes = b""
     head: Head | None = None
     kept: Heads = List()
+    since: int = 0
     seams: tuple[int, ...] = ()
     designated: Mapping[str, tuple[str, ...]] = {}
     examined: Mapping[str, Examined] = {}
