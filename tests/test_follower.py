@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused, Unavailable
 from brakeline.core.snapshot import Snapshot, check_stated, pack, unpack
@@ -567,9 +568,12 @@ def test_only_permit_signers_count_and_only_under_their_own_keys() -> None:
     world.append(world.statement("gamma", "snapshot", body, issuer="delta"))
     world.append(world.statement("gamma", "snapshot", body, treaty="0" * 64))
     assert "stated by 2 permit signers" in str(refused(offered))
-    check_stated(
-        [(p, 5, "r", "s") for p in ("a", "b", "b", "c")] + [("d", 5, "r", "t")], size=5, root="r", state="s", need=3
-    )
+    said = Snapshot(rules=1, size=5, root="r", state="s")
+    others = [replace(said, **x) for x in ({"rules": 2}, {"size": 6}, {"root": "t"}, {"state": "t"})]
+    stated = [(p, said) for p in ("a", "b", "b", "c")] + [(p, x) for p, x in zip("defg", others, strict=True)]
+    check_stated(stated, said, 3)
+    with pytest.raises(Refused, match="stated by 3 permit signers; 4"):
+        check_stated(stated, said, 4)
 
 
 def test_another_state_than_was_stated_is_refused() -> None:

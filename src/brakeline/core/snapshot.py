@@ -44,16 +44,17 @@ def unpack(data: bytes) -> bytes:
     return body.removeprefix(MAGIC)
 
 
-def check_stated(stated: Iterable[tuple[str, int, str, str]], *, size: int, root: str, state: str, need: int) -> None:
-    """That enough distinct signers stated this state. `stated` are signer, size, root and state digest of each word.
+def check_stated(stated: Iterable[tuple[str, Snapshot]], offered: Snapshot, need: int) -> None:
+    """That enough distinct signers stated just what is offered. `stated`: who said what.
 
     Raises:
         Refused(NO_QUORUM): fewer than `need` did.
     """
-    signers = {signer for signer, *what in stated if what == [size, root, state]}
+    signers = {signer for signer, said in stated if said == offered}
     if len(signers) < need:
         raise Refused(
             Reason.NO_QUORUM,
-            f"the state at {size} entries is stated by {len(signers)} permit signers; {need} are needed (Treaty 6.6)",
+            f"the state at {offered.size} entries is stated by {len(signers)} permit signers; {need} are needed "
+            "(Treaty 6.6)",
             hint="fold the log from its first entry instead",
         )

@@ -294,10 +294,10 @@ class Follower:
             Refused(NO_QUORUM): too few state what the log offers. Others as `update`.
         """
         state = decode(unpack(self.client.snapshot()), self.treaty)
-        size, root, named = state.size, state.root().hex(), digest(state)
+        size = state.size
+        offered = Snapshot(rules=self.treaty.rules, size=size, root=state.root().hex(), state=digest(state))
         note, new = self._newest()
-        stated = self._stated(size, new.checkpoint.size)
-        check_stated(stated, size=size, root=root, state=named, need=self.treaty.permit)
+        check_stated(self._stated(size, new.checkpoint.size), offered, self.treaty.permit)
         after = state  # nothing is folded from a state that nobody stated
         for entry in self.client.stream(size, new.checkpoint.size):
             after, _ = apply(after, entry)
@@ -309,16 +309,15 @@ class Follower:
         with self._updating, self.lock:
             self.state, self.cosigned = after, new
 
-    def _stated(self, start: int, end: int) -> Iterator[tuple[str, int, str, str]]:
-        """What permit signers state in these entries: signer, size, root and state digest."""
+    def _stated(self, start: int, end: int) -> Iterator[tuple[str, Snapshot]]:
+        """What permit signers state in these entries, and who."""
         first, signers = begin(self.treaty), {p.name for p in self.treaty.with_role("permit-signer")}
         for entry in self.client.stream(start, end):
             with suppress(BrakelineError):
                 if open_envelope(entry).kind == "snapshot":
                     said = authenticate(first, entry)
-                    body = said.statement.body_as(Snapshot)
-                    if said.issuer in signers and body.rules == self.treaty.rules:
-                        yield said.issuer, body.size, body.root, body.state
+                    if said.issuer in signers:
+                        yield said.issuer, said.statement.body_as(Snapshot)
 
     def trail(self, progress: Progress = lambda done, total: None) -> Trail:
         """The log folded anew from its first entry up to here: what trusts no snapshot.
