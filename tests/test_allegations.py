@@ -3,6 +3,7 @@
 from itertools import permutations
 from time import process_time
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -145,6 +146,35 @@ def test_a_pass_of_fewer_steps_does_not_deny() -> None:
     world.stamp()
     world.audit("beta", run, violation(Fault.NO_PERMIT, (6, 12)))
     assert run.open_allegations
+    world.check()
+
+
+NOTICE = Finding(fault=Fault.ENVIRONMENT_MISMATCH, severity="notice", segment=(9, 12), detail="computes differently")
+GAP = Finding(fault=Fault.NOT_REPLAYED, severity="gap", segment=(9, 12), detail="out of time")
+
+
+@pytest.mark.parametrize("says", [NOTICE, GAP], ids=lambda f: f.severity)
+@pytest.mark.parametrize("first", [True, False])
+def test_an_audit_that_says_it_did_not_look_there_refutes_nothing(says: Finding, first: bool) -> None:
+    # Treaty 7.7: it lists the segment as replayed in the declared environment, and its own finding says otherwise.
+    world = bound()
+    run = world.finished("alpha", steps=30)
+    drawn = {part for p in ("gamma", "delta") for part in world.required(p, run)}
+    part = next((i, i + 3) for i in range(0, 30, 3) if (i, i + 3) not in drawn)
+    says = msgspec.structs.replace(says, segment=part)
+
+    def look() -> None:
+        for inspector in ("gamma", "delta"):
+            world.audit(inspector, run, says, segments=(part,), verdict="partial")
+            whole = (*world.required(inspector, run), part)
+            world.audit(inspector, run, says, segments=tuple(sorted(whole)))
+
+    if first:
+        look()
+    world.audit("beta", run, violation(segment=part), segments=(part,), verdict="partial")
+    look()
+    assert open_keys(run) == [(Fault.REPLAY_MISMATCH, part)]
+    assert run.settlement == "open"
     world.check()
 
 

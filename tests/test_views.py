@@ -385,10 +385,10 @@ def test_the_report_of_a_log_that_has_just_begun() -> None:
 
 def test_tallies() -> None:
     w = world()
-    assert views.tally(w.state, "trip") == "no vote to trip stands any more"
+    assert views.tally(w.state, "trip", "alpha") == "no vote to trip stands any more"
     w.vote("trip", "alpha")
-    assert views.tally(w.state, "trip") == "1 of 2 votes to trip"
+    assert views.tally(w.state, "trip", "alpha") == "1 of 2 votes to trip"
     assert views.missing_votes(w.state, "trip") == 1
     w.vote("trip", "beta")
-    assert views.tally(w.state, "trip") == "no vote to trip stands any more"
+    assert views.tally(w.state, "trip", "alpha") == "no vote to trip stands any more"
     assert Pledge(condition="quorum none\n").group(frozenset(PARTIES)) is None

@@ -29,5 +29,5 @@ def command(motion: str, reason: str, home: Path) -> None:
     vote = Vote(motion="trip" if motion == "trip" else "lift", epoch=desk.state.epoch, reason=reason)
     effect = desk.say("vote", vote)
     state = desk.state
-    click.echo(f"entry {effect.entry}: {views.tally(state, motion)}; the brake is {state.phase}")
+    click.echo(f"entry {effect.entry}: {views.tally(state, motion, desk.me.name)}; the brake is {state.phase}")
     show_waiting(b for b in views.waiting(state) if b.what == "the lift")

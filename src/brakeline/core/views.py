@@ -41,8 +41,10 @@ def missing_votes(state: State, motion: str) -> int:
     return max(0, need - len(voters(state, motion)))
 
 
-def tally(state: State, motion: str) -> str:
-    """The votes that stand for a motion; a trip or a release answers them, and then none stands any more."""
+def tally(state: State, motion: str, party: str) -> str:
+    """The votes that stand for a motion, for the party that has just voted; a trip or a release answers them."""
+    if party not in state.active:
+        return f"the vote waits: it counts once {party} is in force (Treaty 2.2)"
     need = state.treaty.trip if motion == "trip" else state.treaty.lift
     standing = len(voters(state, motion))
     return f"{standing} of {need} votes to {motion}" if standing else f"no vote to {motion} stands any more"

@@ -78,7 +78,9 @@ def take(
         _check_place(treaty, finding, logged.steps, cuts)
     if audit.verdict != "partial":
         _check_count(treaty, run, logged, issuer, audit)
-    strict = audit.environment == run.declaration.environment
+    # Treaty 7.7: who noticed that its machine computes differently has not looked strictly, whatever it declares.
+    elsewhere = any(f.fault is Fault.ENVIRONMENT_MISMATCH for f in audit.findings)
+    strict = audit.environment == run.declaration.environment and not elsewhere
     return _weigh(treaty, run, index, issuer, audit, logged, cuts, strict, time)
 
 
@@ -118,7 +120,7 @@ def _weigh(
         allegations[key] = _accuse(before, issuer, strict or before.open_to_all)
         if issuer not in before.accusers:
             events.append(Alleged(entry=index, run=run.id, inspector=issuer, finding=finding))
-    looked = frozenset(audit.segments)
+    looked = frozenset(audit.segments).difference(f.segment for f in audit.findings if f.severity == "gap")
     for key, a in allegations.items():
         if key not in accused and issuer not in a.accusers and _denies(a, audit, looked):
             allegations[key] = _deny(a, issuer, strict or a.open_to_all)
