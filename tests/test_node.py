@@ -295,7 +295,6 @@ def test_a_log_without_a_state_says_so() -> None:
     ("error", "status", "later"),
     [
         (Malformed("bad", hint="mend it"), 400, False),
-        (Misuse("wrong"), 400, False),
         (Unavailable("away", hint="wait"), 503, True),
         (Refused(Reason.FORGED, "no"), 403, False),
         (Refused(Reason.REPLAYED, "passed"), 409, False),
