@@ -167,6 +167,8 @@ def is_text(text: str) -> bool:
     No control character, no line or paragraph separator, nothing that is invisible or turns the order of what is read,
     no surrogate, nothing that is no character.
     """
+    if text.isascii() and text.isprintable():  # nearly always, and the same in every version
+        return True
     return not any(low <= c <= high or c & 0xFFFE == 0xFFFE for c in map(ord, text) for low, high in _UNSHOWN)
 
 

@@ -61,6 +61,11 @@ class Said(NamedTuple):
         return self.envelope.kind
 
     @property
+    def what(self) -> str:
+        """Kind and digest, as `Envelope.what`."""
+        return f"{self.kind} {self.digest}"
+
+    @property
     def issuer(self) -> str:
         return self.statement.issuer
 
@@ -168,7 +173,7 @@ def number(state: State, said: Said) -> tuple[State, Refused | None]:
         Refused: see `members.check_number`.
     """
     member = state.members.by_name[said.issuer]
-    last = members.next_number(member, said.statement, said.lane, said.envelope.what)
+    last = members.next_number(member, said.statement, said.lane, said.what)
     spent, refused = member.spent, None
     try:
         spent = charge(state, said)

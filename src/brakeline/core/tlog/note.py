@@ -24,6 +24,7 @@ MAX_TIME: Final = 2**63 - 1
 _KEY_TYPES: Final = {ED25519: KeyType.ED25519, COSIGNATURE: KeyType.ED25519}
 _DASH: Final = "— ".encode()
 _CONTROL: Final = re.compile(rb"[\x00-\x09\x0b-\x1f]")
+_NAME: Final = re.compile(r"[!-*,-~]+")  # printable ASCII but the space and `+`
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +206,8 @@ def _check_text(data: bytes) -> None:
 
 
 def _check_name(name: str) -> None:
+    if _NAME.fullmatch(name):  # nearly always
+        return
     if not name or "+" in name or any(c.isspace() or c < " " for c in name):
         raise Malformed(f"a key name is not empty and has no space, `+` or control character: {name[:80]!r}")
     try:
