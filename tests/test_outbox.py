@@ -32,6 +32,7 @@ from brakeline.node.desk import Desk, Lab
 from brakeline.node.home import Home, save_key
 from brakeline.node.http import error_response
 from brakeline.node.outbox import LIFETIME, Outbox
+from disks import FullDisk
 from test_logstore import in_memory
 from test_node import WorldLog
 from world import DAY, World, key
@@ -129,20 +130,8 @@ def test_outbox_survives_a_crash_between_writing_and_sending(folder: Path, world
 
 
 def test_a_failed_commit_writes_nothing_and_takes_no_number(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Failing:
-        def __init__(self, db: sqlite3.Connection) -> None:
-            self.db = db
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.db, name)
-
-        def execute(self, sql: str, *parameters: Any) -> Any:
-            if sql == "COMMIT":
-                raise sqlite3.OperationalError("database or disk is full")
-            return self.db.execute(sql, *parameters)
-
     with monkeypatch.context() as context:
-        context.setattr(box, "_db", Failing(box._db))
+        context.setattr(box, "_db", FullDisk(box._db))
         with pytest.raises(Unavailable, match="disk is full"):
             box.write("vote", BODY)
     assert box.pending() == []

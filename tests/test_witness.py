@@ -1,10 +1,8 @@
 """The witness: every row of the tlog-witness table, in its order, and what its memory is for."""
 
 import asyncio
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +17,7 @@ from brakeline.core.tlog.checkpoint import Checkpoint, cosign, verify_cosignatur
 from brakeline.core.tlog.note import COSIGNATURE, ED25519, Note, SignatureLine, VerifierKey, parse_note, sign_note
 from brakeline.node import witness as module
 from brakeline.node.witness import Answer, Seen, Witness, add_checkpoint, parse_request
+from disks import FullDisk
 
 ORIGIN = "log.example/pause"
 LOG = PrivateKey(bytes(range(32)))
@@ -228,21 +227,9 @@ def test_two_processes_on_one_database_share_one_state(tmp_path: Path, server: W
 def test_nothing_leaves_unless_it_is_on_disk(server: Witness, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commit fails: the caller gets no cosignature, and the state is the old one."""
 
-    class Failing:
-        def __init__(self, db: sqlite3.Connection) -> None:
-            self.db = db
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.db, name)
-
-        def execute(self, sql: str, *parameters: Any) -> Any:
-            if sql == "COMMIT":
-                raise sqlite3.OperationalError("disk I/O error")
-            return self.db.execute(sql, *parameters)
-
     assert server.add_checkpoint(request(0, 5)).status == 200
     with monkeypatch.context() as context:
-        context.setattr(server, "_db", Failing(server._db))
+        context.setattr(server, "_db", FullDisk(server._db))
         response = call(server, "POST", "/add-checkpoint", request(5, 9))
         assert (response.status_code, response.json()["reason"]) == (503, "unavailable")
     assert server.add_checkpoint(request(0, 9)).body == b"5\n"

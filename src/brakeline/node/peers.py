@@ -99,11 +99,7 @@ def ask(
     Raises:
         Malformed: the answer is longer, or is compressed.
     """
-    headers = {"accept-encoding": "identity"}
-    with (
-        within(seconds),
-        client.stream(method, url, headers=headers, content=content, timeout=seconds) as response,
-    ):
+    with within(seconds), client.stream(method, url, content=content, timeout=seconds) as response:
         # A peer must not be able to fill our memory with a small compressed answer.
         if response.headers.get("content-encoding", "identity") != "identity":
             raise Malformed("a compressed answer was not asked for")
