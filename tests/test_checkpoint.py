@@ -14,6 +14,7 @@ from brakeline.core.tlog.note import (
     Note,
     SignatureLine,
     VerifierKey,
+    keyring,
     parse_line,
     parse_vkey,
     sign_note,
@@ -46,7 +47,7 @@ def test_cosignature_vectors(v: Vector) -> None:
     line = parse_line(v.bytes("line")[:-1])
     with v.expected():
         if key.type == ED25519:
-            assert verify_note(Note(text, (line,)), [key]) == ((key, line),)
+            assert verify_note(Note(text, (line,)), keyring([key])) == ((key, line),)
             signed = sign_note(text, key.name, PrivateKey(bytes.fromhex(v.output["seed"]))).lines[0]
         else:
             assert verify_cosignature(text, line, key) == v.output["time"]

@@ -15,6 +15,7 @@ from brakeline.core.tlog.note import (
     Note,
     SignatureLine,
     VerifierKey,
+    keyring,
     parse_line,
     parse_note,
     parse_vkey,
@@ -41,7 +42,7 @@ def test_note_vectors(v: Vector) -> None:
     with v.expected():
         note = parse_note(data)
         assert note.encode() == data
-        verified = verify_note(note, keys)
+        verified = verify_note(note, keyring(keys))
         assert [key.name for key, _ in verified] == v.output["verified"]
         assert note.text.decode() == v.output["text"]
 
@@ -97,13 +98,13 @@ def test_every_vkey_is_refused_or_read_back(text: str) -> None:
 def test_a_signed_note_verifies_under_its_own_key_only(text: bytes, name: str) -> None:
     key = VerifierKey(name, ED25519, KEY.public)
     note = parse_note(sign_note(text, name, KEY).encode())
-    assert verify_note(note, [key]) == ((key, note.lines[0]),)
+    assert verify_note(note, keyring([key])) == ((key, note.lines[0]),)
     with refused(Reason.NO_QUORUM):
-        verify_note(note, [VerifierKey(name, ED25519, PrivateKey(bytes(32)).public)])
+        verify_note(note, keyring([VerifierKey(name, ED25519, PrivateKey(bytes(32)).public)]))
     with refused(Reason.NO_QUORUM):
-        verify_note(note, [VerifierKey(name + "x", ED25519, KEY.public)])
+        verify_note(note, keyring([VerifierKey(name + "x", ED25519, KEY.public)]))
     with refused(Reason.NO_QUORUM):
-        verify_note(note, [])
+        verify_note(note, keyring([]))
 
 
 def test_every_flipped_bit_of_a_note_is_refused() -> None:
@@ -113,7 +114,7 @@ def test_every_flipped_bit_of_a_note_is_refused() -> None:
         for bit in range(8):
             bent = data[:i] + bytes([data[i] ^ 1 << bit]) + data[i + 1 :]
             with pytest.raises((Malformed, Refused)):
-                verify_note(parse_note(bent), [key])
+                verify_note(parse_note(bent), keyring([key]))
 
 
 def test_with_lines_appends() -> None:
@@ -167,8 +168,8 @@ def test_two_keys_of_one_name_and_id_are_ambiguous() -> None:
     one, two = (VerifierKey("a", ED25519, PrivateKey(i.to_bytes(32)).public) for i in (77213, 80252))
     assert one.id == two.id
     note = sign_note(b"text\n", "a", PrivateKey((77213).to_bytes(32)))
-    assert verify_note(note, [one, one]) == ((one, note.lines[0]),)
+    assert verify_note(note, keyring([one, one])) == ((one, note.lines[0]),)
     with refused(Reason.FORGED):
-        verify_note(note, [two])
+        verify_note(note, keyring([two]))
     with pytest.raises(Misuse):
-        verify_note(note, [one, two])
+        verify_note(note, keyring([one, two]))

@@ -9,7 +9,7 @@ from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.keys import PrivateKey
 from brakeline.core.tlog.checkpoint import Checkpoint, cosign, parse_checkpoint
 from brakeline.core.tlog.merkle import inclusion_proof, leaf_hash, reader, root, verify_inclusion
-from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey, parse_note, sign_note, verify_note
+from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey, keyring, parse_note, sign_note, verify_note
 from brakeline.core.tlog.policy import Group, Policy, parse_policy
 from brakeline.core.tlog.proof import Proof, parse_proof, verify_proof
 from vector import Vector, load, refused
@@ -65,7 +65,7 @@ def test_the_test_log_proof_byte_for_byte() -> None:
     )
     proof = parse_proof(data)
     note = parse_note(proof.checkpoint)
-    verify_note(note, [VerifierKey("example.com/log/testdata", ED25519, key.public)])
+    verify_note(note, keyring([VerifierKey("example.com/log/testdata", ED25519, key.public)]))
     tree = parse_checkpoint(note.text)
     verify_inclusion(leaf_hash(b"three"), proof.index, tree.size, proof.hashes, tree.root)
 

@@ -16,7 +16,7 @@ from brakeline.core.encoding import b64encode, decimal, sha256
 from brakeline.core.errors import Malformed, Reason, Refused, Unavailable
 from brakeline.core.tlog.checkpoint import Checkpoint, parse_checkpoint, verify_cosignature
 from brakeline.core.tlog.merkle import consistency_proof
-from brakeline.core.tlog.note import Note, SignatureLine, VerifierKey, parse_note, verify_note
+from brakeline.core.tlog.note import Note, SignatureLine, VerifierKey, keyring, parse_note, verify_note
 from brakeline.core.tlog.policy import Policy
 from brakeline.node.http import read_answer
 from brakeline.node.logstore import LogStore
@@ -179,7 +179,7 @@ class Cosigners:
         note = parse_note(body)
         theirs = parse_checkpoint(note.text)
         try:
-            verify_note(note, [self._own])
+            verify_note(note, keyring([self._own]))
         except Refused as e:
             raise Malformed(f"the witness shows a checkpoint that we did not sign: {e}") from e
         if theirs.size > self._store.size or self._store.root(theirs.size) != theirs.root:

@@ -31,7 +31,7 @@ from brakeline.core.errors import BrakelineError, Malformed, Misuse, Unavailable
 from brakeline.core.keys import PrivateKey
 from brakeline.core.tlog.checkpoint import Checkpoint, parse_checkpoint
 from brakeline.core.tlog.merkle import EMPTY_ROOT, consistency_proof, inclusion_proof, verify_consistency
-from brakeline.core.tlog.note import Note, parse_note, sign_note, verify_note
+from brakeline.core.tlog.note import Note, keyring, parse_note, sign_note, verify_note
 from brakeline.core.tlog.policy import Policy, verify_cosigned
 from brakeline.core.tlog.proof import Proof
 from brakeline.core.tlog.tile import MAX_ENTRY
@@ -359,7 +359,7 @@ class Sequencer:
             note = sign_note(self._signed.text, self.store.origin, self._key)
         else:
             published = parse_note(self.latest.note)
-            own = tuple(line for _, line in verify_note(published, [self._own]))
+            own = tuple(line for _, line in verify_note(published, keyring([self._own])))
             note = Note(published.text, own)
         await self.cosigners.cosign(self._signed, note)
 

@@ -22,7 +22,7 @@ from brakeline.core.errors import BrakelineError, Malformed, Misuse, Refused
 from brakeline.core.keys import PrivateKey
 from brakeline.core.tlog.checkpoint import Checkpoint, cosign, parse_checkpoint
 from brakeline.core.tlog.merkle import EMPTY_ROOT, verify_consistency
-from brakeline.core.tlog.note import Note, VerifierKey, parse_note, verify_note
+from brakeline.core.tlog.note import Note, VerifierKey, keyring, parse_note, verify_note
 from brakeline.node.disk import connect, database_errors, disk_errors, transaction
 from brakeline.node.http import HANDLERS, read_body, run
 
@@ -109,7 +109,7 @@ def add_checkpoint(
     if origin not in logs:
         return Answer(404, b"unknown log\n")
     try:
-        signed = verify_note(note, [logs[origin]])
+        signed = verify_note(note, keyring([logs[origin]]))
     except Refused as e:
         return _refusal(403, e)
     if old > size:

@@ -179,9 +179,13 @@ def charge(treaty: Treaty, member: Member, lane: Lane, day: int, size: int, time
 
 def near_budget(treaty: Treaty, spent: Spent, lane: Lane, size: int) -> bool:
     """Whether this statement of `size` bytes crossed four fifths of what the lane may hold, or of the day's bytes."""
-    count, most = (-(-whole * 4 // 5) for whole in (treaty.budget.of(lane), treaty.budget.bytes))
-    crossed = lane != "brake" and spent.bytes - size < most <= spent.bytes
-    return crossed or spent.counts[LANES.index(lane)] == count
+    if spent.counts[LANES.index(lane)] == _four_fifths(treaty.budget.of(lane)):
+        return True
+    return lane != "brake" and spent.bytes - size < _four_fifths(treaty.budget.bytes) <= spent.bytes
+
+
+def _four_fifths(whole: int) -> int:
+    return -(-whole * 4 // 5)
 
 
 def equivocate(treaty: Treaty, members: Members, name: str, entry: int, time: int) -> Members:

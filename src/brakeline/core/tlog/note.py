@@ -5,7 +5,7 @@ its last newline, not the blank line; nothing covers the other lines.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -60,6 +60,9 @@ class VerifierKey:
             return self.key.verify(blob, text)
         timestamp = int.from_bytes(blob[:8], "big")
         return timestamp <= MAX_TIME and self.key.verify(blob[8:], cosignature_message(text, timestamp))
+
+
+Keyring = Mapping[tuple[str, bytes], VerifierKey]  # by name and key id
 
 
 @lru_cache(maxsize=1024)
@@ -153,9 +156,11 @@ def parse_line(line: bytes) -> SignatureLine:
     words = line.removeprefix(_DASH).split(b" ")
     if not line.startswith(_DASH) or len(words) != 2:
         raise Malformed(f"not a signature line: {line[:80]!r}")
-    _check_text(line)
     data = b64decode(words[1])
-    return SignatureLine(words[0].decode(), data[:4], data[4:])
+    try:
+        return SignatureLine(words[0].decode(), data[:4], data[4:])
+    except UnicodeDecodeError as e:
+        raise Malformed(f"a key name is UTF-8: {line[:80]!r}") from e
 
 
 def sign_note(text: bytes, name: str, key: PrivateKey) -> Note:
@@ -169,18 +174,27 @@ def cosignature_message(text: bytes, timestamp: int) -> bytes:
     return b"cosignature/v1\ntime %d\n%s" % (timestamp, text)
 
 
-def verify_note(note: Note, keys: Sequence[VerifierKey]) -> tuple[tuple[VerifierKey, SignatureLine], ...]:
+def keyring(keys: Iterable[VerifierKey]) -> Keyring:
+    """The keys, as `verify_note` looks them up.
+
+    Raises:
+        Misuse: two of them share their name and id.
+    """
+    distinct = set(keys)
+    known = {(key.name, key.id): key for key in distinct}
+    if len(known) != len(distinct):
+        raise Misuse("two verifier keys share their name and key id")
+    return known
+
+
+def verify_note(note: Note, known: Keyring) -> tuple[tuple[VerifierKey, SignatureLine], ...]:
     """The lines of known keys, all verified. Lines of unknown (name, key id) are ignored.
 
     Raises:
         Refused(DUPLICATE): two lines with one (name, key id), known or not.
         Refused(FORGED): a line of a known key does not verify: the whole note is bad.
         Refused(NO_QUORUM): no line is of a known key.
-        Misuse: two of `keys` share their name and id.
     """
-    known = {(key.name, key.id): key for key in keys}
-    if len(known) != len(set(keys)):
-        raise Misuse("two verifier keys share their name and key id")
     if len({(line.name, line.key_id) for line in note.lines}) != len(note.lines):
         raise Refused(Reason.DUPLICATE, "the note has two signature lines of one key")
     verified = []

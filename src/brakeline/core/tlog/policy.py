@@ -8,7 +8,18 @@ from typing import Final
 from brakeline.core.encoding import decimal
 from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.tlog.checkpoint import Checkpoint, parse_checkpoint, timestamp_of
-from brakeline.core.tlog.note import COSIGNATURE, ED25519, Note, VerifierKey, parse_note, parse_vkey, verify_note
+from brakeline.core.tlog.note import (
+    COSIGNATURE,
+    ED25519,
+    Keyring,
+    Note,
+    SignatureLine,
+    VerifierKey,
+    keyring,
+    parse_note,
+    parse_vkey,
+    verify_note,
+)
 
 LIMIT: Final = 128  # logs, witnesses and groups of one policy; also bounds how deep groups nest
 
@@ -96,6 +107,8 @@ class Policy:
     logs: tuple[tuple[VerifierKey, str | None], ...]
     witnesses: Mapping[str, tuple[VerifierKey, str | None]]
     quorum: Group
+    known: Keyring = field(init=False, repr=False, compare=False)
+    _names: Mapping[tuple[str, bytes], str] = field(init=False, repr=False, compare=False)  # witnesses, as `known`
 
     def __post_init__(self) -> None:
         logs = [key for key, _ in self.logs]
@@ -116,6 +129,13 @@ class Policy:
             raise Malformed("a name or URL of a policy is one word of printable octets")
         if not self.quorum.leaves <= self.witnesses.keys():
             raise Malformed("the quorum of a policy counts names that are not witnesses")
+        object.__setattr__(self, "known", keyring(logs + witnesses))
+        names = {(key.name, key.id): name for name, (key, _) in self.witnesses.items()}
+        object.__setattr__(self, "_names", names)
+
+    def witness(self, line: SignatureLine) -> str | None:
+        """The policy's name for the witness whose line this says to be."""
+        return self._names.get((line.name, line.key_id))
 
     @property
     def text(self) -> bytes:
@@ -192,17 +212,15 @@ def verify_cosigned(data: bytes, policy: Policy) -> Cosigned:
     # C2SP tlog-policy §Defining a log: the key name is the origin.
     if all(key.name != checkpoint.origin for key, _ in policy.logs):
         raise Refused(Reason.FOREIGN, f"{checkpoint.origin!r} is not a log of the policy")
-    names = {key: name for name, (key, _) in policy.witnesses.items()}
-    verified = verify_note(note, [*(key for key, _ in policy.logs), *names])
+    verified = verify_note(note, policy.known)
     if not any(key.type == ED25519 and key.name == checkpoint.origin for key, _ in verified):
         raise Refused(Reason.MISSING, f"the log {checkpoint.origin!r} has not signed its checkpoint")
-    times = {names[key]: timestamp_of(line) for key, line in verified if key in names}
-    counted = policy.quorum.satisfying(frozenset(times))
+    lines = {name: line for _, line in verified if (name := policy.witness(line)) is not None}
+    counted = policy.quorum.satisfying(frozenset(lines))
     if not counted:
-        raise Refused(Reason.NO_QUORUM, f"cosigned by {', '.join(sorted(times)) or 'nobody'}: no quorum")
-    median = sorted(times[name] for name in counted)[(len(counted) - 1) // 2]
-    lines = {names[key]: line.blob for key, line in verified if key in names}
-    parts = (note.text, *(x for name in sorted(counted) for x in (name.encode(), lines[name])))
+        raise Refused(Reason.NO_QUORUM, f"cosigned by {', '.join(sorted(lines)) or 'nobody'}: no quorum")
+    median = sorted(timestamp_of(lines[name]) for name in counted)[(len(counted) - 1) // 2]
+    parts = (note.text, *(x for name in sorted(counted) for x in (name.encode(), lines[name].blob)))
     return Cosigned(checkpoint, median, counted, note, parts)
 
 
