@@ -301,11 +301,10 @@ def test_what_is_alleged_of_no_segment_is_denied_by_passing_the_whole(tmp_path):
 @pytest.mark.parametrize("part", [(4, 4), (8, 4), (-4, 0), (3, 7), (4, 12), (STEPS, STEPS + 4), (0, 2**50)])
 def test_only_segments_are_replayed(tmp_path, part):
     heads = [SimpleNamespace(head=SimpleNamespace(steps=s)) for s in (0, 10, STEPS)]
-    treaty = SimpleNamespace(segment_steps=4)
-    assert not module._is_segment(treaty, heads, part)
-    assert module._is_segment(treaty, heads, (4, 8))
-    assert module._is_segment(treaty, heads, (8, 10))  # a head cut it short
-    assert not module._is_segment(treaty, heads, (8, 11))
+    assert not module._is_segment(4, heads, part)
+    assert module._is_segment(4, heads, (4, 8))
+    assert module._is_segment(4, heads, (8, 10))  # a head cut it short
+    assert not module._is_segment(4, heads, (8, 11))
 
 
 def test_permits_are_judged_even_where_the_code_does_not_run(tmp_path, monkeypatch):
@@ -324,14 +323,14 @@ def test_what_cannot_be_audited(tmp_path):
     with pytest.raises(Misuse, match="inspect itself"):
         run.inspect("alpha")
     with pytest.raises(Unavailable, match="no evidence folder"):
-        inspect(run.world.treaty, run.live.now, run.world.heads(run.live), tmp_path / "none", "beta", key("beta"),
+        inspect(run.world.state, run.live.now, run.world.heads(run.live), tmp_path / "none", "beta", key("beta"),
                 memory=tmp_path / "memory")  # fmt: skip
     assert run.inspect("beta").verdict == "pass"
     world = run.world
     attested = world.opened("alpha", name="attested", rung="attested", segment_steps=bench.SEGMENT)
     world.stamp()
     with pytest.raises(Misuse, match="nothing of it to execute again"):
-        inspect(world.treaty, attested.now, world.heads(attested), run.evidence, "beta", key("beta"),
+        inspect(world.state, attested.now, world.heads(attested), run.evidence, "beta", key("beta"),
                 memory=tmp_path / "memory")  # fmt: skip
 
 
@@ -339,7 +338,7 @@ def test_a_head_without_a_stamp_has_no_sample_yet(tmp_path):
     run = recorded(tmp_path)
     other = run.world.opened("alpha", name="other", segment_steps=bench.SEGMENT)
     with pytest.raises(Refused, match="wait for the next stamp"):
-        inspect(run.world.treaty, other.now, run.world.heads(other), run.evidence, "beta", key("beta"),
+        inspect(run.world.state, other.now, run.world.heads(other), run.evidence, "beta", key("beta"),
                 memory=tmp_path / "memory")  # fmt: skip
 
 
@@ -348,7 +347,7 @@ def test_a_head_of_another_run_is_none_of_this_one(tmp_path):
     other = run.world.opened("alpha", name="other", segment_steps=bench.SEGMENT)
     heads = [*run.world.heads(run.live), *run.world.heads(other)]
     with pytest.raises(Refused, match="no head of this run"):
-        inspect(run.world.treaty, run.live.now, heads, run.evidence, "beta", key("beta"), memory=tmp_path / "m")
+        inspect(run.world.state, run.live.now, heads, run.evidence, "beta", key("beta"), memory=tmp_path / "m")
 
 
 def test_the_benches_bounds():

@@ -28,18 +28,20 @@ def test_a_sample_follows_from_head_beacon_and_ticket() -> None:
     samples = set()
     for inspector in OTHERS:
         ticket = world.ticket(inspector, logged)
-        parts = audits.required_sample(world.treaty, run.now, logged, inspector, ticket)
+        mine = world.state.key_of(inspector)
+        parts = audits.required_sample(world.treaty, run.now, logged, inspector, ticket, mine)
         assert parts[0] == (0, 3)
         assert parts[-1] == (9, 12)
         samples.add(parts)
         with refused(Reason.FORGED):
-            audits.required_sample(world.treaty, run.now, logged, inspector, ticket[:-1] + bytes([ticket[-1] ^ 1]))
+            bent = ticket[:-1] + bytes([ticket[-1] ^ 1])
+            audits.required_sample(world.treaty, run.now, logged, inspector, bent, mine)
         for bad in (b"", bytes(64), world.ticket("alpha", logged)):
             with refused(Reason.FORGED):
-                audits.required_sample(world.treaty, run.now, logged, inspector, bad)
+                audits.required_sample(world.treaty, run.now, logged, inspector, bad, mine)
     world.head(run, "opened")
     with refused(Reason.MISSING):
-        audits.required_sample(world.treaty, run.now, run.heads[-1], "beta", b"")
+        audits.required_sample(world.treaty, run.now, run.heads[-1], "beta", b"", world.state.key_of("beta"))
     world.check()
 
 

@@ -78,7 +78,7 @@ def test_the_brake_dominates() -> None:
     run = world.opened("alpha")
     before = world.request(run)
     signed = world.sealed(before)
-    state = admit(GateState(run.id), signed, world.treaty, nonce=before.nonce, asked_at=0)
+    state = admit(GateState(run.id), signed, world.treaty, world.treaty.signer_keys, nonce=before.nonce, asked_at=0)
     world.trip()
     after = world.request(run)
     with refused(Reason.PAUSED):
@@ -87,7 +87,7 @@ def test_the_brake_dominates() -> None:
         world.grant(replace_epoch(after, 0))
     shut = halt(state, epoch=world.state.epoch, reason="brake")
     with refused(Reason.ROLLBACK):
-        admit(shut, signed, world.treaty, nonce=before.nonce, asked_at=0)
+        admit(shut, signed, world.treaty, world.treaty.signer_keys, nonce=before.nonce, asked_at=0)
     assert not decide(shut, now=1, flop=1)
     world.check()
 
@@ -261,7 +261,12 @@ class Adversary(RuleBasedStateMachine):
         data = world.sealed(permit)
         self.old.append((run, permit, data))
         self.gates[run.id] = admit(
-            self.gates[run.id], data, world.treaty, nonce=permit.nonce, asked_at=world.now * 10**9
+            self.gates[run.id],
+            data,
+            world.treaty,
+            world.treaty.signer_keys,
+            nonce=permit.nonce,
+            asked_at=world.now * 10**9,
         )
         assert decide(self.gates[run.id], now=world.now * 10**9, flop=1)
 
@@ -279,14 +284,14 @@ class Adversary(RuleBasedStateMachine):
         run, permit, data = self.old[at % len(self.old)]
         gate = self.gates[run.id]
         try:
-            opened = admit(gate, data, self.world.treaty, nonce=permit.nonce, asked_at=0)
+            opened = admit(gate, data, self.world.treaty, self.world.treaty.signer_keys, nonce=permit.nonce, asked_at=0)
         except BrakelineError:
             return
         # Treaty 5.5: only its own epoch or an earlier gate admits it, and never one that has seen a later trip.
         assert permit.epoch >= gate.epoch
         assert opened.epoch == permit.epoch
         with refused(Reason.REPLAYED):
-            admit(gate, data, self.world.treaty, nonce="0" * 32, asked_at=0)
+            admit(gate, data, self.world.treaty, self.world.treaty.signer_keys, nonce="0" * 32, asked_at=0)
 
     # what must hold
 

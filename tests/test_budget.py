@@ -10,8 +10,8 @@ from brakeline.core.errors import Reason, Refused
 from brakeline.core.pledge import Pledge
 from brakeline.core.state import State
 from brakeline.core.state import events as ev
-from brakeline.core.state.fold import authenticate, number
 from brakeline.core.state.members import DAYS_BACK, LANES, Spent
+from brakeline.core.state.said import authenticate, number
 from brakeline.core.treaty import BEHIND
 from world import DAY, START, Outcome, World, bound, last_numbers
 

@@ -184,7 +184,7 @@ def recorded(folder: Path, **changes: float) -> bench.Run:
 def examine(run: bench.Run, *accused: bench.Part, cell: type[Cell] = Cell, **more) -> tuple[Audit, list[str]]:
     said: list[str] = []
     heads, memory = run.world.heads(run.live), run.folder / "memory"
-    audit = inspect(run.world.treaty, run.live.now, heads, run.evidence, "beta", key("beta"), memory=memory,
+    audit = inspect(run.world.state, run.live.now, heads, run.evidence, "beta", key("beta"), memory=memory,
                     accused=accused, say=said.append, cell=cell, **more)  # fmt: skip
     return audit, said
 

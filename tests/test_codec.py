@@ -114,7 +114,7 @@ class Acts:
         w.log(by, "meter", {"joules": 1})
         w.append(self.any(b"rubbish", *w.entries))
         w.append(w.checkpoint(root=sha256(b"another history")))
-        w.log(by, "snapshot", {"rules": 1, "size": 16, "root": "ab" * 32, "state": self.any("ab", "cd") * 32})
+        w.log(by, "snapshot", {"rules": 2, "size": 16, "root": "ab" * 32, "state": self.any("ab", "cd") * 32})
         if self.dice.random() < 0.1:
             w.append(w.statement("gamma", "vote", {"motion": "trip", "epoch": 9, "reason": "x"}, seq=1))
 

@@ -324,7 +324,7 @@ def test_a_statement_that_never_counted_proves_as_well() -> None:
 
 
 def stated(world: World, party: str, size: int, digest: str, /, **changes: Any) -> Outcome:
-    body = {"rules": 1, "size": size, "root": DIGEST, "state": digest}
+    body = {"rules": 2, "size": size, "root": DIGEST, "state": digest}
     return world.log(party, "snapshot", {**body, **changes})
 
 
@@ -394,7 +394,7 @@ def test_one_signer_with_two_states_has_equivocated() -> None:
 def test_two_states_are_proven_by_both_envelopes(changes: dict[str, object], proves: bool) -> None:
     # Treaty 6.6: of sizes that the signer has gone past.
     world = snapshots()
-    body = {"rules": 1, "size": 32, "root": DIGEST, "state": DIGEST}
+    body = {"rules": 2, "size": 32, "root": DIGEST, "state": DIGEST}
     one = world.statement("alpha", "snapshot", body, seq=3)
     other = world.statement("alpha", "snapshot", {**body, **changes}, seq=4)
     outcome = evidence(world, "beta", one, other)

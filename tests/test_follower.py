@@ -494,7 +494,7 @@ class Offered:
         trip_votes(self.world, 3)
 
     def state(self, *parties: str, **changes: Any) -> None:
-        fields = {"rules": 1, "size": self.at.size, "root": self.at.root().hex(), "state": digest(self.at)}
+        fields = {"rules": 2, "size": self.at.size, "root": self.at.root().hex(), "state": digest(self.at)}
         for p in parties:
             self.world.log(p, "snapshot", Snapshot(**{**fields, **changes}))
 
@@ -562,13 +562,13 @@ def test_only_permit_signers_count_and_only_under_their_own_keys() -> None:
     """A log that forges, or takes another's word, has no quorum more."""
     offered = Offered("alpha", "beta")
     world = offered.world
-    body = Snapshot(rules=1, size=offered.at.size, root=offered.at.root().hex(), state=digest(offered.at))
+    body = Snapshot(rules=2, size=offered.at.size, root=offered.at.root().hex(), state=digest(offered.at))
     world.append(world.statement("gamma", "snapshot", body, by=key("alpha")))
     world.append(world.statement("gamma", "snapshot", body, by=key("stranger")))
     world.append(world.statement("gamma", "snapshot", body, issuer="delta"))
     world.append(world.statement("gamma", "snapshot", body, treaty="0" * 64))
     assert "stated by 2 permit signers" in str(refused(offered))
-    said = Snapshot(rules=1, size=5, root="r", state="s")
+    said = Snapshot(rules=2, size=5, root="r", state="s")
     others = [replace(said, **x) for x in ({"rules": 2}, {"size": 6}, {"root": "t"}, {"state": "t"})]
     stated = [(p, said) for p in ("a", "b", "b", "c")] + [(p, x) for p, x in zip("defg", others, strict=True)]
     check_stated(stated, said, 3)

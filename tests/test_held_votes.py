@@ -13,7 +13,7 @@ from brakeline.core.grant import check_votes, held_vote, is_trip, stance
 from brakeline.core.keys import PrivateKey
 from brakeline.core.state import State
 from brakeline.core.state.codec import encode
-from brakeline.core.state.fold import authenticate, read
+from brakeline.core.state.said import authenticate, read
 from vector import refused
 from world import DAY, LABS, PARTIES, World, bound, key, raw, violation
 

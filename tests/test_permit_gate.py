@@ -223,11 +223,11 @@ def test_a_permit_needs_a_quorum_of_parties() -> None:
     world, run = ready()
     permit = world.request(run)
     for signers in (LABS, PARTIES, ("delta", "alpha", "gamma")):
-        opened, envelope = open_permit(world.sealed(permit, *signers), world.treaty)
+        opened, envelope = open_permit(world.sealed(permit, *signers), world.treaty, world.treaty.signer_keys)
         assert (opened, envelope.payload) == (permit, canonical(permit))
     for few in (("alpha",), ("alpha", "beta")):
         with refused(Reason.NO_QUORUM):
-            open_permit(world.sealed(permit, *few), world.treaty)
+            open_permit(world.sealed(permit, *few), world.treaty, world.treaty.signer_keys)
 
 
 def test_signers_are_counted_as_parties_not_as_lines() -> None:
@@ -243,11 +243,15 @@ def test_signers_are_counted_as_parties_not_as_lines() -> None:
         (key("gamma").public.id, key("gamma").sign(message)),  # a party's key, but not its signer's key
     ):
         with refused(Reason.NO_QUORUM):
-            open_permit(seal(KIND, data, [*lines, third]), world.treaty)
+            open_permit(seal(KIND, data, [*lines, third]), world.treaty, world.treaty.signer_keys)
     with refused(Reason.FORGED):  # the id of a signer, the signature of another
-        open_permit(seal(KIND, data, [*lines, (key("gamma", "signer").public.id, alpha.sign(message))]), world.treaty)
+        open_permit(
+            seal(KIND, data, [*lines, (key("gamma", "signer").public.id, alpha.sign(message))]),
+            world.treaty,
+            world.treaty.signer_keys,
+        )
     with pytest.raises(Malformed):
-        open_permit(seal(KIND, data, [*lines, lines[0]]), world.treaty)
+        open_permit(seal(KIND, data, [*lines, lines[0]]), world.treaty, world.treaty.signer_keys)
 
 
 def test_a_permit_is_its_own_kind_and_of_its_treaty() -> None:
@@ -255,15 +259,17 @@ def test_a_permit_is_its_own_kind_and_of_its_treaty() -> None:
     permit = world.request(run)
     keys = [key(s, "signer") for s in LABS]
     with refused(Reason.FOREIGN):
-        open_permit(sign("vote", permit, *keys), world.treaty)
+        open_permit(sign("vote", permit, *keys), world.treaty, world.treaty.signer_keys)
     with refused(Reason.FOREIGN):
-        open_permit(sign(KIND, changed(permit, treaty="ab" * 32), *keys), world.treaty)
+        open_permit(sign(KIND, changed(permit, treaty="ab" * 32), *keys), world.treaty, world.treaty.signer_keys)
     with refused(Reason.ALLOWANCE):
-        open_permit(sign(KIND, changed(permit, expires=permit.issued + 11), *keys), world.treaty)
+        open_permit(
+            sign(KIND, changed(permit, expires=permit.issued + 11), *keys), world.treaty, world.treaty.signer_keys
+        )
     with pytest.raises(Malformed):
-        open_permit(sign(KIND, {"run": run.id}, *keys), world.treaty)
+        open_permit(sign(KIND, {"run": run.id}, *keys), world.treaty, world.treaty.signer_keys)
     with pytest.raises(Malformed):
-        open_permit(b"{}", world.treaty)
+        open_permit(b"{}", world.treaty, world.treaty.signer_keys)
 
 
 @given(st.data())
@@ -273,7 +279,7 @@ def test_no_bent_permit_opens(data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(good) - 1))
     bent = good[:at] + bytes([good[at] ^ data.draw(st.integers(1, 255))]) + good[at + 1 :]
     with pytest.raises(BrakelineError):
-        open_permit(bent, world.treaty)
+        open_permit(bent, world.treaty, world.treaty.signer_keys)
 
 
 READY = ready()
@@ -284,7 +290,9 @@ READY = ready()
 def admitted(world: World, run: Any, state: GateState | None = None, **changes: object) -> GateState:
     permit = changed(world.request(run), **changes)
     state = GateState(run.id) if state is None else state
-    return admit(state, world.sealed(permit), world.treaty, nonce=permit.nonce, asked_at=1000 * SECOND)
+    return admit(
+        state, world.sealed(permit), world.treaty, world.treaty.signer_keys, nonce=permit.nonce, asked_at=1000 * SECOND
+    )
 
 
 def test_a_gate_begins_shut() -> None:
@@ -330,7 +338,7 @@ def test_what_a_gate_does_not_admit() -> None:
     state = replace(GateState(run.id), epoch=0, size=permit.size)
 
     def take(data: bytes, state: GateState = state, nonce: str = permit.nonce) -> GateState:
-        return admit(state, data, world.treaty, nonce=nonce, asked_at=0)
+        return admit(state, data, world.treaty, world.treaty.signer_keys, nonce=nonce, asked_at=0)
 
     take(data)
     with refused(Reason.REPLAYED):  # an old answer to a new question

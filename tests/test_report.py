@@ -239,7 +239,7 @@ def test_what_permit_signers_say_of_the_state_is_shown() -> None:
     world = World(log_snapshot_every="16")
     world.bind()
     world.vote("trip", *["alpha"] * 10)
-    body = {"rules": 1, "size": 16, "root": SHA, "state": "6" * 64}
+    body = {"rules": 2, "size": 16, "root": SHA, "state": "6" * 64}
     assert world.log("beta", "snapshot", body).reason is None
     read = Page(render(prove(world)))
     assert "beta signed the state after 16 entries" in read.row("stated", "6" * 64)

@@ -16,7 +16,7 @@ from brakeline.core.kinds import KINDS, Kind
 from brakeline.core.state import apply, replay
 from brakeline.core.state import events as ev
 from brakeline.core.state.codec import digest
-from brakeline.core.state.fold import MAX_DEPTH, authenticate
+from brakeline.core.state.said import MAX_DEPTH, authenticate
 from brakeline.core.treaty import parse_treaty
 from world import DAY, World, bound, last_numbers, raw
 
@@ -71,7 +71,7 @@ BODIES: dict[str, dict[str, object]] = {
     "reading": READING,
     "head": HEAD,
     "evidence": {"first": "a", "second": "b"},
-    "snapshot": {"rules": 1, "size": 1000, "root": DIGEST, "state": DIGEST},
+    "snapshot": {"rules": 2, "size": 1000, "root": DIGEST, "state": DIGEST},
     "designation": {"run": DIGEST, "tier": "covered"},
     "incident": {"incident": "safety", "known": 0, "text": "x"},
     "notice": {"about": -1, "text": "x"},
@@ -233,6 +233,6 @@ def test_an_unknown_kind_changes_nothing_but_its_number() -> None:
 
 
 def test_a_new_build_with_other_rules_does_not_judge_this_log() -> None:
-    text = World().treaty.text.replace(b"rules = 1 ", b"rules = 2 ")
+    text = World().treaty.text.replace(b"rules = 2 ", b"rules = 3 ")
     with pytest.raises(Malformed, match=r"Treaty 1\.4"):
         parse_treaty(text)

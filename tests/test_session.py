@@ -221,7 +221,7 @@ def test_a_session_declares_what_the_recipe_says_and_ends_through_its_stops(lab:
     lab.world.stamp()
     live = Live(lab.world, run.id)
     evidence, memory = tmp_path / "home" / "runs" / "run", tmp_path / "memory"
-    audit = inspect(lab.treaty, live.now, lab.world.heads(live), evidence, "beta", key("beta"), memory=memory)
+    audit = inspect(lab.world.state, live.now, lab.world.heads(live), evidence, "beta", key("beta"), memory=memory)
     assert audit.verdict == "pass"
     assert lab.world.log("beta", "audit", audit).reason is None
 

@@ -14,7 +14,7 @@ from brakeline.core.pledge import Assent, Pledge
 from brakeline.core.state import State, apply, audits, begin, readings, replay
 from brakeline.core.state import events as ev
 from brakeline.core.state.codec import digest, encode
-from brakeline.core.state.fold import authenticate, number, read
+from brakeline.core.state.said import authenticate, number, read
 from brakeline.core.statement import open_envelope, pae, seal
 from brakeline.core.treaty import BEHIND
 from brakeline.core.treaty.values import SKEW
@@ -43,7 +43,7 @@ def test_an_honest_log_takes_every_kind() -> None:
     world.edge("alpha", "m", run=run.id)
     world.withdraw("gamma")
     world.log("beta", "designation", {"run": run.id, "tier": "covered"})
-    world.log("beta", "snapshot", {"rules": 1, "size": 16, "root": DIGEST, "state": DIGEST})
+    world.log("beta", "snapshot", {"rules": 2, "size": 16, "root": DIGEST, "state": DIGEST})
     world.log("beta", "incident", {"incident": "safety", "known": world.now, "text": "a leak"})
     world.log("beta", "notice", {"about": -1, "text": "more to come"})
     request = world.log("beta", "request", {"party": "alpha", "text": "why?"})

@@ -136,7 +136,7 @@ def test_the_keys_that_a_draft_has_are_checked() -> None:
 def test_values_are_read_exactly() -> None:
     t = treaty()
     assert (t.name, t.version, t.faults, t.trip, t.permit, t.lift, t.witnesses) == ("demo", 1, 1, 2, 3, 3, 3)
-    assert (t.rules, t.permit_allowance, t.window, t.snapshot_every) == (1, 6 * 10**9, 365 * DAY, 1000)
+    assert (t.rules, t.permit_allowance, t.window, t.snapshot_every) == (2, 6 * 10**9, 365 * DAY, 1000)
     every = frozenset({"declared", "monitored", "permitted"})
     assert t.tiers == (
         Tier("covered", every, 10**10, None, None, "", sum=False),
@@ -280,7 +280,7 @@ def test_text_that_is_no_treaty() -> None:
         ("treaty.version", "0", "count from 1"),
         ("treaty.version", "1000000001", "count from 1"),
         ("treaty.rules", "0", "rules 0 are not known here (Treaty 1.4)"),
-        ("treaty.rules", "2", "rules 2 are not known here (Treaty 1.4)"),
+        ("treaty.rules", "3", "rules 3 are not known here (Treaty 1.4)"),
         ("treaty.effective", "2026-01-01T00:00:00.5Z", "whole seconds"),
         ("treaty.effective", "2026-01-01T00:00:00", "time zone"),
         ("treaty.effective", "0001-01-01T00:00:00+14:00", "between 1970"),
@@ -510,11 +510,11 @@ def test_statements_are_dated_within_a_heartbeat_and_half_a_minute() -> None:
 
 def test_other_rules_are_another_brakelines_matter() -> None:
     # Treaty 1.4: before the schema, because other rules have other keys.
-    text = edited(TEXT, "treaty.rules", "2") + "\n[later]\nx = 1\n"
+    text = edited(TEXT, "treaty.rules", "3") + "\n[later]\nx = 1\n"
     for read in (parse_treaty, check_draft, missing_keys):
-        with pytest.raises(Malformed, match=r"line \d+: treaty.rules: rules 2 are not known here") as e:
+        with pytest.raises(Malformed, match=r"line \d+: treaty.rules: rules 3 are not known here") as e:
             read(text.encode())
-        assert e.value.hint == "this build knows rules 1: install a newer Brakeline"
+        assert e.value.hint == "this build knows rules 1, 2: install a newer Brakeline"
 
 
 def test_keys_serve_one_party_and_one_purpose() -> None:

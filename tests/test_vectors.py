@@ -24,7 +24,7 @@ from brakeline.core.state import State, apply, begin, replay
 from brakeline.core.state import events as e
 from brakeline.core.state.audits import find_head, required_sample
 from brakeline.core.state.codec import decode, digest, encode
-from brakeline.core.state.fold import check_depth
+from brakeline.core.state.said import check_depth
 from brakeline.core.statement import open_envelope, seal
 from brakeline.core.transcript import SegmentReplay, decode_leaf
 from brakeline.core.treaty import parse_treaty
@@ -128,7 +128,8 @@ def test_grant_vectors(v: Vector) -> None:
 @load("permit", 7, "sealed-")
 def test_sealed_permit_vectors(v: Vector) -> None:
     with v.expected():
-        permit, _ = open_permit(v.bytes("permit"), parse_treaty(v.bytes("treaty")))
+        treaty = parse_treaty(v.bytes("treaty"))
+        permit, _ = open_permit(v.bytes("permit"), treaty, treaty.signer_keys)
         assert {"permit": plain(permit)} == v.output
 
 
@@ -149,7 +150,8 @@ def test_sample_vectors(v: Vector) -> None:
     run = state.run(v.input["run"])
     with v.expected():
         logged = find_head(run, v.input["head"])
-        sample = required_sample(state.treaty, run, logged, v.input["inspector"], v.bytes("ticket"))
+        who = v.input["inspector"]
+        sample = required_sample(state.treaty, run, logged, who, v.bytes("ticket"), state.key_of(who))
         assert plain(sample) == v.output["segments"]
 
 
@@ -162,7 +164,7 @@ def test_verdict_vectors(v: Vector) -> None:
     heads = [h for h in events if isinstance(h, e.Committed) and h.head.run == run.id]
     replays = {(r["segment"][0], r["segment"][1]): replayed(r) for r in x["replays"]}
     required = [(a, b) for a, b in x["required"]]
-    findings = judge(state.treaty, run, heads, openings, required, replays, environment=x["environment"])
+    findings = judge(state, run, heads, openings, required, replays, environment=x["environment"])
     assert found(findings) == v.output
 
 

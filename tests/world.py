@@ -43,6 +43,7 @@ from brakeline.core.tlog.merkle import root as tree_root
 from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey, sign_note
 from brakeline.core.transcript import NONE, Head, Leaf, SegmentReplay
 from brakeline.core.treaty import Lane, Treaty, articles_digest, parse_treaty
+from brakeline.core.treaty.parties import digest_of
 
 E = TypeVar("E", bound=ev.Event)
 EXAMPLE = Path(__file__).parents[1] / "examples" / "treaties" / "demo.toml"
@@ -85,6 +86,11 @@ def key(name: str, purpose: str = "statement") -> PrivateKey:
     return PrivateKey(sha256(f"{name} {purpose}".encode()))
 
 
+def next_digest(name: str, purpose: str = "statement", number: int = 1) -> str:
+    """The digest of the key that is to come after `number` - 1 others."""
+    return digest_of(key(name, f"{purpose} {number}").public)
+
+
 def edited(text: str, path: str, value: str, *, number: int = 0) -> str:
     """`text` with another value for `table.key`; `number` counts the tables of that name."""
     table, _, name = path.rpartition(".")
@@ -108,12 +114,14 @@ def enrolled(text: str) -> str:
             name = line[len("[party.") : -1]
         if name and line.startswith("roles"):
             lines.append(f'key = "{key(name).public.text}"')
+            lines.append(f'next = "{next_digest(name)}"')
             if '"log"' in line:
                 lines.append(f'log_key = "{log_key(name).text}"')
             if '"witness"' in line:
                 lines.append(f'witness_key = "{witness_key(name).text}"')
             if '"permit-signer"' in line:
                 lines.append(f'signer_key = "{key(name, "signer").public.text}"')
+                lines.append(f'signer_next = "{next_digest(name, "signer")}"')
             name = ""
     return "\n".join(lines)
 
@@ -177,8 +185,9 @@ class Live:
 
 class World:
     def __init__(self, *, start: int = START, treaty: Treaty | None = None, **changes: str) -> None:
-        self.treaty = treaty or globals()["treaty"](**changes)
-        self.state = begin(self.treaty)
+        self.first = treaty or globals()["treaty"](**changes)
+        self.state = begin(self.first)
+        self.generation: dict[str, int] = {}  # how many keys for statements a party has had before this one
         self.events: list[ev.Event] = []
         self.entries: list[bytes] = []
         self.now = start
@@ -186,6 +195,16 @@ class World:
         self.leaves: dict[str, list[Leaf]] = {}
         self.permits: dict[str, list[bytes]] = {}
         self.stamp(0)
+
+    @property
+    def treaty(self) -> Treaty:
+        """The text in force."""
+        return self.state.treaty
+
+    def key(self, party: str) -> PrivateKey:
+        """The key with which the party speaks now."""
+        number = self.generation.get(party, 0)
+        return key(party, f"statement {number}" if number else "statement")
 
     @property
     def lapse(self) -> int:
@@ -226,7 +245,9 @@ class World:
             root = self.state.root(size) if kept else tree_root([leaf_hash(e) for e in self.entries[:size]])
         now = self.now if now is None else now
         keeper = self.treaty.with_role("log")[0].name
-        by = [p.name for p in self.treaty.with_role("witness")] if by is None else by
+        if by is None:
+            coming = [self.state.chain.coming.ground.policy] if self.state.chain.coming else []
+            by = sorted({name for policy in (*self.state.chain.need(size), *coming) for name in policy.witnesses})
         origin = log_key(keeper).name
         text = Checkpoint(origin, size, root).text
         lines = (cosign(text, witness_key(w).name, key(w, "witness"), now) for w in by)
@@ -263,7 +284,7 @@ class World:
                 **changes,
             }
         )
-        data = sign(kind, made, by or key(party))
+        data = sign(kind, made, by or self.key(party))
         if changes.keys() <= {"not_before", "expires"} and by is None and issuer is None:
             earlier.append(data)
         return data
@@ -457,7 +478,7 @@ class World:
 
     def ticket(self, inspector: str, logged: LoggedHead) -> bytes:
         assert logged.beacon
-        return key(inspector).sign(ticket_message(logged.leaf, logged.beacon))
+        return self.key(inspector).sign(ticket_message(logged.leaf, logged.beacon))
 
     def openings(self, run: Live, **changes: Any) -> Openings:
         shown = Openings(tuple(self.leaves[run.id]), tuple(self.permits[run.id]), RECIPE, DATASET)
@@ -481,12 +502,13 @@ class World:
         replays = {part: self.replay(run, part) for part in required} | changes.pop("replays", {})
         openings = self.openings(run, **changes)
         where = run.declaration.environment if environment is None else environment
-        return judge(self.treaty, run.now, self.heads(run), openings, required, replays, environment=where)
+        return judge(self.state, run.now, self.heads(run), openings, required, replays, environment=where)
 
     def required(self, inspector: str, run: Live, logged: LoggedHead | None = None) -> tuple[tuple[int, int], ...]:
         """The segments that the treaty makes an inspector replay, by default up to the run's last head."""
         logged = logged or run.heads[-1]
-        return required_sample(self.treaty, run.now, logged, inspector, self.ticket(inspector, logged))
+        ticket, mine = self.ticket(inspector, logged), self.state.key_of(inspector)
+        return required_sample(self.treaty, run.now, logged, inspector, ticket, mine)
 
     def heads(self, run: Live) -> list[ev.Committed]:
         """Every head of the run that counts."""
@@ -516,7 +538,7 @@ class World:
     def bundle(self, *runs: Live, **changes: Any) -> Bundle:
         opened = {r.id: b"".join(x.encode() for x in self.leaves[r.id][: r.steps + 1]) for r in runs}
         fields: dict[str, Any] = {
-            "treaty": self.treaty.text,
+            "treaty": self.first.text,
             "checkpoint": self.checkpoint(),
             "entries": tuple(self.entries),
             "transcripts": opened,
@@ -528,23 +550,23 @@ class World:
 
         Folding again goes on twice from what was written down: who starts from a snapshot finds the same as all others.
         """
-        again, events = begin(self.treaty), list[ev.Event]()
+        again, events = begin(self.first), list[ev.Event]()
         for i, entry in enumerate(self.entries):
             if i and i % (len(self.entries) // 3 + 1) == 0:
-                again = decode(encode(again), self.treaty)
+                again = decode(encode(again), self.first)
             again, new = apply(again, entry)
             events += new
         assert events == self.events
         written = encode(self.state)
         assert encode(again) == written, "folding the log again gives another state"
-        back = decode(written, self.treaty)
-        for part in ("clock", "members", "runs", "ballot", "readings", "dues"):
+        back = decode(written, self.first)
+        for part in ("chain", "keyring", "clock", "members", "runs", "ballot", "readings", "dues"):
             assert getattr(back, part) == getattr(self.state, part), f"{part} differs when it is read back"
         assert self.state.root() == tree_root([leaf_hash(e) for e in self.entries])
         assert self.state.size == len(self.entries)
         check_history(self.events, self.state)
         activation = self.state.members.activation
-        parties = frozenset(self.treaty.parties)
+        parties = frozenset(self.state.members.by_name)
         named = {p: self.state.members.by_name[p].pledge for p in (*activation.active, *activation.deleted)}
         conditions = {p: Pledge(condition=x.condition).group(parties) for p, x in named.items() if x}
         check_activation(conditions, activation)

@@ -92,7 +92,9 @@ class WorldGate:
             world.grant(permit)
             data = world.sealed(permit)
             asked_at = world.now * 10**9
-            self._state = admit(self._state, data, world.treaty, nonce=permit.nonce, asked_at=asked_at)
+            self._state = admit(
+                self._state, data, world.treaty, world.treaty.signer_keys, nonce=permit.nonce, asked_at=asked_at
+            )
             self._on_permit(data)
         return bool(self.decision)
 

@@ -298,7 +298,7 @@ def _sealed() -> Iterator[Made]:
         fields = {"treaty": w.treaty.text.decode(), "permit": data.decode()}
 
         def act(data: bytes = data) -> dict[str, Any]:
-            return {"permit": open_permit(data, w.treaty)[0]}
+            return {"permit": open_permit(data, w.treaty, w.treaty.signer_keys)[0]}
 
         yield _made("permit", f"sealed-{name}", about, "Treaty 5.2", fields, expect, act)
 
@@ -384,6 +384,6 @@ def _sample(name: str, about: str, w: World, run: Live, inspector: str, by: Any,
     fields = {**log_of(w), "run": run.id, "head": logged.index, "inspector": inspector, "ticket_hex": ticket.hex()}
 
     def act() -> dict[str, Any]:
-        return {"segments": required_sample(w.treaty, run.now, logged, inspector, ticket)}
+        return {"segments": required_sample(w.treaty, run.now, logged, inspector, ticket, w.state.key_of(inspector))}
 
     return _made("sample", f"log-{name}", about, "Treaty 7.3, 7.4", fields, expect, act)

@@ -19,8 +19,8 @@ from scenes.raw import envelopes, good, payloads, resigned, signatures, signed
 from scenes.shown import OTHER, VOTE, assent, gap
 from world import DAY, LABS, PARTIES, START, Live, World, key, model, plain, violation
 
-RULES = 1
-FROZEN: frozenset[int] = frozenset()  # versions of the rules that are published: their logs are only read from then on
+RULES = 2
+FROZEN: frozenset[int] = frozenset({1})  # versions of the rules that are published: their logs are only read
 # What no entry of a log is refused for: the gate, a permit signer and a treaty's reader give these.
 ELSEWHERE = frozenset({Reason.BARRED, Reason.STALE, Reason.WEAK_KEY})
 
@@ -74,7 +74,7 @@ def every_kind() -> World:
     w.read("speedup", 2.0, "alpha")
     w.read("speedup", 7.0, "beta")
     size = len(w.entries) // 16 * 16
-    w.log("delta", "snapshot", {"rules": 1, "size": size, "root": OTHER, "state": digest(w.state)})
+    w.log("delta", "snapshot", {"rules": 2, "size": size, "root": OTHER, "state": digest(w.state)})
     w.withdraw("gamma")
     one, two = (w.statement("gamma", "vote", VOTE | {"reason": r}, seq=99).decode() for r in ("a", "b"))
     w.log("alpha", "evidence", Evidence(first=min(one, two), second=max(one, two)))
@@ -116,7 +116,7 @@ def every_refusal() -> World:
     w.log("beta", "report", {"about": 0, "text": "to nobody"})
     w.log("beta", "incident", {"incident": "boredom", "known": w.now, "text": "x"})
     w.log("beta", "reading", w.reading("speedup", 1.0, value=0.5))
-    w.log("beta", "snapshot", {"rules": 1, "size": 5, "root": OTHER, "state": OTHER})
+    w.log("beta", "snapshot", {"rules": 2, "size": 5, "root": OTHER, "state": OTHER})
     w.log("beta", "snapshot", {"rules": 2, "size": 16, "root": OTHER, "state": OTHER})
     for n in range(30):
         w.log("beta", "notice", {"about": -1, "text": f"{n}"})

@@ -62,7 +62,7 @@ def _() -> World:
 )
 def _() -> World:
     log = world()
-    body = {"rules": 1, "size": 1000, "root": OTHER, "state": OTHER}
+    body = {"rules": 2, "size": 1000, "root": OTHER, "state": OTHER}
     one = log.statement("alpha", "snapshot", body, seq=7).decode()
     two = log.statement("alpha", "snapshot", body | {"state": "cd" * 32}, seq=8).decode()
     log.log("beta", "evidence", Evidence(first=min(one, two), second=max(one, two)))
@@ -338,7 +338,7 @@ def _() -> World:
     log = bound(log_snapshot_every="16")
     for _ in range(10):
         log.stamp()
-    log.log("alpha", "snapshot", {"rules": 1, "size": 16, "root": OTHER, "state": OTHER})
+    log.log("alpha", "snapshot", {"rules": 2, "size": 16, "root": OTHER, "state": OTHER})
     return log
 
 
@@ -348,7 +348,7 @@ def _() -> World:
     for _ in range(10):
         log.stamp()
     for state in (OTHER, "cd" * 32):
-        log.log("alpha", "snapshot", {"rules": 1, "size": 16, "root": OTHER, "state": state})
+        log.log("alpha", "snapshot", {"rules": 2, "size": 16, "root": OTHER, "state": state})
     return log
 
 

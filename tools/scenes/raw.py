@@ -5,7 +5,7 @@ from typing import Any
 
 from brakeline.core.encoding import b64encode, canonical
 from brakeline.core.errors import BrakelineError, Malformed
-from brakeline.core.state.fold import MAX_DEPTH, check_depth
+from brakeline.core.state.said import MAX_DEPTH, check_depth
 from brakeline.core.statement import MAX_BYTES, MAX_SEQ, MAX_SIGNATURES, open_envelope, pae, seal
 from scenes import crafted
 from scenes.made import Made, entry, world

@@ -551,7 +551,7 @@ def _() -> World:
 @scene("snapshot-between", "Treaty 6.6", "A state at no multiple of the treaty's number.", expect="malformed")
 def _() -> World:
     log = world()
-    log.log("alpha", "snapshot", {"rules": 1, "size": 1, "root": OTHER, "state": OTHER})
+    log.log("alpha", "snapshot", {"rules": 2, "size": 1, "root": OTHER, "state": OTHER})
     return log
 
 

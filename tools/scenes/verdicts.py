@@ -59,7 +59,7 @@ def case(
     made: Replays = {part: w.replay(run, part) for part in parts} | (replays or {})
     made = {part: r for part, r in made.items() if part != without}
     heads = [x for x in w.of(e.Committed) if x.head.run == run.id]
-    findings = judge(w.treaty, run.now, heads, openings, parts, made, environment=here)
+    findings = judge(w.state, run.now, heads, openings, parts, made, environment=here)
     output = found(findings)
     came = ", ".join(f"{f.fault} {f.severity} {f.segment[0]}-{f.segment[1]}" for f in findings)
     assert came == wants, f"verdict/{name}: {came or 'nothing'}, not {wants or 'nothing'}"

@@ -60,7 +60,7 @@ def command(run: str, evidence: Path, confirm: bool, threads: int | None, home: 
     with Progress(transient=True) as progress_bar:
         task = progress_bar.add_task(f"replaying {record.declaration.name}", total=None)
         audit = inspect(
-            desk.treaty,
+            trail.state,
             record,
             heads,
             evidence,

@@ -15,8 +15,8 @@ import msgspec
 
 from brakeline.core.errors import Refused
 from brakeline.core.state import State, apply
-from brakeline.core.state.fold import Said, authenticate, number
 from brakeline.core.state.members import Twice, equivocate
+from brakeline.core.state.said import Said, authenticate, number
 
 BRAKE: Final = "brake"
 

@@ -45,6 +45,11 @@ class Reason(StrEnum):
     MISSING = "missing"  # something that must be there is not
     BUDGET = "budget"  # more than the treaty lets a party log in a day
     MALFORMED = "malformed"  # signed by a party, and not what its kind says
+    SUPERSEDED = "superseded"  # it names a text that is not in force: sign it anew
+    RETIRED_KEY = "retired-key"  # the key was changed or revoked
+    REUSED_KEY = "reused-key"  # a key that the log has known for something else
+    PENDING = "pending"  # another succession is under way
+    LEFT = "left"  # said by a party that has no seat under the text in force
     UNKNOWN_KIND = "unknown-kind"  # of a kind that the treaty's rules do not know
 
 

@@ -1,5 +1,7 @@
 """Evidence: two envelopes that prove to anybody that a party said two things. Treaty 2.4."""
 
+from collections.abc import Collection
+
 from brakeline.core.encoding import Wire
 from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.keys import PublicKey
@@ -24,8 +26,8 @@ def read(body: Evidence) -> tuple[Envelope, Envelope]:
     return open_envelope(body.first.encode()), open_envelope(body.second.encode())
 
 
-def verified(envelope: Envelope, key: PublicKey, treaty: str, issuer: str) -> Statement:
-    """One of the two statements, where it is `issuer`'s under the treaty.
+def verified(envelope: Envelope, key: PublicKey, texts: Collection[str], issuer: str) -> Statement:
+    """One of the two statements, where it is `issuer`'s under one of the `texts` (hex SHA-256).
 
     Raises:
         Refused: FORGED, FOREIGN. Malformed: not a statement.
@@ -33,7 +35,7 @@ def verified(envelope: Envelope, key: PublicKey, treaty: str, issuer: str) -> St
     verify(envelope, key)
     statement = envelope.statement
     statement.check()
-    if statement.issuer != issuer or statement.treaty != treaty:
+    if statement.issuer != issuer or statement.treaty not in texts:
         raise Refused(Reason.FOREIGN, "evidence of another party or treaty")
     return statement
 

@@ -5,11 +5,13 @@ permit lives `expires - issued` from the moment it was *asked for*, and its nonc
 question. Setting a clock back buys nothing; replaying an old permit fails on the nonce.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from brakeline.core.encoding import unhex32
 from brakeline.core.errors import Reason, Refused
+from brakeline.core.keys import PublicKey
 from brakeline.core.permit import open_permit
 from brakeline.core.treaty import Treaty
 
@@ -67,14 +69,16 @@ def is_worth(state: GateState, treaty: Treaty, *, now: int, limit: int) -> bool:
     return not (fresh and limit == state.flop_limit)
 
 
-def admit(state: GateState, data: bytes, treaty: Treaty, *, nonce: str, asked_at: int) -> GateState:
-    """Take a permit into force.
+def admit(
+    state: GateState, data: bytes, treaty: Treaty, signers: Mapping[PublicKey, str], *, nonce: str, asked_at: int
+) -> GateState:
+    """Take a permit into force. `signers` as for `open_permit`.
 
     Raises:
         Refused: FORGED, NO_QUORUM, FOREIGN (another treaty or run), REPLAYED (another nonce), ROLLBACK (an epoch or a
             log smaller than one seen before). The state given stays in force.
     """
-    permit, envelope = open_permit(data, treaty)
+    permit, envelope = open_permit(data, treaty, signers)
     if permit.run != state.run:
         raise Refused(Reason.FOREIGN, "the permit is for another run")
     if permit.nonce != nonce:

@@ -5,13 +5,15 @@ from typing import Final, Literal
 
 from brakeline.core import words
 from brakeline.core.brake import Phase, Vote
+from brakeline.core.encoding import parse
 from brakeline.core.errors import Misuse, Reason, Refused
-from brakeline.core.permit import Permit, check_shape
+from brakeline.core.permit import Permit, check_shape, open_permit
 from brakeline.core.state import State
 from brakeline.core.state.ballot import voters
-from brakeline.core.state.fold import authenticate, read
 from brakeline.core.state.readings import passes
 from brakeline.core.state.runs import Run, unread
+from brakeline.core.state.said import authenticate, read
+from brakeline.core.statement import Envelope, open_envelope
 from brakeline.core.treaty.values import SKEW
 
 _ANCESTORS: Final = 4096  # that are looked at for a permit
@@ -97,6 +99,16 @@ def check_request(permit: Permit, state: State, *, view_time: int, now: int) -> 
         raise Refused(Reason.ALLOWANCE, "asks for more than the run declared")
 
 
+def open_past(state: State, data: bytes) -> tuple[Permit, Envelope]:
+    """A permit that was given some time, by the text and the keys that were in force where it was asked for.
+
+    Raises as `open_permit`.
+    """
+    size = parse(open_envelope(data).payload, Permit).size
+    text = state.chain.at(size).treaty
+    return open_permit(data, text, state.keyring.signers_at(text, size))
+
+
 def stance(state: State, run: Run) -> Literal["open", "ask", "shut"]:
     """What a run's gate does at this state: stand open without permits, ask for one, or shut. Treaty 2.2, 4.5, 5.1."""
     if not state.concerned(run):
@@ -142,7 +154,7 @@ def unread_parents(state: State, run: Run) -> tuple[str, ...]:
     return tuple(
         parent
         for parent, models in unread(state.treaty, state.runs, run)
-        if not models or not all(passes(state.treaty, state.readings, x, active=state.active) for x in models)
+        if not models or not all(passes(state.treaty, state.readings, x, active=state.voice) for x in models)
     )
 
 
@@ -185,7 +197,7 @@ def check_votes(state: State, held: Mapping[tuple[str, int], int], now: int) -> 
         Refused(PAUSED): they suffice.
     """
     hidden = {party for (party, epoch), expires in held.items() if epoch == state.epoch and now < expires}
-    hidden &= state.active - state.members.equivocators
+    hidden &= state.voice - state.members.equivocators
     who = hidden | voters(state.ballot.trip, state.members, state.time)
     if hidden and len(who) >= state.treaty.trip:
         raise Refused(Reason.PAUSED, f"votes to trip of {', '.join(sorted(who))} were shown to me (Treaty 4.7)")

@@ -18,7 +18,9 @@ from itertools import pairwise
 from brakeline.core.errors import BrakelineError, Misuse
 from brakeline.core.finding import Fault, Finding
 from brakeline.core.gate import NO_PERMIT
-from brakeline.core.permit import Permit, open_permit
+from brakeline.core.grant import open_past
+from brakeline.core.permit import Permit
+from brakeline.core.state import State
 from brakeline.core.state.events import Committed
 from brakeline.core.state.runs import Run
 from brakeline.core.tlog.merkle import Frontier, leaf_hash
@@ -38,7 +40,7 @@ class Openings:
 
 
 def judge(
-    treaty: Treaty,
+    state: State,
     run: Run,
     heads: Sequence[Committed],
     openings: Openings,
@@ -49,6 +51,8 @@ def judge(
 ) -> tuple[Finding, ...]:
     """Findings on `run` up to the last of `heads`, which are all that count in the log, in order.
 
+    `state` is that of the log's end: it knows the texts and keys that were in force.
+
     `environment` is the digest of the inspector's own profile.
 
     `required` are the step ranges that the treaty makes this inspector replay; `replays` maps each to what came of
@@ -56,14 +60,14 @@ def judge(
     """
     if not heads:
         raise Misuse("a run without a head has nothing to judge")
-    findings = [*_recipe(run, openings), *_chain(treaty, run, heads, openings.leaves)]
+    findings = [*_recipe(run, openings), *_chain(state, run, heads, openings.leaves)]
     if findings:
         return tuple(findings)  # what follows would compare against steps nobody committed to
-    findings += _permits(treaty, run, heads, openings)
+    findings += _permits(state, run, heads, openings)
     if missing := _data(run, openings):
         return (*findings, *missing)  # other data would give other steps
     for part in required:
-        findings += _segment(treaty, run, openings.leaves, part, replays.get(part), environment)
+        findings += _segment(state.treaty, run, openings.leaves, part, replays.get(part), environment)
     return tuple(findings)
 
 
@@ -86,7 +90,7 @@ def _data(run: Run, openings: Openings) -> list[Finding]:
     return [Finding(fault=Fault.RECIPE_MISMATCH, severity="gap", segment=(0, 0), detail=detail)]
 
 
-def _chain(treaty: Treaty, run: Run, logged: Sequence[Committed], leaves: Sequence[Leaf]) -> list[Finding]:
+def _chain(state: State, run: Run, logged: Sequence[Committed], leaves: Sequence[Leaf]) -> list[Finding]:
     """Treaty 7.2: the leaves are those that every logged head committed to, in order, each step once."""
     last = logged[-1].head.steps
     if len(leaves) != last + 1:
@@ -94,8 +98,10 @@ def _chain(treaty: Treaty, run: Run, logged: Sequence[Committed], leaves: Sequen
         return [_violation(Fault.TRANSCRIPT_MISMATCH, (0, 0), detail)]
     flop = run.declaration.step_flop
     steps = [h.head.steps for h in logged]
+    # A text that has turned since does not ask more of what was trained before it.
+    cadence = max(t.treaty.head_every for t in state.chain.texts) * run.declaration.segment_steps
     for before, after in pairwise(steps):
-        if after - before > treaty.head_every * treaty.segment_steps:
+        if after - before > cadence:
             return [_violation(Fault.HEAD_MISSING, (0, 0), f"no head was logged between steps {before} and {after}")]
     heads = {h.head.steps: h.head for h in logged}
     frontier = Frontier(0, ())
@@ -111,12 +117,12 @@ def _chain(treaty: Treaty, run: Run, logged: Sequence[Committed], leaves: Sequen
     return []
 
 
-def _permits(treaty: Treaty, run: Run, heads: Sequence[Committed], openings: Openings) -> list[Finding]:
+def _permits(state: State, run: Run, heads: Sequence[Committed], openings: Openings) -> list[Finding]:
     """Treaty 5.1, 5.4: every step names a permit of this run whose allowance covers it."""
     permits: dict[bytes, Permit] = {}
     for data in openings.permits:
         try:
-            permit, envelope = open_permit(data, treaty)
+            permit, envelope = open_past(state, data)
         except BrakelineError:
             continue  # not evidence for anything
         if permit.run == run.id:

@@ -19,6 +19,7 @@ from brakeline.core.pledge import Assent, Pledge, Withdrawal
 from brakeline.core.reading import Reading
 from brakeline.core.run import Declaration, Designation
 from brakeline.core.snapshot import Snapshot
+from brakeline.core.succession import Amend, KeyChange, Revocation
 from brakeline.core.transcript import Head
 from brakeline.core.treaty import Lane, Role
 
@@ -47,6 +48,9 @@ KINDS: Final = (
     Kind("audit", Audit, "inspector", "audits"),
     Kind("retraction", Retraction, "inspector", "audits"),
     Kind("snapshot", Snapshot, "permit-signer", "audits"),
+    Kind("key", KeyChange, None, "brake", since=2),
+    Kind("revoke", Revocation, None, "brake", since=2),
+    Kind("amend", Amend, None, "rest", since=2),
     Kind("reading", Reading, None, "rest"),
     Kind("designation", Designation, None, "rest"),
     Kind("incident", Incident, None, "rest"),

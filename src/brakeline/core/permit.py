@@ -55,8 +55,8 @@ def check_shape(permit: Permit, treaty: Treaty) -> None:
         raise Malformed("a permit's numbers are not negative, and it allows some compute")
 
 
-def open_permit(data: bytes, treaty: Treaty) -> tuple[Permit, Envelope]:
-    """Parse a permit and verify its quorum.
+def open_permit(data: bytes, treaty: Treaty, signers: Mapping[PublicKey, str]) -> tuple[Permit, Envelope]:
+    """Parse a permit and verify its quorum. `signers` are the keys that sign permits under the treaty → party.
 
     Raises:
         Malformed: not a permit. Refused: FORGED, NO_QUORUM (Treaty 5.2), or as `check_shape`.
@@ -66,8 +66,7 @@ def open_permit(data: bytes, treaty: Treaty) -> tuple[Permit, Envelope]:
         raise Refused(Reason.FOREIGN, f"a {envelope.kind} is not a permit")
     permit = parse(envelope.payload, Permit)
     check_shape(permit, treaty)
-    keys: Mapping[PublicKey, str] = treaty.signer_keys
-    parties = signing_parties(envelope, keys)
+    parties = signing_parties(envelope, signers)
     # Treaty 5.2
     if len(parties) < treaty.permit:
         raise Refused(

@@ -296,7 +296,9 @@ class Stage:
         run = self.state.run(id_)
         logged = run.heads[-1]
         tickets = {i: key(i).sign(ticket_message(logged.leaf, logged.beacon)) for i in (*self.auditors, *self.corrupt)}
-        samples = {i: required_sample(self.treaty, run, logged, i, ticket) for i, ticket in tickets.items()}
+        samples = {
+            i: required_sample(self.treaty, run, logged, i, ticket, key(i).public) for i, ticket in tickets.items()
+        }
         for inspector in self.auditors:
             others = {part for i in self.auditors if i != inspector for part in samples[i]}
             found = self._replayed(run, samples[inspector], others)
@@ -335,7 +337,7 @@ class Stage:
             again = _step(leaves[start], leaves[end].permit, b"mistaken" if part == wrong else b"declared")
             replays[part] = SegmentReplay(start, end, leaves[start].state, (again,), ENVIRONMENT, None, None)
         shown = Openings(tuple(leaves), (self._permits[run.id],), RECIPE, DATASET)
-        return judge(self.treaty, run, self._heads[run.id], shown, parts, replays, environment=ENVIRONMENT)
+        return judge(self.state, run, self._heads[run.id], shown, parts, replays, environment=ENVIRONMENT)
 
     def _lie(
         self, run: Run, cheat: bool, sample: tuple[Part, ...], seen: set[Part]

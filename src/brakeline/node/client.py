@@ -16,7 +16,7 @@ from brakeline.core.snapshot import Snapshot, check_stated, pack, unpack
 from brakeline.core.state import State, apply, begin
 from brakeline.core.state.codec import decode, digest, encode
 from brakeline.core.state.events import Event
-from brakeline.core.state.fold import authenticate
+from brakeline.core.state.said import authenticate
 from brakeline.core.statement import open_envelope
 from brakeline.core.tlog.policy import Cosigned, Policy, verify_cosigned
 from brakeline.core.tlog.proof import parse_proof, verify_proof

@@ -95,7 +95,6 @@ class LiveGate:
         evidence, before the gate opens on it.
         """
         self._follower = follower
-        self._treaty: Treaty = follower.treaty
         self._run = run
         self._step_flop = follower.state.run(run).declaration.step_flop
         self._clock = clock
@@ -106,7 +105,6 @@ class LiveGate:
         self._stop = threading.Event()
         self._changed = threading.Condition()  # its lock may be taken again by its holder
         self._http = http_client()
-        self._urls = {p.name: p.signer_url for p in self._treaty.with_role("permit-signer") if p.signer_url}
         self.trouble = ""
         self.halted_at = 0.0  # wall clock at which the brake reached this gate; for reports only
         self._threads = [
@@ -153,6 +151,11 @@ class LiveGate:
         with self._changed:
             self._changed.notify_all()
         self._http.close()
+
+    @property
+    def _treaty(self) -> Treaty:
+        """The text in force: it may turn while a run trains."""
+        return self._follower.state.treaty
 
     def _set(self, state: GateState) -> None:
         with self._changed:
@@ -203,17 +206,19 @@ class LiveGate:
         run = state.run(self._run)
         match stance(state, run):
             case "open":  # Treaty 2.2
-                self._set(stand_open(self._state, until=self._clock() + self._treaty.permit_lifetime * 10**9))
+                self._set(stand_open(self._state, until=self._clock() + state.treaty.permit_lifetime * 10**9))
                 return
             case "shut":
                 return
         permit = request(state, run, time=cosigned.time, nonce=secrets.token_hex(16))
-        if not is_worth(self._state, self._treaty, now=self._clock(), limit=permit.limit):
+        if not is_worth(self._state, state.treaty, now=self._clock(), limit=permit.limit):
             return
         asked_at = self._clock()
-        data = ask_signers(permit, self._urls, self._treaty.permit, self._http)
+        signers = state.treaty.with_role("permit-signer")
+        urls = {p.name: p.signer_url for p in signers if p.signer_url}
+        data = ask_signers(permit, urls, state.treaty.permit, self._http)
         with self._changed:
             # Under one lock with `halt`: a trip folded meanwhile has raised the epoch, and this permit is refused.
-            after = admit(self._state, data, self._treaty, nonce=permit.nonce, asked_at=asked_at)
+            after = admit(self._state, data, state.treaty, state.signers, nonce=permit.nonce, asked_at=asked_at)
             self._on_permit(data)
             self._set(after)

@@ -21,12 +21,12 @@ from brakeline.core.finding import Audit, Fault, Finding, verdict
 from brakeline.core.judge import Openings, judge
 from brakeline.core.keys import PrivateKey
 from brakeline.core.sampling import ticket_message
+from brakeline.core.state import State
 from brakeline.core.state.audits import find_head, required_sample
 from brakeline.core.state.events import Committed
 from brakeline.core.state.runs import Run
 from brakeline.core.statement import open_envelope
 from brakeline.core.transcript import LEAF_BYTES, Leaf, SegmentReplay, decode_leaf
-from brakeline.core.treaty import Treaty
 from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.training.cell import Cell, Facts, Failed
 from brakeline.training.digest import Snapshot
@@ -123,7 +123,7 @@ def warn(text: str) -> None:
 
 
 def inspect(
-    treaty: Treaty,
+    state: State,
     run: Run,
     heads: Sequence[Committed],
     evidence: Path,
@@ -165,11 +165,13 @@ def inspect(
     if not logged.beacon:
         raise Refused(Reason.MISSING, "no checkpoint has been cosigned after this head: wait for the next stamp")
     ticket = key.sign(ticket_message(logged.leaf, logged.beacon))
-    asked = {part for part in accused if _is_segment(treaty, heads, part)}
+    size = run.declaration.segment_steps
+    asked = {part for part in accused if _is_segment(size, heads, part)}
     partial = bool(accused) and asked == set(accused)
-    required = tuple(sorted({*asked, *(() if partial else required_sample(treaty, run, logged, inspector, ticket))}))
+    drawn = () if partial else required_sample(state.treaty, run, logged, inspector, ticket, key.public)
+    required = tuple(sorted({*asked, *drawn}))
     shown = _open(run, heads, evidence)
-    stray = (shown,) if isinstance(shown, Finding) else _stray(treaty, run, heads, shown)
+    stray = (shown,) if isinstance(shown, Finding) else _stray(state, run, heads, shown)
     done = _Replayed(digest(profile()), None, {}, None)
     if isinstance(shown, Finding) or stray:
         findings = stray
@@ -185,10 +187,10 @@ def inspect(
             shown.leaves, permits, shown.digest, done.facts.dataset if done.facts else run.declaration.dataset
         )
         due = () if done.problem else required
-        judged = judge(treaty, run, heads, openings, due, done.replays, environment=done.environment)
+        judged = judge(state, run, heads, openings, due, done.replays, environment=done.environment)
         findings = (*((done.problem,) if done.problem else ()), *_declared(run, shown, done.facts), *judged)
     replayed = tuple(sorted(p for p, r in done.replays.items() if isinstance(r, SegmentReplay)))
-    findings = _gravest(findings, treaty.findings)
+    findings = _gravest(findings, state.treaty.findings)
     return Audit(
         run=run.id,
         head=logged.index,
@@ -202,10 +204,9 @@ def inspect(
     )
 
 
-def _is_segment(treaty: Treaty, heads: Sequence[Committed], part: Part) -> bool:
+def _is_segment(size: int, heads: Sequence[Committed], part: Part) -> bool:
     """Whether it is one that can be replayed up to the last head; a head may cut one short."""
     start, end = part
-    size = treaty.segment_steps
     if not 0 <= start < end <= heads[-1].head.steps or start % size:
         return False
     return end == start + size or (end < start + size and any(h.head.steps == end for h in heads))
@@ -234,11 +235,11 @@ def _open(run: Run, heads: Sequence[Committed], evidence: Path) -> _Shown | Find
         return _finding(Fault.OPENING_MISSING, (0, 0), str(e))
 
 
-def _stray(treaty: Treaty, run: Run, heads: Sequence[Committed], shown: _Shown) -> tuple[Finding, ...]:
+def _stray(state: State, run: Run, heads: Sequence[Committed], shown: _Shown) -> tuple[Finding, ...]:
     """Why what is shown is not what the log commits to; (), and all leaves read, where it is. Raises as `_open`."""
     openings = Openings(shown.leaves, (), shown.digest, run.declaration.dataset)
     try:
-        found = judge(treaty, run, heads, openings, (), {}, environment="")
+        found = judge(state, run, heads, openings, (), {}, environment="")
     except (BrakelineError, OSError) as e:
         _check_fault(e)
         return (_finding(Fault.OPENING_MISSING, (0, 0), str(e)),)

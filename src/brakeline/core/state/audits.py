@@ -34,20 +34,19 @@ def find_head(run: Run, index: int) -> LoggedHead:
 
 
 def required_sample(
-    treaty: Treaty, run: Run, logged: LoggedHead, inspector: str, ticket: bytes
+    treaty: Treaty, run: Run, logged: LoggedHead, inspector: str, ticket: bytes, key: PublicKey
 ) -> tuple[tuple[int, int], ...]:
-    """The segments that `inspector` must replay for an audit up to `logged`. Treaty 7.3, 7.4.
+    """The segments that `inspector`, whose `key` it is, must replay for an audit up to `logged`. Treaty 7.3, 7.4.
 
     Raises:
         Refused: MISSING, no stamp follows the head yet; FORGED, the ticket is not the inspector's signature.
     """
     if not logged.beacon:
         raise Refused(Reason.MISSING, "no checkpoint has been cosigned after this head: wait for the next stamp")
-    key: PublicKey = treaty.parties[inspector].key
     if not key.verify(ticket, ticket_message(logged.leaf, logged.beacon)):
         raise Refused(Reason.FORGED, "the sample's ticket is not signed by the inspector")
     # By arithmetic: a list of all segments of a run that claims 2**53 steps would fill the memory.
-    steps, size = logged.steps, treaty.segment_steps
+    steps, size = logged.steps, run.declaration.segment_steps
     seams = frozenset(i for j in run.seams if j <= steps for i in ((j - 1) // size, j // size))
     seed = audit_seed(logged.leaf, logged.beacon, inspector, ticket)
     drawn = sample(seed, -(-steps // size), seams, treaty.p_catch, treaty.f_cheat)
@@ -55,7 +54,7 @@ def required_sample(
 
 
 def take(
-    treaty: Treaty, run: Run, index: int, issuer: str, audit: Audit, *, time: int
+    treaty: Treaty, run: Run, index: int, issuer: str, audit: Audit, key: PublicKey, *, time: int
 ) -> tuple[Run, tuple[Event, ...]]:
     """The run with one more audit, and what follows from it.
 
@@ -75,17 +74,19 @@ def take(
         raise Refused(Reason.ALLOWANCE, f"{len(audit.findings)} findings; an audit carries {treaty.findings} at most")
     cuts = frozenset(h.steps for h in run.kept)
     for finding in audit.findings:
-        _check_place(treaty, finding, logged.steps, cuts)
+        _check_place(run, finding, logged.steps, cuts)
     if audit.verdict != "partial":
-        _check_count(treaty, run, logged, issuer, audit)
+        _check_count(treaty, run, logged, issuer, audit, key)
     # Treaty 7.7: who noticed that its machine computes differently has not looked strictly, whatever it declares.
     elsewhere = any(f.fault is Fault.ENVIRONMENT_MISMATCH for f in audit.findings)
     strict = audit.environment == run.declaration.environment and not elsewhere
     return _weigh(treaty, run, index, issuer, audit, logged, cuts, strict, time)
 
 
-def _check_count(treaty: Treaty, run: Run, logged: LoggedHead, issuer: str, audit: Audit) -> None:
-    required = required_sample(treaty, run, logged, issuer, b64decode(audit.ticket))
+def _check_count(
+    treaty: Treaty, run: Run, logged: LoggedHead, issuer: str, audit: Audit, key: PublicKey
+) -> None:
+    required = required_sample(treaty, run, logged, issuer, b64decode(audit.ticket), key)
     missing = set(required) - set(audit.segments)
     if missing and audit.verdict == "pass":  # Treaty 7.4: the verifier owns the count
         raise Refused(Reason.MISSING, f"{len(missing)} of the required segments were not replayed")
@@ -126,7 +127,7 @@ def _weigh(
             allegations[key] = _deny(a, issuer, strict or a.open_to_all)
     examined = dict(run.examined)
     if audit.verdict != "partial":
-        real = sorted(s for s in looked if _is_segment(treaty, s, logged.steps, cuts))
+        real = sorted(s for s in looked if _is_segment(run, s, logged.steps, cuts))
         examined[issuer] = Examined(audit.head, audit.verdict, strict, tuple(real))
     run = msgspec.structs.replace(run, allegations=allegations, examined=examined)
     run, decided = decide(treaty, run, index, time)
@@ -257,7 +258,7 @@ def answer(
     return run, (said, *decided)
 
 
-def _check_place(treaty: Treaty, finding: Finding, steps: int, cuts: frozenset[int]) -> None:
+def _check_place(run: Run, finding: Finding, steps: int, cuts: frozenset[int]) -> None:
     """An allegation about steps that nobody can check could never fall (Treaty 7.7).
 
     `cuts` are the steps at which the run logged a head.
@@ -265,15 +266,16 @@ def _check_place(treaty: Treaty, finding: Finding, steps: int, cuts: frozenset[i
     if finding.severity == "violation" and finding.fault in (Fault.ENVIRONMENT_MISMATCH, Fault.NOT_REPLAYED):
         raise Malformed(f"{finding.fault} is never a violation (Treaty 7.6)")
     start, end = finding.segment
-    part = finding.segment == (0, 0) or _is_segment(treaty, finding.segment, steps, cuts)
+    part = finding.segment == (0, 0) or _is_segment(run, finding.segment, steps, cuts)
     if not 0 <= start <= end <= steps or not (part or finding.fault not in REPLAYED):
         raise Malformed(f"a {finding.fault} at steps {start}-{end} of {steps}: no segment that can be replayed")
 
 
-def _is_segment(treaty: Treaty, part: tuple[int, int], steps: int, cuts: frozenset[int]) -> bool:
+def _is_segment(run: Run, part: tuple[int, int], steps: int, cuts: frozenset[int]) -> bool:
     """Whether these are the steps of a segment of a run that stands at `steps`; a head may cut one short."""
     start, end = part
-    full = start + treaty.segment_steps
-    return 0 <= start < end <= steps and start % treaty.segment_steps == 0 and (
+    size = run.declaration.segment_steps
+    full = start + size
+    return 0 <= start < end <= steps and start % size == 0 and (
         end == full or (end < full and end in cuts)
     )

@@ -7,14 +7,15 @@ view need not have shown the trip. The log's own time at the trip is no bound fo
 may look older than it is. The first stamp over the trip, at t, is one. A signer that has not seen the trip has seen
 no stamp later than t, so that its checkpoint is no later than t + `stale_after` + `heartbeat` (Treaty 6.3), and its
 clock no later than `stale_after` beyond that (Treaty 6.4): witnesses may have dated an old tree anew. Then a permit
-lives for its lifetime, and clocks may differ. Before that stamp nothing has lapsed.
+lives for its lifetime, and clocks may differ. Before that stamp nothing has lapsed. A text that is no longer in force
+may have longer permits: they count until they have run out, too.
 
 **What answers what?** A trip answers the votes for it; a lift answers what stood in the log when people voted to lift;
 a release answers all that was said before it. What is answered never counts again, or the brake would trip for ever on
 the reading that it has been lifted over.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -103,8 +104,9 @@ def vote(ballot: Ballot, s: Statement, v: Vote) -> Ballot:
 
 
 def voters(votes: Mapping[str, int], members: Members, time: int) -> frozenset[str]:
-    """Parties in force whose unexpired vote stands."""
-    return frozenset(p for p, expires in votes.items() if time < expires and p in members.active)
+    """Parties in force, with a seat, whose unexpired vote stands."""
+    voice = members.voice
+    return frozenset(p for p, expires in votes.items() if time < expires and p in voice)
 
 
 def uphold(treaty: Treaty, ballot: Ballot, entry: int, cause: ByFinding) -> Ballot:
@@ -114,12 +116,18 @@ def uphold(treaty: Treaty, ballot: Ballot, entry: int, cause: ByFinding) -> Ball
     return msgspec.structs.replace(ballot, upheld=(Upheld(entry, cause),))
 
 
-def stamped(treaty: Treaty, ballot: Ballot, size: int, time: int) -> Ballot:
-    """The ballot after a stamp of `size` entries at `time`. Treaty 4.5; see the module's text."""
+def stamped(texts: Sequence[tuple[Treaty, int]], ballot: Ballot, size: int, time: int) -> Ballot:
+    """The ballot after a stamp of `size` entries at `time`. Treaty 4.5; see the module's text.
+
+    `texts` are those in force so far, each with the time of the stamp at which the next one began, or else `time`: who
+    has not seen that stamp may have granted by the old text (Treaty 11.4).
+    """
     if ballot.lapse >= 0 or ballot.phase is Phase.CLEAR or size <= ballot.tripped:
         return ballot
-    last = time + treaty.stale_after + treaty.heartbeat + treaty.stale_after
-    return msgspec.structs.replace(ballot, lapse=last + treaty.permit_lifetime + SKEW)
+    lapse = max(
+        min(time, end) + 2 * t.stale_after + t.heartbeat + t.permit_lifetime for t, end in texts
+    )
+    return msgspec.structs.replace(ballot, lapse=lapse + SKEW)
 
 
 def lapsed(ballot: Ballot, time: int) -> bool:
@@ -143,7 +151,7 @@ def unmet(
     unsettled = "audited" in treaty.lift_conditions and not held_back(treaty, ballot, time)
     if unsettled and u.count(runs, members.active, "unsettled"):
         found.append("audited")
-    if "readings" in treaty.lift_conditions and r.reached(treaty, readings, active=members.active):
+    if "readings" in treaty.lift_conditions and r.reached(treaty, readings, active=members.voice):
         found.append("readings")
     return tuple(found)
 
@@ -153,16 +161,24 @@ def _cause(treaty: Treaty, ballot: Ballot, members: Members, readings: Readings,
     if len(who) >= treaty.trip:  # Treaty 4.1
         return ByVotes(tuple(sorted(who)))
     # Who votes to lift knows what stands in the log; only what is logged after it trips the brake again.
-    triggers = r.reached(treaty, readings, active=members.active, after=ballot.answered)
+    triggers = r.reached(treaty, readings, active=members.voice, after=ballot.answered)
     if trips(triggers):
         return ByReadings(tuple(t.gauge for t in triggers))
     return next((x.cause for x in ballot.upheld if x.entry > ballot.answered), None)  # Treaty 4.4
 
 
 def advance(
-    treaty: Treaty, ballot: Ballot, members: Members, runs: Runs, readings: Readings, *, entry: int, time: int
+    treaty: Treaty,
+    ballot: Ballot,
+    members: Members,
+    runs: Runs,
+    readings: Readings,
+    *,
+    entry: int,
+    time: int,
+    turning: bool = False,
 ) -> tuple[Ballot, Runs, tuple[Event, ...]]:
-    """Move the brake as far as it goes at this entry."""
+    """Move the brake as far as it goes at this entry; nothing goes nearer to clear where a text turns. Treaty 11.4."""
     events: list[Event] = []
 
     def move(ballot: Ballot, event: b.Event, **changes: object) -> Ballot:
@@ -174,6 +190,11 @@ def advance(
                 # A trip answers the votes for it: none counts twice. Permits of before are alive until `lapse`.
                 ballot = move(ballot, b.Event.TRIP, cause=cause, trip={}, lift={}, tripped=entry, lapse=-1, upheld=())
                 events.append(Tripped(entry=entry, cause=cause, epoch=ballot.brake.epoch, time=time))
+            case Phase.LIFTING if not _may_lift(treaty, ballot, members, runs, readings, time):
+                ballot = move(ballot, b.Event.WITHHELD)
+                events.append(Withheld(entry=entry, time=time))
+            case _ if turning:
+                return ballot, runs, tuple(events)
             case Phase.TRIPPED if lapsed(ballot, time) or not u.count(runs, members.active, "running"):  # Treaty 4.5
                 ballot = move(ballot, b.Event.STOPPED, paused=time)
                 events.append(Paused(entry=entry, time=time))
@@ -181,9 +202,6 @@ def advance(
                 who = tuple(sorted(voters(ballot.lift, members, time)))
                 ballot = move(ballot, b.Event.LIFT, answered=entry)
                 events.append(Lifting(entry=entry, time=time, parties=who))
-            case Phase.LIFTING if not _may_lift(treaty, ballot, members, runs, readings, time):
-                ballot = move(ballot, b.Event.WITHHELD)
-                events.append(Withheld(entry=entry, time=time))
             case Phase.LIFTING if time >= ballot.brake.since + treaty.lift_delay:  # Treaty 8.3
                 ballot = move(ballot, b.Event.RELEASED, trip={}, lift={}, answered=entry, upheld=())
                 runs, held = hold(treaty, runs, members)

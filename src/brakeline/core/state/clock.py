@@ -10,6 +10,7 @@ once; older roots are forgotten, for no rule asks about them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -18,7 +19,7 @@ from rpds import HashTrieMap
 from brakeline.core.encoding import tagged
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused
 from brakeline.core.tlog.merkle import Frontier
-from brakeline.core.tlog.policy import Policy, verify_cosigned
+from brakeline.core.tlog.policy import Policy, verify_all
 
 SECONDS_A_DAY: Final = 86_400
 LATEST: Final = 253_370_764_799  # POSIX s: the end of the year 9998, the last that every calendar can show
@@ -81,14 +82,16 @@ class Clock(msgspec.Struct, frozen=True, gc=False):
         """The root over the first `size` entries, by default all. Raises as `tree`."""
         return self.tree(self.size if size is None else size).root()
 
-    def stamp(self, index: int, data: bytes, policy: Policy) -> tuple[Clock, Stamp, frozenset[str]]:
+    def stamp(
+        self, index: int, data: bytes, need: Callable[[int], Sequence[Policy]]
+    ) -> tuple[Clock, Stamp, frozenset[str]]:
         """Take a stamp, which is entry `index`; also the runs that waited for it.
 
         Raises:
-            Malformed, Refused: as `verify_cosigned`; ROLLBACK, it covers entries that are not there, or fewer than the
+            Malformed, Refused: as `verify_all`; ROLLBACK, it covers entries that are not there, or fewer than the
                 last one; Fork, another history.
         """
-        cosigned = verify_cosigned(data, policy)  # Treaty 6.1
+        cosigned = verify_all(data, need)  # Treaty 6.1, 11.3
         size, root = cosigned.checkpoint.size, cosigned.checkpoint.root
         if cosigned.time > LATEST:
             raise Malformed(f"no calendar shows the time {cosigned.time}")

@@ -15,15 +15,18 @@ from brakeline.core.encoding import canonical, sha256
 from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.pledge import activate
 from brakeline.core.reading import Standing
+from brakeline.core.state import keyring
 from brakeline.core.state import readings as r
 from brakeline.core.state.ballot import Ballot
+from brakeline.core.state.chain import Assented, Chain, Coming, Ground, Proposal, Text
 from brakeline.core.state.clock import Clock, Stamp
 from brakeline.core.state.dues import Dues, Lapse, Owed
+from brakeline.core.state.keyring import Asked, Keyring, Keys, Past
 from brakeline.core.state.members import Member, Members, settle
 from brakeline.core.state.runs import Claim, Heads, LoggedHead, Run, Runs, add_tally
-from brakeline.core.state.state import Ground, State
+from brakeline.core.state.state import State
 from brakeline.core.tlog.merkle import Frontier
-from brakeline.core.treaty import Treaty
+from brakeline.core.treaty import Treaty, parse_treaty
 
 FORMAT: Final = 1
 _SORTED: Final = msgspec.json.Encoder(order="sorted", enc_hook=list)  # of persistent lists, the only foreign values
@@ -57,6 +60,42 @@ class _Dues(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lapses: dict[str, tuple[Lapse, ...]]
 
 
+class _Text(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    text: str
+    turned: int
+    since: int
+    closed: int
+
+
+class _Proposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    text: str
+    by: str
+    entry: int
+    assents: dict[str, Assented]
+    joined: dict[str, str]
+
+
+class _Coming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    text: str
+    entry: int
+    time: int
+    due: int
+    lapses: int
+    assents: tuple[str, ...]
+    joined: dict[str, str]
+
+
+class _Succession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Texts after the first, next texts by digest, what was adopted, and all keys. Of rules 1 there is none."""
+
+    texts: tuple[_Text, ...]
+    proposals: dict[str, _Proposal]
+    coming: _Coming | None
+    keys: dict[str, Keys]
+    past: tuple[Past, ...]
+    asked: tuple[Asked, ...]
+
+
 class _Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int
     rules: int
@@ -67,6 +106,7 @@ class _Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ballot: Ballot
     readings: tuple[_Subject, ...]
     dues: _Dues
+    succession: _Succession | None = None
 
 
 def _heads(kind: type, value: Any) -> Heads:
@@ -95,9 +135,51 @@ def encode(state: State) -> bytes:
             {model: dict(story) for model, story in runs.told.items()},
             {lab: tuple((d, str(f)) for d, f in sorted(days.items())) for lab, days in runs.days.items()},
         ),
-        "treaty": state.ground.digest,
+        "treaty": state.first,
     }  # fmt: skip
+    if state.treaty.amends:
+        plain["succession"] = _succession(state)
     return _SORTED.encode(plain)
+
+
+def _succession(state: State) -> _Succession:
+    chain, keys = state.chain, state.keyring
+    coming = chain.coming
+    return _Succession(
+        tuple(_Text(t.treaty.text.decode(), t.turned, t.since, t.closed) for t in chain.texts[1:]),
+        {
+            digest: _Proposal(p.treaty.text.decode(), p.by, p.entry, dict(p.assents), dict(p.joined))
+            for digest, p in chain.proposals.items()
+        },
+        None
+        if coming is None
+        else _Coming(
+            coming.treaty.text.decode(), coming.entry, coming.time, coming.due, coming.lapses, coming.assents,
+            dict(coming.joined),
+        ),
+        dict(keys.of), keys.past, keys.asked,
+    )  # fmt: skip
+
+
+def _succeeded(form: _Form, treaty: Treaty) -> tuple[Chain, Keyring]:
+    """The chain and the keys, from the first text on."""
+    first, s = Text(Ground(treaty)), form.succession
+    if (s is not None) != treaty.amends:
+        raise Malformed("not a state of this treaty: its rules know no succession, or must")
+    if s is None:
+        return Chain((first,)), keyring.begin(treaty)
+
+    def ground(text: str) -> Ground:
+        return Ground(parse_treaty(text.encode()))
+
+    texts = (first, *(Text(ground(t.text), t.turned, t.since, t.closed) for t in s.texts))
+    found = ((ground(p.text), p) for p in s.proposals.values())
+    proposals = {g.digest: Proposal(g, p.by, p.entry, p.assents, p.joined) for g, p in found}
+    c = s.coming
+    coming = None
+    if c is not None:
+        coming = Coming(ground(c.text), c.entry, c.time, c.due, c.lapses, c.assents, c.joined)
+    return Chain(texts, proposals, coming), Keyring.made(s.keys, s.past, s.asked)
 
 
 def _readings(state: State) -> tuple[_Subject, ...]:
@@ -115,6 +197,8 @@ def digest(state: State) -> str:
 def decode(data: bytes, treaty: Treaty) -> State:
     """Read a state: raises, or `encode(decode(data, treaty)) == data`. Whether it is true is not known by reading it.
 
+    `treaty` is the log's first text; those that followed it are in the state.
+
     Raises:
         Malformed: not a state. Refused(FOREIGN): of another treaty or other rules.
     """
@@ -122,27 +206,30 @@ def decode(data: bytes, treaty: Treaty) -> State:
         form = _READ.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise Malformed(f"not a state: {e}") from e
-    ground = Ground(treaty)
-    if form.format != FORMAT or form.rules != treaty.rules or form.treaty != ground.digest:
+    if form.format != FORMAT or form.treaty != treaty.digest:
+        raise Refused(Reason.FOREIGN, "the state of another treaty, or by other rules")
+    chain, keys = _succeeded(form, treaty)
+    treaty = chain.now.treaty
+    if form.rules != treaty.rules:
         raise Refused(Reason.FOREIGN, "the state of another treaty, or by other rules")
     c = form.clock
     if len(c.leaves) != c.size - c.base.size or not c.base.size <= c.mark.size <= c.size:
         raise Malformed("not a state: its leaves do not reach from its base to its size")
-    if form.members.keys() != treaty.parties.keys():
+    if not form.members.keys() == keys.of.keys() == {name for t in chain.texts for name in t.treaty.parties}:
         raise Malformed("not a state of this treaty: it has other parties")
     leaves = HashTrieMap(zip(range(c.base.size, c.size), c.leaves, strict=True))
     clock = Clock(c.size, c.time, c.last, c.base, c.mark, leaves, c.forks)
     _check_readings(form, treaty)
-    members = settle(treaty, Members(form.members, activate({})), c.time)
+    members = settle(treaty, Members(form.members, activate({}), frozenset(treaty.parties)), c.time)
     state = State(
-        treaty,
-        ground,
+        chain,
+        keys,
         clock,
         members,
         _rebuild(form.runs),
         form.ballot,
         r.rebuild(
-            treaty, (((s.gauge, s.subject), s.by, dict(s.past)) for s in form.readings), members.active
+            treaty, (((s.gauge, s.subject), s.by, dict(s.past)) for s in form.readings), members.voice
         ),
         Dues.of(form.dues.owed, form.dues.lapses),
     )

@@ -284,3 +284,62 @@ class Reported(Event, frozen=True, gc=False):
     kind: str
     text: str
     incident: str = ""
+
+
+class Proposed(Event, frozen=True, gc=False):
+    """A next text is before the parties. Treaty 11.1."""
+
+    text: str
+    by: str
+
+
+class Adopted(Event, frozen=True, gc=False):
+    """Enough have assented. It turns no sooner than `due`, and lapses at `lapses`. Treaty 11.1, 11.2."""
+
+    text: str
+    due: int
+    lapses: int
+
+
+class Unadopted(Event, frozen=True, gc=False):
+    """What was adopted has lapsed: the witnesses of the next text were not there in time. Treaty 11.2."""
+
+    text: str
+
+
+class Turned(Event, frozen=True, gc=False):
+    """The next text is in force. Treaty 11.2, 11.4."""
+
+    text: str
+    version: int
+    time: int
+
+
+class Closed(Event, frozen=True, gc=False):
+    """The witnesses of the old text are needed no more. Treaty 11.3."""
+
+    text: str
+
+
+class Rekeyed(Event, frozen=True, gc=False):
+    """The party speaks, or signs permits, with its next key. Treaty 12.1."""
+
+    party: str
+    purpose: str
+
+
+class Revoked(Event, frozen=True, gc=False):
+    """The key counts no more, and what it said since an entry has fallen. Treaty 12.2."""
+
+    party: str
+    purpose: str
+    since: int
+
+
+class Asked(Event, frozen=True, gc=False):
+    """A member asks for a revocation; it waits for a quorum that says the same. Treaty 12.2."""
+
+    party: str
+    purpose: str
+    since: int
+    by: str

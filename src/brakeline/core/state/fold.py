@@ -8,9 +8,7 @@ Who may see a different result? Nobody: all that counts is the bytes up to a cos
 and the rules that the treaty names.
 """
 
-import re
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
 
 import msgspec
 
@@ -27,47 +25,21 @@ from brakeline.core.pledge import Assent, Pledge, Withdrawal
 from brakeline.core.reading import Reading, Standing, check_reading
 from brakeline.core.run import Declaration, Designation
 from brakeline.core.snapshot import Snapshot
-from brakeline.core.state import audits, ballot, dues, labs, members, readings, tiers
+from brakeline.core.state import audits, ballot, dues, labs, members, readings, succeed, tiers
 from brakeline.core.state import events as e
-from brakeline.core.state.clock import SECONDS_A_DAY, Fork
+from brakeline.core.state import keyring as k
+from brakeline.core.state.chain import without
+from brakeline.core.state.clock import Fork
 from brakeline.core.state.events import Event
 from brakeline.core.state.runs import Run
+from brakeline.core.state.said import Said, authenticate, check_depth, check_in_force, near_budget, number, read
 from brakeline.core.state.state import State, begin
-from brakeline.core.statement import Envelope, Statement, open_envelope, pae
+from brakeline.core.succession import Amend, KeyChange, Revocation
 from brakeline.core.tlog.merkle import leaf_hash
 from brakeline.core.transcript import Head
-from brakeline.core.treaty import Lane, Treaty
+from brakeline.core.treaty import Treaty
 
 Step = tuple[State, tuple[Event, ...]]
-# What an equivocator must still say: its duties last. Treaty 2.4
-_STILL_SAID: Final = (Head, Declaration, Edge, Answer, Retraction, Incident, Notice, Report)
-MAX_DEPTH: Final = 32  # of lists and objects in one another in what is signed
-_STRING: Final = re.compile(rb'(?s)"(?:[^"\\]|\\.)*(?:"|\\?\Z)')  # one without an end reaches to the end: no way back
-_NOT_MARKS: Final = bytes(set(range(256)) - set(b"[]{}"))
-
-
-class Said(NamedTuple):
-    """A statement whose signature holds, as log entry `entry` with leaf hash `leaf`."""
-
-    entry: int
-    leaf: bytes
-    envelope: Envelope
-    statement: Statement
-    digest: str
-    lane: Lane
-
-    @property
-    def kind(self) -> str:
-        return self.envelope.kind
-
-    @property
-    def what(self) -> str:
-        """Kind and digest, as `Envelope.what`."""
-        return f"{self.kind} {self.digest}"
-
-    @property
-    def issuer(self) -> str:
-        return self.statement.issuer
 
 
 def apply(state: State, data: bytes) -> Step:
@@ -86,7 +58,7 @@ def apply(state: State, data: bytes) -> Step:
             if refused:
                 raise refused
             numbering = False
-            events += _near_budget(state, said)
+            events += near_budget(state, said)
             body = read(state, said)
             state, new = _effect(state, said, body)
             events += (e.Entered(entry=index, kind=kind, issuer=issuer, digest=said.digest), *new)
@@ -121,126 +93,34 @@ def _with(state: State, **parts: object) -> State:
     return msgspec.structs.replace(state, **parts)
 
 
-# ---- who says it ----
-
-
-def authenticate(state: State, data: bytes, index: int = -1, leaf: bytes = b"") -> Said:
-    """A statement of a party to this treaty, by its signature.
-
-    Raises:
-        Malformed: not a statement. Refused: UNKNOWN_ISSUER, FORGED, FOREIGN.
-    """
-    envelope = open_envelope(data)
-    if len(envelope.signatures) != 1:
-        raise Refused(Reason.FORGED, "a statement carries one signature, its issuer's")
-    party = state.ground.by_key.get(envelope.signatures[0][0])
-    if party is None:
-        raise Refused(Reason.UNKNOWN_ISSUER, "signed by no party to the treaty")
-    if not party.key.verify(envelope.signatures[0][1], pae(envelope.kind, envelope.payload)):
-        raise Refused(Reason.FORGED, f"the {envelope.kind} is not signed by {party.name}'s key")
-    check_depth(envelope.payload)
-    statement = envelope.statement
-    if statement.issuer != party.name:
-        raise Refused(Reason.FORGED, f"{party.name} signed in the name of {statement.issuer[:60]!r}")
-    if statement.treaty != state.ground.digest:
-        raise Refused(Reason.FOREIGN, "the statement belongs to another treaty")
-    statement.check()
-    lane = kinds.lane_of(envelope.kind, state.treaty.rules)
-    return Said(index, leaf, envelope, statement, envelope.digest, lane)
-
-
-def check_depth(payload: bytes) -> None:
-    """That what is signed is not nested deeply: how deep a reader gets depends on the stack that it has left.
-
-    Raises:
-        Malformed: deeper than `MAX_DEPTH`.
-    """
-    if payload.count(b"[") + payload.count(b"{") <= MAX_DEPTH:
-        return
-    depth = 0
-    for mark in _STRING.sub(b"", payload).translate(None, _NOT_MARKS):
-        depth += 1 if mark in b"[{" else -1
-        if depth > MAX_DEPTH:
-            raise Malformed(f"a statement is nested more than {MAX_DEPTH} deep")
-
-
-def number(state: State, said: Said) -> tuple[State, Refused | None]:
-    """Spend the statement's number, and charge it to its day. Treaty 1.5, 6.5.
-
-    Whatever else becomes of it, its number is spent: what could be logged at another time must be signed anew.
-
-    Raises:
-        Refused: see `members.check_number`.
-    """
-    member = state.members.by_name[said.issuer]
-    last = members.next_number(member, said.statement, said.lane, said.what)
-    spent, refused = member.spent, None
-    try:
-        spent = charge(state, said)
-    except Refused as err:
-        refused = err
-    return _with(state, members=state.members.put(said.issuer, last=last, spent=spent)), refused
-
-
-def charge(state: State, said: Said) -> tuple[members.Spent, ...]:
-    """What its issuer has spent with this statement, if its dates let it count.
-
-    Raises:
-        Refused: NOT_YET_VALID and BUDGET, later; EXPIRED.
-    """
-    s, treaty = said.statement, state.treaty
-    if state.clock.last is None:
-        raise Refused(Reason.NOT_YET_VALID, "the log has recorded no time yet", later=True)
-    members.check_dates(treaty, s, state.time)
-    member, day = state.members.by_name[s.issuer], s.not_before // SECONDS_A_DAY
-    return members.charge(treaty, member, said.lane, day, len(said.envelope.data), state.time)
-
-
-def _near_budget(state: State, said: Said) -> tuple[Event, ...]:
-    spent = state.members.by_name[said.issuer].spent[-1]
-    if not members.near_budget(state.treaty, spent, said.lane, len(said.envelope.data)):
-        return ()
-    return (e.NearBudget(entry=said.entry, issuer=said.issuer, lane=said.lane, day=spent.day),)
-
-
-def read(state: State, said: Said) -> Wire:
-    """The body, where the treaty's rules know its kind and its issuer may say it.
-
-    Raises:
-        Refused: UNKNOWN_KIND (Treaty 1.4), WRONG_ROLE (Treaty 1.2), EQUIVOCATION (Treaty 2.4). Malformed.
-    """
-    kind = state.ground.kinds.get(said.kind)
-    if kind is None:
-        raise Refused(Reason.UNKNOWN_KIND, f"rules {state.treaty.rules} know no {said.kind} (Treaty 1.4)")
-    if kind.role is not None and kind.role not in state.treaty.parties[said.issuer].roles:
-        text = f"{said.issuer} may not log a {said.kind}: it is no {kind.role} (Treaty 1.2)"
-        raise Refused(Reason.WRONG_ROLE, text)
-    if state.members.by_name[said.issuer].equivocated >= 0 and kind.body not in _STILL_SAID:
-        raise Refused(Reason.EQUIVOCATION, f"{said.issuer} has equivocated: its {said.kind} does not count")
-    return said.statement.body_as(kind.body)
-
-
-# ---- what follows from it ----
-
-
 def _effect(state: State, said: Said, body: Wire) -> Step:
     index, issuer, s = said.entry, said.issuer, said.statement
-    treaty, time, active = state.treaty, state.time, state.active
+    treaty, time = state.treaty, state.time
     match body:
         case Assent():
-            return _with(state, members=members.assent(treaty, state.ground.articles, state.members, s, body)), ()
+            return succeed.assent(state, index, s, body), ()
+        case Amend():
+            return succeed.amend(state, index, issuer, body)
+        case KeyChange():
+            return succeed.change_key(state, index, issuer, body)
+        case Revocation():
+            return succeed.revoke(state, index, issuer, body)
         case Pledge():
             return _with(state, members=members.pledge(treaty, state.members, index, s, body)), ()
         case Withdrawal():
             return _with(state, members=members.withdraw(treaty, state.members, s, time)), ()
         case Vote():
-            return _with(state, ballot=ballot.vote(state.ballot, s, body)), ()
+            if body.motion == "lift":
+                check_in_force(state, said)
+            box = ballot.vote(state.ballot, s, body)
+            keyring = k.voted(state.keyring, issuer, index) if treaty.amends else state.keyring
+            return _with(state, ballot=box, keyring=keyring), ()
         case Evidence():
             return _evidence(state, index, body)
         case Reading():
             check_reading(body, treaty)
             standing = Standing(index, time, s.expires, body)
-            after, against = readings.add(treaty, state.readings, issuer, standing, active=active)
+            after, against = readings.add(treaty, state.readings, issuer, standing, active=state.voice)
             clash = [
                 e.Disagreed(entry=index, gauge=body.gauge, subject=body.subject, first=other, second=(issuer, index))
                 for other in against
@@ -254,7 +134,8 @@ def _effect(state: State, said: Said, body: Wire) -> Step:
         case Head():
             return _head(state, said, body)
         case Audit():
-            return _on_run(state, body.run, lambda r: audits.take(treaty, r, index, issuer, body, time=time))
+            key = state.key_of(issuer)
+            return _on_run(state, body.run, lambda r: audits.take(treaty, r, index, issuer, body, key, time=time))
         case Retraction():
             return _on_run(state, body.run, lambda r: audits.retract(treaty, r, index, issuer, body, time=time))
         case Answer():
@@ -318,9 +199,9 @@ def _on_run(
 
 
 def _designate(state: State, index: int, issuer: str, d: Designation) -> Step:
-    if issuer not in state.active:
+    if issuer not in state.voice:
         raise Refused(Reason.WRONG_ROLE, f"{issuer} is not in force: it decides on no tier (Treaty 3.7)")
-    counted = state.active - state.members.equivocators
+    counted = state.voice - state.members.equivocators
     after, decided = tiers.designate(state.treaty, state.runs, issuer, d, counted)
     if not decided:
         return _with(state, runs=after), ()
@@ -332,6 +213,7 @@ def _designate(state: State, index: int, issuer: str, d: Designation) -> Step:
 
 def _snapshot(state: State, said: Said, s: Snapshot) -> Step:
     """Treaty 6.6. What it says is not checked here: who refolds the log compares."""
+    check_in_force(state, said)
     unhex32(s.root)
     unhex32(s.state)
     size, what = state.members.by_name[said.issuer].stated
@@ -368,17 +250,19 @@ def _evidence(state: State, index: int, body: Evidence) -> Step:
     one, two = ev.read(body)
     for envelope in (one, two):
         check_depth(envelope.payload)
-    party = state.ground.by_key.get(one.signatures[0][0])
-    if party is None:
+    # With a key that counts no more anybody may have signed: it proves nothing against its owner. Treaty 12.2
+    speaker = state.keyring.speaker(one.signatures[0][0])
+    if speaker is None:
         raise Refused(Reason.UNKNOWN_ISSUER, "evidence of a party that the treaty does not know")
-    first, second = (ev.verified(x, party.key, state.ground.digest, party.name) for x in (one, two))
+    texts = frozenset(t.ground.digest for t in state.chain.texts)
+    first, second = (ev.verified(x, speaker.key, texts, speaker.party) for x in (one, two))
     lanes = {kinds.lane_of(x.kind, state.treaty.rules) for x in (one, two)}
     twice = len(lanes) == 1 and first.seq == second.seq and (one.kind, first) != (two.kind, second)
     if not twice and not (one.kind == two.kind == "snapshot" and ev.contradict(first, second)):
         raise Malformed("the two statements can both be meant: they prove nothing")
-    if party.name in state.members.equivocators:
-        raise Refused(Reason.DUPLICATE, f"{party.name} is known to have equivocated")
-    return _equivocate(state, index, party.name, one.what, two.what)
+    if speaker.party in state.members.equivocators:
+        raise Refused(Reason.DUPLICATE, f"{speaker.party} is known to have equivocated")
+    return _equivocate(state, index, speaker.party, one.what, two.what)
 
 
 def _equivocate(state: State, index: int, issuer: str, first: str, second: str) -> Step:
@@ -387,22 +271,25 @@ def _equivocate(state: State, index: int, issuer: str, first: str, second: str) 
         state,
         members=members.equivocate(treaty, state.members, issuer, index, state.time),
         ballot=state.ballot.without(issuer),
-        readings=readings.refresh(treaty, state.readings, now=state.time, active=state.active, gone=issuer),
+        readings=readings.refresh(treaty, state.readings, now=state.time, active=state.voice, gone=issuer),
+        chain=without(state.chain, issuer, 0),
     )
     return after, (e.Equivocated(entry=index, issuer=issuer, first=first, second=second),)
 
 
 def _stamp(state: State, index: int, data: bytes) -> Step:
-    clock, stamp, waited = state.clock.stamp(index, data, state.ground.policy)
+    clock, stamp, waited = state.clock.stamp(index, data, state.chain.need)
+    texts = state.chain.spans(stamp.time)
     owed, lapses = dues.pass_time(state.dues, index, stamp.time)
     after = _with(
         state,
         clock=clock,
         runs=labs.stamped(state.treaty, state.runs, waited, index, stamp.size, stamp.beacon),
-        ballot=ballot.stamped(state.treaty, state.ballot, stamp.size, stamp.time),
+        ballot=ballot.stamped(texts, state.ballot, stamp.size, stamp.time),
         dues=owed,
     )
-    return after, (e.Stamped(entry=index, size=stamp.size, root=stamp.root, time=stamp.time), *lapses)
+    after, new = succeed.stamped(after, index, stamp.size, stamp.time, data)
+    return after, (e.Stamped(entry=index, size=stamp.size, root=stamp.root, time=stamp.time), *lapses, *new)
 
 
 def _advance(before: State, state: State, index: int) -> Step:
@@ -415,12 +302,15 @@ def _advance(before: State, state: State, index: int) -> Step:
         state = _with(state, members=settled)
         if settled.active != active:
             events.append(e.Bound(entry=index, parties=tuple(sorted(settled.active))))
+    state, adopted = succeed.settle(before, state, index)
+    events += adopted
     rebound = state.members.active != active
     if rebound or time >= state.readings.until:
-        state = _with(state, readings=readings.refresh(treaty, state.readings, now=time, active=state.active))
+        state = _with(state, readings=readings.refresh(treaty, state.readings, now=time, active=state.voice))
     if rebound or _may_move(before, state):
+        turning = state.chain.now.turned == index
         box, after, new = ballot.advance(
-            treaty, state.ballot, state.members, state.runs, state.readings, entry=index, time=time
+            treaty, state.ballot, state.members, state.runs, state.readings, entry=index, time=time, turning=turning
         )
         state = _with(state, ballot=box, runs=after)
         events += new

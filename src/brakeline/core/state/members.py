@@ -5,14 +5,14 @@ holds back a statement and logs a later one has dropped it, and the party signs 
 number are void as evidence for anything but themselves (Treaty 2.4).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
 from brakeline.core.errors import Reason, Refused
-from brakeline.core.pledge import Activation, Assent, Pledge, activate
+from brakeline.core.pledge import Activation, Pledge, activate
 from brakeline.core.state.clock import SECONDS_A_DAY
 from brakeline.core.statement import Statement
 from brakeline.core.treaty import Lane, Treaty
@@ -69,16 +69,25 @@ class Member(msgspec.Struct, frozen=True, gc=False):
 
 
 class Members(msgspec.Struct, frozen=True, gc=False):
-    """All parties by name, and who of them is in force. `activation` holds until the log's time reaches `until`."""
+    """All parties by name, and who of them is in force. `activation` holds until the log's time reaches `until`.
+
+    `seats` are the parties to the text in force. One that has left it may still be bound, without a vote (Treaty 11.5).
+    """
 
     by_name: Mapping[str, Member]
     activation: Activation
+    seats: frozenset[str]
     until: int = 0
 
     @property
     def active(self) -> frozenset[str]:
         """The parties in force. Treaty 2.2."""
         return self.activation.active
+
+    @property
+    def voice(self) -> frozenset[str]:
+        """Who decides: the parties in force that have a seat."""
+        return self.active & self.seats
 
     @property
     def equivocators(self) -> frozenset[str]:
@@ -104,7 +113,7 @@ class Twice(Refused):
 
 def begin(treaty: Treaty) -> Members:
     """The parties before the first entry."""
-    return Members({name: Member() for name in treaty.parties}, activate({}))
+    return Members({name: Member() for name in treaty.parties}, activate({}), frozenset(treaty.parties))
 
 
 def next_number(member: Member, s: Statement, lane: Lane, what: str) -> tuple[Last, Last, Last, Last]:
@@ -200,17 +209,9 @@ def equivocate(treaty: Treaty, members: Members, name: str, entry: int, time: in
     return members.rebind(name, equivocated=entry, leaves=leaves)
 
 
-def assent(treaty: Treaty, articles: str, members: Members, s: Statement, body: Assent) -> Members:
-    """Treaty 2.1.
-
-    Raises:
-        Refused(FOREIGN): to another text, or to articles that this build does not apply.
-    """
-    if body.text != treaty.digest:
-        raise Refused(Reason.FOREIGN, "assent to another text")
-    if body.articles != articles:
-        raise Refused(Reason.FOREIGN, "assent to other articles than those that are applied here")
-    return members.rebind(s.issuer, assented=True)
+def assent(members: Members, issuer: str) -> Members:
+    """Treaty 2.1: to the text in force."""
+    return members.rebind(issuer, assented=True)
 
 
 def pledge(treaty: Treaty, members: Members, entry: int, s: Statement, body: Pledge) -> Members:
@@ -255,7 +256,39 @@ def settle(treaty: Treaty, members: Members, time: int) -> Members:
         if m.assented and m.pledge and time < m.pledge.expires and (m.leaves is None or time < m.leaves):
             standing[name] = m.pledge
             ends += [m.pledge.expires, *([m.leaves] if m.leaves is not None else [])]
-    parties = frozenset(treaty.parties)
+    parties = frozenset(members.by_name)  # a pledge may name one that has left since
     activation = activate({name: Pledge(condition=p.condition).group(parties) for name, p in standing.items()})
     return msgspec.structs.replace(members, activation=activation, until=min(ends, default=_NEVER))
 
+
+def succeed(
+    members: Members, text: Treaty, next_: Treaty, assents: Collection[str], joined: Mapping[str, str], since: int
+) -> Members:
+    """The members under the next text, which was adopted at the time `since` (POSIX s). Treaty 11.4-11.6.
+
+    Who leaves stays bound until its notice has passed: no text shortens one that runs. `joined` are those who come with
+    a new key, and what they assented with: its number is spent.
+    """
+    by_name = dict(members.by_name)
+    for name in next_.parties:
+        old = by_name.get(name, Member())
+        if name in joined:
+            by_name[name] = Member(assented=True, last=(Last(0, joined[name]), Last(), Last(), Last()), spent=old.spent)
+        else:
+            by_name[name] = msgspec.structs.replace(old, assented=name in assents)
+    for name in text.parties.keys() - next_.parties.keys():
+        if by_name[name].leaves is None:
+            ends = since + max(text.withdrawal_notice, next_.withdrawal_notice)
+            by_name[name] = msgspec.structs.replace(by_name[name], leaves=ends)
+    return Members(by_name, members.activation, frozenset(next_.parties))
+
+
+def part(members: Members, name: str, since: int, leaves: int) -> Members:
+    """Without what the party said of itself from the entry `since` on: its key was revoked. Treaty 12.2.
+
+    A pledge that falls so binds until `leaves` (POSIX s): a stolen key is not the fast way out of one.
+    """
+    member = members.by_name[name]
+    if member.pledge is None or member.pledge.entry < since or member.leaves is not None:
+        return members
+    return members.rebind(name, leaves=leaves)

@@ -122,6 +122,23 @@ def refresh(treaty: Treaty, readings: Readings, *, now: int, active: Collection[
     return rebuild(treaty, parts, active)
 
 
+def without(treaty: Treaty, readings: Readings, party: str, since: int, *, active: Collection[str]) -> Readings:
+    """Without what the party read from the entry `since` on. Treaty 12.2."""
+    parts = []
+    for key, shown in readings.shown.items():
+        by = {p: s for p, s in shown.by.items() if p != party or s.index < since}
+        if by or shown.past:
+            parts.append((key, by, shown.past))
+    return rebuild(treaty, parts, active)
+
+
+def succeed(treaty: Treaty, readings: Readings, *, active: Collection[str]) -> Readings:
+    """Under the next text, `treaty`: of the gauges that it has, by its thresholds. Treaty 11.4."""
+    gauges = {t.gauge for t in treaty.triggers}
+    parts = ((key, shown.by, shown.past) for key, shown in readings.shown.items() if key[0] in gauges)
+    return rebuild(treaty, parts, active)
+
+
 def rebuild(treaty: Treaty, parts: Iterable[Part], active: Collection[str]) -> Readings:
     """The readings from what is written down of them."""
     kept, until = Readings(), _NEVER

@@ -202,6 +202,10 @@ class Runs(msgspec.Struct, frozen=True, gc=False):
         held = run.held and now != "settled"  # Treaty 5.7: once settled, it waits for nothing any more
         if (now, held) != (run.settlement, run.held):
             run = msgspec.structs.replace(run, settlement=now, held=held)
+        return self.keep(run)
+
+    def keep(self, run: Run) -> Runs:
+        """The runs with another state of one, settled as it says, and its lab's counts kept right."""
         before, tallies = self.by_id.get(run.id), self.tallies
         if before is None or _counted(before) != _counted(run):
             new = _add(_add(tallies.get(run.owner, Tally()), before, -1), run, 1)

@@ -1,50 +1,52 @@
 """The state: all that decides about the next entry, as one value."""
 
 from collections.abc import Mapping
-from functools import cached_property
 
 import msgspec
 
 from brakeline.core.brake import Phase
-from brakeline.core.kinds import Kind, known
+from brakeline.core.errors import Reason, Refused
+from brakeline.core.keys import PublicKey
+from brakeline.core.state import keyring as k
 from brakeline.core.state import members as m
 from brakeline.core.state.ballot import Ballot
+from brakeline.core.state.chain import Chain, Ground, Text
 from brakeline.core.state.clock import Clock
 from brakeline.core.state.dues import Dues
+from brakeline.core.state.keyring import Keyring
 from brakeline.core.state.members import Members
 from brakeline.core.state.readings import Readings
 from brakeline.core.state.runs import Run, Runs, concerned
 from brakeline.core.tlog.policy import Policy
-from brakeline.core.treaty import Party, Treaty, articles_digest
-
-
-class Ground:
-    """What follows from the treaty alone and is asked at every entry; worked out once."""
-
-    def __init__(self, treaty: Treaty) -> None:
-        self.treaty = treaty
-        self.digest = treaty.digest
-        self.policy: Policy = treaty.policy
-        self.by_key: Mapping[str, Party] = {p.key.id: p for p in treaty.parties.values()}
-        self.kinds: Mapping[str, Kind] = known(treaty.rules)
-
-    @cached_property
-    def articles(self) -> str:
-        """Hex SHA-256 of the articles as this build renders and applies them."""
-        return articles_digest(self.treaty)
+from brakeline.core.treaty import Treaty
 
 
 class State(msgspec.Struct, frozen=True, gc=False):
     """The state after `size` entries. It never changes: `apply` gives another one."""
 
-    treaty: Treaty
-    ground: Ground
+    chain: Chain
+    keyring: Keyring
     clock: Clock
     members: Members
     runs: Runs
     ballot: Ballot
     readings: Readings
     dues: Dues
+
+    @property
+    def ground(self) -> Ground:
+        """The text in force, and what follows from it."""
+        return self.chain.texts[-1].ground
+
+    @property
+    def treaty(self) -> Treaty:
+        """The text in force."""
+        return self.chain.texts[-1].ground.treaty
+
+    @property
+    def first(self) -> str:
+        """Hex SHA-256 of the log's first text, by which the log goes."""
+        return self.chain.texts[0].ground.digest
 
     @property
     def size(self) -> int:
@@ -69,6 +71,32 @@ class State(msgspec.Struct, frozen=True, gc=False):
         """The parties in force. Treaty 2.2."""
         return self.members.active
 
+    @property
+    def voice(self) -> frozenset[str]:
+        """Those of them that decide: who has left may still be bound (Treaty 11.5), and has no vote."""
+        return self.members.voice
+
+    @property
+    def need(self) -> tuple[Policy, ...]:
+        """Whom a checkpoint of these entries must be cosigned by: quorums of all of these. Treaty 11.3."""
+        return self.chain.need(self.size)
+
+    def key_of(self, party: str) -> PublicKey:
+        """The key with which the party speaks now.
+
+        Raises:
+            Refused(RETIRED_KEY): it was revoked, and it has shown no other.
+        """
+        held = self.keyring.of[party].statement.key
+        if not held:
+            raise Refused(Reason.RETIRED_KEY, f"{party}'s key was revoked (Treaty 12.2)")
+        return PublicKey.parse(held)
+
+    @property
+    def signers(self) -> Mapping[PublicKey, str]:
+        """Keys that sign permits → party."""
+        return self.keyring.signers(self.treaty)
+
     def root(self, size: int | None = None) -> bytes:
         """The log's root after `size` entries, by default all. Raises as `Clock.tree`."""
         return self.clock.root(size)
@@ -86,4 +114,5 @@ class State(msgspec.Struct, frozen=True, gc=False):
 
 def begin(treaty: Treaty) -> State:
     """The state before the first entry."""
-    return State(treaty, Ground(treaty), Clock(), m.begin(treaty), Runs(), Ballot(), Readings(), Dues())
+    chain = Chain((Text(Ground(treaty)),))
+    return State(chain, k.begin(treaty), Clock(), m.begin(treaty), Runs(), Ballot(), Readings(), Dues())

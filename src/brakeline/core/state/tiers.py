@@ -13,7 +13,10 @@ def exemption(treaty: Treaty, purpose: str) -> Exemption | None:
 
 
 def classify(treaty: Treaty, run: Run) -> Run:
-    """The run with its tiers, and what follows from them. Treaty 3.1-3.3, 3.6."""
+    """The run with its tiers, and what follows from them. Treaty 3.1-3.3, 3.6.
+
+    What it is subject to it stays subject to: no later text frees a run that was declared before (Treaty 11.4).
+    """
     d, lineage, window = run.declaration, run.lineage_flop, int(run.window)
     tiers = [
         t
@@ -28,13 +31,14 @@ def classify(treaty: Treaty, run: Run) -> Run:
     compute = max(lineage, int(run.purpose_window))
     exempt = found if found and compute <= found.up_to and not prohibited else None
     covered = prohibited or ("permitted" in duties and exempt is None)
+    names = tuple(t.name for t in tiers)
     return msgspec.structs.replace(
         run,
-        tiers=tuple(t.name for t in tiers),
-        exempt=exempt.purpose if exempt else "",
-        covered=covered,
-        brakes=covered or (exempt is not None and not exempt.while_braked),
-        prohibited=prohibited,
+        tiers=(*(name for name in run.tiers if name not in names), *names),
+        exempt=exempt.purpose if exempt and not run.covered else "",
+        covered=run.covered or covered,
+        brakes=run.brakes or covered or (exempt is not None and not exempt.while_braked),
+        prohibited=run.prohibited or prohibited,
     )
 
 

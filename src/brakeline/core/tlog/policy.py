@@ -1,7 +1,7 @@
 """How many, and whose, signatures are enough: the arithmetic of faults and the C2SP tlog-policy file."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -222,6 +222,23 @@ def verify_cosigned(data: bytes, policy: Policy) -> Cosigned:
     median = sorted(timestamp_of(lines[name]) for name in counted)[(len(counted) - 1) // 2]
     parts = (note.text, *(x for name in sorted(counted) for x in (name.encode(), lines[name].blob)))
     return Cosigned(checkpoint, median, counted, note, parts)
+
+
+def verify_all(data: bytes, need: Callable[[int], Sequence[Policy]]) -> Cosigned:
+    """Accept a checkpoint note that all policies accept which a checkpoint of its size needs.
+
+    The time is the earliest that one of them gives. Raises as `verify_cosigned`.
+    """
+    found = [verify_cosigned(data, policy) for policy in need(parse_checkpoint(parse_note(data).text).size)]
+    if len(found) == 1:
+        return found[0]
+    return Cosigned(
+        found[0].checkpoint,
+        min(c.time for c in found),
+        frozenset().union(*(c.witnesses for c in found)),
+        found[0].note,
+        tuple(part for c in found for part in c.counted),
+    )
 
 
 @dataclass(slots=True)

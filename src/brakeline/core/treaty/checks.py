@@ -44,7 +44,7 @@ def parse_treaty(data: bytes) -> Treaty:
     """
     text, tables = read(data)
     with naming_lines(text):
-        keys = read_keys(tables.party)
+        keys = read_keys(tables.party, tables.treaty.rules)
         treaty = _treaty(data, tables, {name: party(name, p, keys[name]) for name, p in tables.party.items()})
         try:
             _ = treaty.policy
@@ -63,7 +63,7 @@ def check_draft(data: bytes) -> tuple[str, ...]:
     """
     text, tables = read(data)
     with naming_lines(text):
-        read_keys(tables.party)
+        read_keys(tables.party, tables.treaty.rules)
         missing = tuple(name for name, p in tables.party.items() if lacking(p))
         if missing:
             _treaty(data, tables, {})

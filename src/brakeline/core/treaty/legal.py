@@ -13,7 +13,7 @@ from brakeline.core.encoding import sha256
 from brakeline.core.treaty.values import BEHIND, Duty, Tier, Treaty
 from brakeline.core.units import show_flop, show_rate
 
-PEOPLE: Final = frozenset({"3.8", "9.1", "11.1"})
+PEOPLE: Final = frozenset({"3.8", "9.1"})
 
 ARTICLES: Final = {
     "1": "Parties",
@@ -27,6 +27,7 @@ ARTICLES: Final = {
     "9": "Accounting for compute",
     "10": "Clocks",
     "11": "Amendment",
+    "12": "Keys",
 }
 
 _DUTIES: Final[tuple[Duty, ...]] = ("declared", "monitored", "permitted", "prohibited")  # in the order of their weight
@@ -214,8 +215,52 @@ def rules(t: Treaty) -> dict[str, str]:
         "10.3": f"A report that another party asks for is given within {duration(t.report_clock)}.",
         "10.4": "What is due, since when and by whom, follows from the log. A duty that is not met in time is a lapse, "
         "recorded against the party.",
+        **(_succession(t) if t.amends else _amended_by_all(t)),
+    }
+
+
+def _amended_by_all(t: Treaty) -> dict[str, str]:
+    """Article 11 of rules 1, which no log can follow."""
+    return {
         "11.1": f"An amendment is a new version of this text, signed by all that were bound by the old one, and takes "
         f"effect no sooner than {duration(t.amendment_notice)} after the last signature.",
+    }
+
+
+def _succession(t: Treaty) -> dict[str, str]:
+    n, notice, leave = len(t.parties), duration(t.amendment_notice), duration(t.withdrawal_notice)
+    return {
+        "11.1": "An amendment is a whole new text, of the next version, with rules that are not older and the same "
+        f"keeper and key of the log. It is adopted at the log entry where {t.members} of the {n} parties to this text, "
+        "as many of the next as its own numbers ask for, every party that joins or is given a role or a witness key, "
+        "and every party in force that it keeps have assented to it. Who joins assents with the key that it enters. "
+        "The first that is adopted goes; no other is adopted before it has closed or lapsed. Who refuses may be left "
+        "out: nobody's veto keeps the others from amending.",
+        "11.2": f"What is adopted takes effect at a stamp over the adoption, no sooner than {notice} after it nor than "
+        "its own date, that the witness quorums of both texts have cosigned. If those of the next text are not there "
+        f"within another {notice}, it lapses, and this text stays in force.",
+        "11.3": "From there until the next stamp that both quorums have cosigned, every checkpoint needs both; after "
+        "it, that of the next text alone.",
+        "11.4": "Nothing is lifted, freed or un-barred by it. The phase and epoch of the brake, what has lapsed, bars, "
+        "runs with their tiers, compute, heads and models, readings, pledges with their notices and votes to trip go "
+        "over; votes to lift do not. Permits given before count until they lapse by themselves. Assents, states and "
+        "votes to lift name the text in force.",
+        "11.5": "Who is left out has no vote from then on; its duties, and its place in the pledges of others, last "
+        f"{leave}, or the next text's notice where that is longer, from the adoption. No text shortens a notice that "
+        "runs.",
+        "11.6": "A party that joins, and one that has equivocated (2.4) and is re-admitted, comes with keys that the "
+        "log has never known, and its numbers begin anew. What an equivocator said stays void. No one else is "
+        "re-admitted, and nobody by another way.",
+        "11.7": "This text enters, beside each key for statements and permits, the digest of the next one.",
+        "12.1": "A party goes on to its next key by a statement that this key signs (for permits: that its key for "
+        "statements signs), with the digest of the one after it. Whoever stole the old key can neither do so nor "
+        "prevent it. A statement counts when its key is in force at its entry, whatever date it bears. The key of a "
+        "witness changes by an amendment.",
+        "12.2": f"A party may revoke its own key; {t.members} parties may revoke another's, when all say the same. "
+        "From that entry on the key counts for nothing. What was done stays done: phase, epoch, bars and history; the "
+        "party's votes, readings and assents that stand and were logged since the entry that the revocation names "
+        "fall. A pledge of then binds until its notice has passed. No revocation leaves fewer parties that can speak than "
+        "decide.",
     }
 
 

@@ -4,12 +4,12 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from brakeline.core.encoding import is_text
+from brakeline.core.encoding import is_text, sha256, unhex32
 from brakeline.core.errors import BrakelineError
 from brakeline.core.keys import PublicKey
 from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey, parse_vkey
 from brakeline.core.treaty.text import Broken, PartyTable
-from brakeline.core.treaty.values import Party, Role
+from brakeline.core.treaty.values import SUCCESSION, Party, Role
 
 NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,40}")
 LOWERCASE: Final = "use lowercase letters, digits and hyphens"
@@ -27,7 +27,12 @@ class Keys(NamedTuple):
     signer_key: PublicKey | None
 
 
-def read_keys(parties: Mapping[str, PartyTable]) -> dict[str, Keys]:
+def digest_of(key: PublicKey) -> str:
+    """What a text says of a key that is not shown yet: hex SHA-256 of type and raw key. Its head is the key's id."""
+    return sha256(key.encode()).hex()
+
+
+def read_keys(parties: Mapping[str, PartyTable], rules: int) -> dict[str, Keys]:
     """Check all that the parties have entered.
 
     Raises:
@@ -45,11 +50,34 @@ def read_keys(parties: Mapping[str, PartyTable]) -> dict[str, Keys]:
             if raw in seen:
                 raise Broken(("party", name, field), f"the same key as {seen[raw]} (Treaty 1.1)")
             seen[raw] = f"party.{name}.{field}"
+    _check_next(parties, found, rules)
     # An envelope names its key by an id of 64 bits, by which the issuer is found.
     ids = [keys.key.id for keys in found.values() if keys.key]
     if len(set(ids)) != len(ids):
         raise Broken(("party",), "two parties' keys share their id: one of them makes another key (Treaty 1.1)")
     return found
+
+
+def _check_next(parties: Mapping[str, PartyTable], found: Mapping[str, Keys], rules: int) -> None:
+    """Treaty 11.7: the next key is committed to by its digest, and is no key that is known already."""
+    known = {digest_of(k) for keys in found.values() for k in (keys.key, keys.signer_key) if k}
+    for name, p in parties.items():
+        for field, of in (("next", "key"), ("signer_next", "signer_key")):
+            text, path = getattr(p, field), ("party", name, field)
+            if rules < SUCCESSION:
+                if text:
+                    raise Broken(path, f"rules {rules} know of no next key")
+                continue
+            if bool(text) != bool(getattr(p, of)):
+                raise Broken(path, f"each goes with the other: {of} and {field} (Treaty 11.7)")
+            if text:
+                try:
+                    unhex32(text)
+                except BrakelineError as e:
+                    raise Broken(path, str(e)) from e
+                if text in known:
+                    raise Broken(path, "each next key is its own, and not known before it is used (Treaty 11.7)")
+                known.add(text)
 
 
 def lacking(p: PartyTable) -> tuple[str, ...]:
@@ -79,6 +107,8 @@ def party(name: str, p: PartyTable, keys: Keys) -> Party:
         witness_url=p.witness_url,
         signer_key=keys.signer_key,
         signer_url=p.signer_url,
+        next=p.next,
+        signer_next=p.signer_next,
     )
 
 

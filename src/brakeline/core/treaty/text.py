@@ -136,6 +136,8 @@ class PartyTable(_Table, frozen=True):
     witness_url: str = ""
     signer_key: str = ""
     signer_url: str = ""
+    next: str = ""
+    signer_next: str = ""
 
 
 class Text(_Table, frozen=True):

@@ -7,7 +7,7 @@ from typing import Final, Literal
 from brakeline.core.encoding import sha256
 from brakeline.core.keys import PublicKey
 from brakeline.core.tlog.note import VerifierKey
-from brakeline.core.tlog.policy import Group, Policy
+from brakeline.core.tlog.policy import Group, Policy, permit_threshold
 
 Role = Literal["lab", "log", "witness", "permit-signer", "inspector"]
 Duty = Literal["declared", "monitored", "permitted", "prohibited"]
@@ -15,7 +15,8 @@ Lane = Literal["brake", "runs", "audits", "rest"]
 GaugeClass = Literal["activity", "capability", "safety"]
 Condition = Literal["stopped", "audited", "readings"]
 
-RULES: Final = frozenset({1})  # versions of the rules that this build can apply
+RULES: Final = frozenset({1, 2})  # versions of the rules that this build can apply
+SUCCESSION: Final = 2  # since these rules a text can be amended, and keys change
 SKEW: Final = 30  # s that honest clocks may differ, beyond a heartbeat
 BEHIND: Final = 7 * 86_400  # s that a statement may be dated behind the log's time (Treaty 1.5, 6.5)
 
@@ -104,7 +105,11 @@ class IncidentClass:
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """One party: its roles and the keys it is known by. A key it has no role for is None."""
+    """One party: its roles and the keys it is known by. A key it has no role for is None.
+
+    `next` and `signer_next` are the digests (hex SHA-256) of the keys that come after `key` and `signer_key`; empty
+    under rules 1, by which no key changes.
+    """
 
     name: str
     represents: str
@@ -116,6 +121,8 @@ class Party:
     witness_url: str
     signer_key: PublicKey | None
     signer_url: str
+    next: str = ""
+    signer_next: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +182,16 @@ class Treaty:
     def skew(self) -> int:
         """How far ahead of the log's time a statement may be dated, in seconds. Treaty 6.5."""
         return self.heartbeat + SKEW
+
+    @property
+    def members(self) -> int:
+        """How many parties decide together: the least k for which two such quorums share an honest one."""
+        return permit_threshold(len(self.parties), self.faults)
+
+    @property
+    def amends(self) -> bool:
+        """Whether its rules know of succession: amendments, keys that change, another keeper of the log."""
+        return self.rules >= SUCCESSION
 
     def with_role(self, role: Role) -> tuple[Party, ...]:
         return tuple(p for p in self.parties.values() if role in p.roles)
