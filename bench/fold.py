@@ -82,7 +82,7 @@ def signature_checks(w: World) -> list[tuple[bytes, bytes, bytes]]:
 
 
 def fold(w: World) -> None:
-    state = begin(w.treaty)
+    state = begin(w.first)
     for entry in w.entries:
         state, _ = apply(state, entry)
 
@@ -95,7 +95,7 @@ def check_all(checks: list[tuple[bytes, bytes, bytes]]) -> None:
 
 def flatness(w: World, window: int = 1000) -> None:
     """CPU per entry over the log, each window against the first."""
-    state, first, at = begin(w.treaty), 0.0, 0
+    state, first, at = begin(w.first), 0.0, 0
     marks = [1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
     for mark in [m for m in marks if m <= len(w.entries)]:
         for entry in w.entries[at : mark - window]:
@@ -120,7 +120,7 @@ def main(size: int) -> None:
     each = sum(map(len, w.entries)) / size
     print(f"a log of {size:,} entries, {each:.0f} bytes each; made in {time.time() - started:.0f} s")
     part = World()
-    part.treaty, part.entries = w.treaty, w.entries[: min(size, 20_000)]
+    part.first, part.entries = w.first, w.entries[: min(size, 20_000)]
     checks = signature_checks(part)
     ratios = []
     for _ in range(3):
@@ -134,11 +134,11 @@ def main(size: int) -> None:
     flatness(w)
     before = rss()
     data = pack(encode(w.state))
-    opening = min(cpu(lambda: decode(unpack(data), w.treaty)) for _ in range(3))
+    opening = min(cpu(lambda: decode(unpack(data), w.first)) for _ in range(3))
     print(f"snapshot: {len(data):,} bytes, {len(data) / size:.1f} an entry; opened in {opening:.2f} s of CPU")
     del w.entries
     gc.collect()
-    copy = decode(unpack(data), w.treaty)
+    copy = decode(unpack(data), w.first)
     each = max(0, rss() - before) / size
     print(f"memory: the state read back takes {each:.0f} bytes an entry; runs {len(copy.runs.by_id)}")
 

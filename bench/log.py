@@ -26,9 +26,10 @@ from brakeline.core.tlog.merkle import consistency_proof, inclusion_proof
 from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey, sign_note
 from brakeline.core.tlog.policy import Group, Policy
 from brakeline.core.tlog.proof import Proof, verify_proof
+from brakeline.node.admission import Place, Quorums
 from brakeline.node.disk import connect
 from brakeline.node.logstore import LogStore
-from brakeline.node.sequencer import Place, Sequencer, Timing
+from brakeline.node.sequencer import Sequencer, Timing
 from brakeline.node.witness import Witness, serve
 
 ORIGIN = "bench.example/log"
@@ -127,8 +128,9 @@ class Verifier:
 
     parties = 30
 
-    def __init__(self) -> None:
+    def __init__(self, policy: Policy) -> None:
         self._count = 0
+        self.quorums = Quorums((policy,))
 
     def admit(self, entry: bytes) -> Place:
         verify(open_envelope(entry), KEY.public)
@@ -161,7 +163,7 @@ def bench_sequencer(folder: Path, count: int, at_once: int) -> None:
 
     async def submit_all() -> tuple[float, list[float]]:
         with LogStore(folder / "sequenced", ORIGIN) as store:
-            sequencer = Sequencer(store, KEY, policy, Verifier(), time.time, Timing(patience=30, retry=0.1))
+            sequencer = Sequencer(store, KEY, Verifier(policy), time.time, Timing(patience=30, retry=0.1))
             async with sequencer.running():
                 await sequencer.submit(sign("vote", {"n": -1}, KEY))  # the witness is up
                 left, times = iter(entries), []

@@ -322,7 +322,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "not a state": lambda data: pack(b"{}"),
     "of another treaty": lambda data: pack(encode(begin(treaty(lift_delay='"9 s"')))),
     "of an older build": lambda data: pack(unpack(data).replace(b'"format":1', b'"format":0')),
-    "of other rules": lambda data: pack(unpack(data).replace(b'"rules":1', b'"rules":2')),
+    "of other rules": lambda data: pack(unpack(data).replace(b'"rules":2', b'"rules":3')),
     "of another program": lambda data: data.replace(b"snapshot/v1", b"snapshot/v0"),
     "of the log's beginning": lambda data: pack(encode(begin(treaty()))),
 }
@@ -569,7 +569,7 @@ def test_only_permit_signers_count_and_only_under_their_own_keys() -> None:
     world.append(world.statement("gamma", "snapshot", body, treaty="0" * 64))
     assert "stated by 2 permit signers" in str(refused(offered))
     said = Snapshot(rules=2, size=5, root="r", state="s")
-    others = [replace(said, **x) for x in ({"rules": 2}, {"size": 6}, {"root": "t"}, {"state": "t"})]
+    others = [replace(said, **x) for x in ({"rules": 1}, {"size": 6}, {"root": "t"}, {"state": "t"})]
     stated = [(p, said) for p in ("a", "b", "b", "c")] + [(p, x) for p, x in zip("defg", others, strict=True)]
     check_stated(stated, said, 3)
     with pytest.raises(Refused, match="stated by 3 permit signers; 4"):

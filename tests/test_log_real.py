@@ -35,8 +35,9 @@ from brakeline.core.tlog.policy import Group, Policy, parse_policy, verify_cosig
 from brakeline.core.tlog.proof import parse_proof, verify_proof
 from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
 from brakeline.node import http, logserver, queue, sequencer, witness
+from brakeline.node.admission import Place, Quorums
 from brakeline.node.logstore import LogStore
-from brakeline.node.sequencer import Place, Sequencer, Timing
+from brakeline.node.sequencer import Sequencer, Timing
 from test_logstore import in_memory, recheck
 
 ORIGIN = "log.example/pause"
@@ -67,8 +68,9 @@ class Notary:
 
     parties = 4
 
-    def __init__(self, store: LogStore) -> None:
+    def __init__(self, store: LogStore, policy: Policy) -> None:
         self._store = store
+        self.quorums = Quorums((policy,))
         self._log = store.entries(0, store.size)
         self._waiting: set[bytes] = set()
         self._lock = threading.Lock()
@@ -133,7 +135,7 @@ def serve_log(out: Path, directory: Path, policy: bytes, port: int, timing: Timi
     """`ahead`: s by which its clock runs before ours."""
     _say_to(out)
     at = {"port": port, "clock": lambda: time.time() + ahead}
-    logserver.serve(directory, ORIGIN, LOG, parse_policy(policy), Notary, timing=timing, **at)
+    logserver.serve(directory, ORIGIN, LOG, lambda store: Notary(store, parse_policy(policy)), timing=timing, **at)
 
 
 def serve_small_log(*args: Any) -> None:
@@ -521,7 +523,7 @@ def test_a_crowd_of_readers_does_not_stop_the_log(network: Network) -> None:
 
     async def main() -> None:
         with LogStore(network.root / "log", ORIGIN) as store:
-            made = Sequencer(store, LOG, network.policy, Notary(store), time.time, TIMING)
+            made = Sequencer(store, LOG, Notary(store, network.policy), time.time, TIMING)
             async with made.running():
                 crowd = [asyncio.create_task(asyncio.to_thread(read.wait)) for _ in range(100)]
                 try:
@@ -737,7 +739,7 @@ def test_a_clock_that_jumped_is_a_silence(network: Network) -> None:
         nonlocal ahead
         with LogStore(network.root / "log", ORIGIN) as store:
             timing = TIMING._replace(heartbeat=600)
-            made = Sequencer(store, LOG, network.policy, Notary(store), lambda: time.time() + ahead, timing)
+            made = Sequencer(store, LOG, Notary(store, network.policy), lambda: time.time() + ahead, timing)
             async with made.running():
                 for n, jump in enumerate((0, 3600, -7200)):
                     ahead += jump
@@ -889,7 +891,7 @@ def test_a_bit_flipped_in_memory_is_not_signed(network: Network) -> None:
     async def main() -> BrakelineError | None:
         with LogStore(network.root / "log", ORIGIN) as store:
             store.append([entry(n) for n in range(8)])
-            made = Sequencer(store, LOG, network.policy, Notary(store), time.time, TIMING)
+            made = Sequencer(store, LOG, Notary(store, network.policy), time.time, TIMING)
             async with made.running():
                 verify_proof(await made.submit(entry(8)), entry(8), network.policy)
                 store._levels[3][5] ^= 4

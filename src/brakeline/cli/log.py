@@ -33,5 +33,5 @@ def command(home: Path, host: str | None, port: int | None) -> None:
     with LogStore(home / "log", me.log_key.name) as store:
         judge = LogJudge(treaty, store, home / "log" / "state")
         timing = Timing(heartbeat=treaty.heartbeat)
-        sequencer = Sequencer(store, party.key("log"), treaty.policy, judge, time.time, timing)
+        sequencer = Sequencer(store, party.key("log"), judge, time.time, timing)
         run(app(sequencer, judge.offered), *address(me.log_url, host, port))

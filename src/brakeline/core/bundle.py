@@ -20,8 +20,10 @@ from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.state import State, replay
 from brakeline.core.state.codec import digest
 from brakeline.core.state.events import Event
+from brakeline.core.tlog.checkpoint import parse_checkpoint
 from brakeline.core.tlog.merkle import Frontier, leaf_hash
-from brakeline.core.tlog.policy import Cosigned, verify_cosigned
+from brakeline.core.tlog.note import parse_note
+from brakeline.core.tlog.policy import Cosigned, verify_all
 from brakeline.core.transcript import LEAF_BYTES, Leaf, decode_leaf
 from brakeline.core.treaty import Treaty, parse_treaty
 
@@ -118,18 +120,25 @@ class Proven:
         return digest(self.state)
 
 
-def verify_bundle(data: bytes, *, treaty_digest: str | None = None) -> Proven:
+def verify_bundle(
+    data: bytes, *, treaty_digest: str | None = None, anchor: tuple[int, bytes] | None = None
+) -> Proven:
     """Verify everything a bundle carries.
 
     0. The bytes parse, canonically, and the digest at the end matches.
     1. The treaty passes its checks; with `treaty_digest` (hex) it is the treaty the caller trusts.
-    2. The checkpoint is signed by the treaty's log and cosigned by its witness quorum (Treaty 6.1).
-    3. The entries hash to the cosigned root: none added, dropped, altered or reordered.
-    4. The state is folded anew from the entries, and no stamp among them shows another history.
+    2. The entries hash to the checkpoint's root: none added, dropped, altered or reordered.
+    3. The state is folded anew from the entries, and no stamp among them shows another history.
+    4. The checkpoint is signed by the log and cosigned by the witness quorum of the text in force there, or by those of
+       two texts while one follows the other (Treaty 6.1, 11.3).
     5. Every opened transcript is of a run in the log and hashes to the last head logged for it.
 
     The caller MUST compare the treaty's digest with one it knows, or pass it here: anybody can write a treaty and sign
-    a log under it.
+    a log under it. The treaty is the log's first text; those that followed it are in the log.
+
+    Where texts have followed one another, the first digest proves this history only if at most f witness keys of each
+    text were ever stolen, retired ones included. An `anchor`, size and root (bytes) of this log from somebody whom the
+    caller trusts, not older than the notice of the last amendment, makes old keys worthless.
 
     Raises:
         Malformed, Refused: with what does not hold.
@@ -138,18 +147,29 @@ def verify_bundle(data: bytes, *, treaty_digest: str | None = None) -> Proven:
     treaty = parse_treaty(bundle.treaty)  # 1
     if treaty_digest is not None and treaty.digest != treaty_digest:
         raise Refused(Reason.FOREIGN, f"the bundle is about treaty {treaty.digest}, not {treaty_digest}")
-    cosigned = verify_cosigned(bundle.checkpoint, treaty.policy)  # 2
+    checkpoint = parse_checkpoint(parse_note(bundle.checkpoint).text)
+    leaves_ = [leaf_hash(entry) for entry in bundle.entries]
+    tree = Frontier(0, ()).extend(leaves_)  # 2
+    if (tree.size, tree.root()) != (checkpoint.size, checkpoint.root):
+        raise Refused(Reason.TAMPERED, "the entries are not those the checkpoint commits to")
+    state, events = replay(treaty, bundle.entries)  # 3
+    if state.clock.forks:
+        raise Refused(Reason.EQUIVOCATION, "the log showed two histories; the bundle holds the proof")
+    cosigned = verify_all(bundle.checkpoint, state.chain.need)  # 4
     if len(cosigned.note.lines) != 1 + len(cosigned.witnesses):
         # C2SP signed-note ignores unknown lines; here an ignored line would be a byte that may change unnoticed.
         raise Refused(Reason.TAMPERED, "the checkpoint carries a signature line that the treaty does not know")
-    tree = Frontier(0, ()).extend(leaf_hash(entry) for entry in bundle.entries)  # 3
-    if (tree.size, tree.root()) != (cosigned.checkpoint.size, cosigned.checkpoint.root):
-        raise Refused(Reason.TAMPERED, "the entries are not those the checkpoint commits to")
-    state, events = replay(treaty, bundle.entries)  # 4
-    if state.clock.forks:
-        raise Refused(Reason.EQUIVOCATION, "the log showed two histories; the bundle holds the proof")
+    if anchor is not None:
+        _check_anchor(leaves_, *anchor)
     leaves = {run: _transcript(state, run, x) for run, x in bundle.transcripts.items()}
     return Proven(cosigned, state, tuple(events), leaves)
+
+
+def _check_anchor(leaves: Sequence[bytes], size: int, root: bytes) -> None:
+    if size > len(leaves):
+        raise Refused(Reason.ROLLBACK, f"the bundle ends at {len(leaves)} entries, before the anchor of {size}")
+    if Frontier(0, ()).extend(leaves[:size]).root() != root:
+        raise Refused(Reason.FOREIGN, f"at {size} entries the bundle's log is another one than the anchor's")
 
 
 def _transcript(state: State, run: str, data: bytes) -> tuple[Leaf, ...]:  # 5

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,7 +18,9 @@ from brakeline.core.state.codec import decode, digest, encode
 from brakeline.core.state.events import Event
 from brakeline.core.state.said import authenticate
 from brakeline.core.statement import open_envelope
-from brakeline.core.tlog.policy import Cosigned, Policy, verify_cosigned
+from brakeline.core.tlog.checkpoint import Checkpoint, parse_checkpoint
+from brakeline.core.tlog.note import parse_note
+from brakeline.core.tlog.policy import Cosigned, Policy, verify_all
 from brakeline.core.tlog.proof import parse_proof, verify_proof
 from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
 from brakeline.core.treaty import Treaty
@@ -29,6 +31,7 @@ from brakeline.node.peers import ask, http_client
 BUNDLE: Final = 256  # entries in a full bundle (C2SP tlog-tiles)
 _LIMIT: Final = 32 * 2**20
 _SAVE_EVERY: Final = 500  # entries; folding as many costs as much as writing a state down
+_UNVOUCHED: Final = 2**16  # entries without a stamp among them that are folded before a quorum vouches for them
 _RECENT: Final = 10_000  # events kept in memory
 _SLOW: Final = 60.0  # s for an answer of some size
 _PACE: Final = 0.25  # s that waiting in vain takes at least
@@ -102,19 +105,23 @@ class LogClient:
         return response.content
 
 
-def add_verified(client: LogClient, policy: Policy, entry: bytes) -> int:
+def add_verified(client: LogClient, need: Callable[[int], Sequence[Policy]], entry: bytes) -> int:
     """Submit an entry and verify the proof that it is in the log under a witness quorum; returns its index.
+
+    `need` as for `verify_all`.
 
     Raises:
         Unavailable, Refused, Malformed: the log did not take it, or its proof does not hold; then, `later`.
     """
     proof = client.add(entry)
     try:
-        parse_proof(proof)
+        size = parse_checkpoint(parse_note(parse_proof(proof).checkpoint).text).size
     except Malformed as e:
         raise Malformed(f"the log's proof is none: {e}", hint="the statement is kept, and sent again") from e
     try:
-        return verify_proof(proof, entry, policy)[0]
+        for policy in need(size):
+            index, _ = verify_proof(proof, entry, policy)
+        return index
     except Refused as e:  # what is wrong is the answer: the entry may well be in the log
         raise Refused(e.reason, f"the log's proof does not hold: {e}", later=True) from e
 
@@ -125,7 +132,7 @@ def add_judged(client: LogClient, follower: "Follower", entry: bytes) -> int:
     Otherwise one lying answer would lose an honest statement: it is refused for `later`, and kept.
     """
     try:
-        return add_verified(client, follower.treaty.policy, entry)
+        return add_verified(client, lambda size: follower.state.chain.need(size), entry)
     except Refused as e:
         if e.later:
             raise
@@ -140,11 +147,40 @@ def add_judged(client: LogClient, follower: "Follower", entry: bytes) -> int:
         raise Refused(e.reason, f"the log refuses what this home finds in order: {e}", later=True) from e
 
 
+class Seen(NamedTuple):
+    """A checkpoint that was verified when it was kept here, and its note."""
+
+    checkpoint: Checkpoint
+    note: bytes
+
+
+def _own_checkpoint(note: bytes, treaty: Treaty) -> Checkpoint:
+    """A checkpoint out of one's own memory: whose witnesses it needs may only show when the log has been folded."""
+    checkpoint = parse_checkpoint(parse_note(note).text)
+    if all(checkpoint.origin != key.name for key, _ in treaty.policy.logs):
+        raise Refused(Reason.FOREIGN, f"{checkpoint.origin!r} is another log")
+    return checkpoint
+
+
+def _era(state: State) -> int:
+    """What rises with every epoch and every text."""
+    return state.epoch + len(state.chain.texts) - 1
+
+
 class Trail(NamedTuple):
     """A log folded from its first entry: its state, and all that happened."""
 
     state: State
     events: tuple[Event, ...]
+
+
+class _Folded(NamedTuple):
+    """The state at a checkpoint, what happened on the way there, what is to be stated of it, and who vouches for it."""
+
+    state: State
+    events: deque[Event]
+    stated: tuple[int, str, str] | None
+    cosigned: Cosigned
 
 
 class Follower:
@@ -160,7 +196,7 @@ class Follower:
     ) -> None:
         """With `stating`, `stated` is what a permit signer says of the state, at the newest size where it is due."""
         self.client = client
-        self.treaty = treaty
+        self.first = treaty
         self.state = begin(treaty)
         self.cosigned: Cosigned | None = None
         self.lock = threading.Condition()
@@ -168,16 +204,15 @@ class Follower:
         self._stating = stating
         self.recent: deque[Event] = deque(maxlen=_RECENT)
         self._updating = threading.Lock()  # waiting for a checkpoint is done outside it
-        self._policy = self.state.ground.policy
         self._memory = memory
         self._saved = (0, 0)  # size and epoch of the state that was written down last
-        self._floor: Cosigned | None = None
+        self._floor: Seen | None = None
         self.doubted = False  # `trail` found that `state` is not what the log gives
         if memory is not None and (memory / "checkpoint").exists():
             with disk_errors():
                 note = (memory / "checkpoint").read_bytes()
             try:
-                self._floor = verify_cosigned(note, self._policy)
+                self._floor = Seen(_own_checkpoint(note, treaty), note)
             except BrakelineError as e:
                 raise Malformed(
                     f"{memory / 'checkpoint'} is no checkpoint of this treaty's log: {e}",
@@ -188,11 +223,16 @@ class Follower:
     def _restore(self, path: Path) -> None:
         """Start from one's own state. One that is torn, of another build or of another treaty is made anew."""
         try:
-            state = decode(unpack(path.read_bytes()), self.treaty)
+            state = decode(unpack(path.read_bytes()), self.first)
         except (OSError, BrakelineError):
             return
         if self._floor is not None and state.size <= self._floor.checkpoint.size:
-            self.state, self._saved = state, (state.size, state.epoch)
+            self.state, self._saved = state, (state.size, _era(state))
+
+    @property
+    def treaty(self) -> Treaty:
+        """The text in force, as far as the log is known here."""
+        return self.state.treaty
 
     @property
     def time(self) -> int:
@@ -215,7 +255,7 @@ class Follower:
         note, new = self._newest(wait)
         with self._updating:
             before = self.state.size
-            state, events, stated = self._fold(note, new, progress)
+            state, events, stated, new = self._fold(note, new, progress)
             with self.lock:
                 if state.size > self.state.size:
                     self.state = state
@@ -232,25 +272,33 @@ class Follower:
             time.sleep(max(0.0, began + _PACE - time.monotonic()))
         return state.size > before
 
-    def _newest(self, wait: int = 0) -> tuple[bytes, Cosigned]:
+    def _newest(self, wait: int = 0) -> tuple[bytes, Cosigned | Refused]:
+        """The newest checkpoint; or why its cosignatures are not enough, as far as is known before its entries are."""
         started, floor = self.state.size, self._floor
         note = self.client.checkpoint(after=started if self.cosigned else -1, wait=wait)
-        new = verify_cosigned(note, self._policy)
-        if new.checkpoint.size < max(started, floor.checkpoint.size if floor else 0):
-            raise Refused(Reason.ROLLBACK, f"the log shows {new.checkpoint.size} entries; it had more before")
+        size = parse_checkpoint(parse_note(note).text).size
+        new: Cosigned | Refused
+        try:
+            new = verify_all(note, self.state.chain.need)
+        except Refused as e:
+            # Treaty 11.3: what lies between may hold the turn to a text with other witnesses.
+            if size <= started or not self.state.treaty.amends or e.reason not in (Reason.NO_QUORUM, Reason.MISSING):
+                raise
+            new = e
+        if size < max(started, floor.checkpoint.size if floor else 0):
+            raise Refused(Reason.ROLLBACK, f"the log shows {size} entries; it had more before")
         return note, new
 
-    def _fold(
-        self, note: bytes, new: Cosigned, progress: Progress
-    ) -> tuple[State, deque[Event], tuple[int, str, str] | None]:
-        """The state at `new`, after proving that all seen before leads there."""
-        state, end = self.state, new.checkpoint.size
+    def _fold(self, note: bytes, new: Cosigned | Refused, progress: Progress) -> _Folded:
+        """The state at the checkpoint of `note`, after proving that all seen before leads there."""
+        state, checkpoint = self.state, parse_checkpoint(parse_note(note).text)
+        end, chain = checkpoint.size, state.chain
         events: deque[Event] = deque(maxlen=_RECENT)
         stated = None
-        if end < state.size:  # another thread was faster; the answer must still fit, where it can be told
-            if end >= state.clock.base.size and state.root(end) != new.checkpoint.root:
+        if isinstance(new, Cosigned) and end < state.size:  # another thread was faster; the answer must still fit
+            if end >= state.clock.base.size and state.root(end) != checkpoint.root:
                 self._fork(note)
-            return state, events, stated
+            return _Folded(state, events, stated, new)
         floor = self._floor.checkpoint if self._floor else None
         start, due = state.size, end - end % self.treaty.snapshot_every if self._stating else -1
         for entry in self.client.stream(start, end):
@@ -262,28 +310,39 @@ class Follower:
                 stated = (state.size, state.root().hex(), digest(state))
             if state.size % BUNDLE == 0:
                 progress(state.size - start, end - start)
+            # What no quorum vouches for yet must not cost without end: stamps among it are cosigned, too.
+            if isinstance(new, Refused) and state.size - max(start, state.clock.mark.size) > _UNVOUCHED:
+                raise new
         if state.size != end:
             raise Malformed("the log sent another number of entries than it published")
-        if state.root() != new.checkpoint.root or (floor and floor.size == start and self.state.root() != floor.root):
+        differs = state.root() != checkpoint.root
+        if isinstance(new, Refused):
+            if differs:
+                raise new
+            new = verify_all(note, state.chain.need)
+        elif differs or (floor and floor.size == start and self.state.root() != floor.root):
             return self._differs(note, new, progress)
-        return state, events, stated
+        elif state.chain.texts != chain.texts:
+            new = verify_all(note, state.chain.need)
+        return _Folded(state, events, stated, new)
 
-    def _differs(
-        self, note: bytes, new: Cosigned, progress: Progress
-    ) -> tuple[State, deque[Event], tuple[int, str, str] | None]:
+    def _differs(self, note: bytes, new: Cosigned | Refused, progress: Progress) -> _Folded:
         """What was seen before does not lead to `new`: the log has forked, or the state kept here was not its own."""
+        if isinstance(new, Refused):  # nobody has vouched for it
+            raise new
         if self.cosigned is not None or not self.state.size:
             self._fork(note)
         with self.lock:  # nothing has borne the kept state out yet: before anybody is accused, it is made anew
-            self.state, self._saved = begin(self.treaty), (0, 0)
+            self.state, self._saved = begin(self.first), (0, 0)
         return self._fold(note, new, progress)
 
     def _remember(self, memory: Path, note: bytes, state: State) -> None:
         write_atomic(memory / "checkpoint", note)
-        # The epoch, too, so that a vote during an outage is for the right one.
-        if state.size - self._saved[0] >= _SAVE_EVERY or state.epoch != self._saved[1]:
+        # The era, too, so that a vote during an outage is for the right epoch, and names the text in force.
+        saved = _era(state)
+        if state.size - self._saved[0] >= _SAVE_EVERY or saved != self._saved[1]:
             write_atomic(memory / "state", pack(encode(state)))
-            self._saved = state.size, state.epoch
+            self._saved = state.size, saved
 
     def start_from_signers(self) -> None:
         """Start from the newest state that a permit quorum states in the log, instead of the first entry. Treaty 6.6.
@@ -293,25 +352,30 @@ class Follower:
         Raises:
             Refused(NO_QUORUM): too few state what the log offers. Others as `update`.
         """
-        state = decode(unpack(self.client.snapshot()), self.treaty)
+        state = decode(unpack(self.client.snapshot()), self.first)
         size = state.size
-        offered = Snapshot(rules=self.treaty.rules, size=size, root=state.root().hex(), state=digest(state))
-        note, new = self._newest()
-        check_stated(self._stated(size, new.checkpoint.size), offered, self.treaty.permit)
+        offered = Snapshot(rules=state.treaty.rules, size=size, root=state.root().hex(), state=digest(state))
+        note = self.client.checkpoint()
+        checkpoint = parse_checkpoint(parse_note(note).text)
+        # Of the first text's signers alone: whom a later text made one is not known before the log has been folded.
+        check_stated(self._stated(size, checkpoint.size), offered, self.treaty.permit)
         after = state  # nothing is folded from a state that nobody stated
-        for entry in self.client.stream(size, new.checkpoint.size):
+        for entry in self.client.stream(size, checkpoint.size):
             after, _ = apply(after, entry)
-        if after.root() != new.checkpoint.root:
+        if after.root() != checkpoint.root:
             raise Refused(Reason.TAMPERED, "the state that the log offers does not lead to its checkpoint")
+        new = verify_all(note, after.chain.need)
         floor = self._floor.checkpoint if self._floor else None
+        if floor and floor.size > checkpoint.size:
+            raise Refused(Reason.ROLLBACK, f"the log shows {checkpoint.size} entries; it had more before")
         if floor and floor.size >= after.clock.base.size and after.root(floor.size) != floor.root:
             self._fork(note)
         with self._updating, self.lock:
             self.state, self.cosigned = after, new
 
     def _stated(self, start: int, end: int) -> Iterator[tuple[str, Snapshot]]:
-        """What permit signers state in these entries, and who."""
-        first, signers = begin(self.treaty), {p.name for p in self.treaty.with_role("permit-signer")}
+        """What permit signers of the first text state in these entries, and who."""
+        first, signers = begin(self.first), {p.name for p in self.first.with_role("permit-signer")}
         for entry in self.client.stream(start, end):
             with suppress(BrakelineError):
                 if open_envelope(entry).kind == "snapshot":
@@ -326,7 +390,7 @@ class Follower:
             Refused(TAMPERED): the state followed until now is another one. Unavailable: the log is out of reach.
         """
         mine = self.state
-        state, events = begin(self.treaty), list[Event]()
+        state, events = begin(self.first), list[Event]()
         for entry in self.client.stream(0, mine.size):
             state, happened = apply(state, entry)
             events += happened
@@ -343,10 +407,12 @@ class Follower:
 
     def _fork(self, note: bytes) -> None:
         """Keep both checkpoints: together they prove to anybody that the log and a quorum signed two histories."""
-        mine = self._floor or self.cosigned
+        mine = self._floor
+        if mine is None and self.cosigned is not None:
+            mine = Seen(self.cosigned.checkpoint, self.cosigned.note.encode())
         if self._memory is not None and mine is not None:
             folder = self._memory / "forks"
-            write_atomic(folder / f"{mine.checkpoint.size}-a", mine.note.encode())
+            write_atomic(folder / f"{mine.checkpoint.size}-a", mine.note)
             write_atomic(folder / f"{mine.checkpoint.size}-b", note)
         raise Refused(
             Reason.EQUIVOCATION,

@@ -5,6 +5,7 @@ held by a witness, on a tree that the log does not have.
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -30,10 +31,20 @@ class _Round:
 
     checkpoint: Checkpoint
     note: Note
-    waiting: set[str]  # witnesses that have not answered yet
-    lines: dict[str, SignatureLine] = field(default_factory=dict)
-    ahead: set[str] = field(default_factory=set)  # have seen more of us, but no more than we have
+    need: Sequence[Policy]
+    wish: Sequence[Policy]
+    waiting: set[VerifierKey]  # witnesses that have not answered yet
+    lines: dict[VerifierKey, SignatureLine] = field(default_factory=dict)
+    ahead: set[VerifierKey] = field(default_factory=set)  # have seen more of us, but no more than we have
     settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def holds(self, policies: Sequence[Policy]) -> bool:
+        """Whether the quorums of all of these have answered well."""
+        there = self.lines.keys() | self.ahead
+        return all(
+            p.quorum.holds(frozenset(name for name, (key, _) in p.witnesses.items() if key in there))
+            for p in policies
+        )
 
 
 @dataclass
@@ -46,40 +57,64 @@ class _Link:
     size: int = 0
     trouble: str = "not asked yet"
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
 
 
 class Cosigners:
-    """The witnesses of `policy`. `run` it beside whatever calls `cosign`, which holds one round at a time."""
+    """The witnesses of those policies that a checkpoint needs. `run` it beside whatever calls `cosign`, which holds one
+    round at a time, and may come to need others."""
 
-    def __init__(self, store: LogStore, own: VerifierKey, policy: Policy, patience: float) -> None:
+    def __init__(self, store: LogStore, own: VerifierKey, policies: Sequence[Policy], patience: float) -> None:
         """`own` is the log's key; `patience` bounds a round, and one exchange with a witness, in seconds."""
         self._store = store
         self._own = own
-        self._quorum = policy.quorum
         self._patience = patience
-        self._links = [_Link(name, vkey, url.rstrip("/")) for name, (vkey, url) in policy.witnesses.items() if url]
+        self._links: list[_Link] = []
+        self._group: asyncio.TaskGroup | None = None  # while it runs
         self._round: _Round | None = None
+        self._attend_to(policies)
 
-    async def cosign(self, checkpoint: Checkpoint, note: Note) -> dict[str, SignatureLine]:
-        """The cosignatures there are, by witness, once the quorum holds; later ones are dropped.
+    def _attend_to(self, policies: Sequence[Policy]) -> None:
+        """Link to the witnesses of these policies, and leave the others."""
+        wanted = {(key, url.rstrip("/")): name for p in policies for name, (key, url) in p.witnesses.items() if url}
+        known = {(link.key, link.url): link for link in self._links}
+        self._links = [known.get(at) or _Link(name, *at) for at, name in wanted.items()]
+        if self._group is None:
+            return
+        for link in self._links:
+            if link.task is None:
+                link.task = self._group.create_task(self._attend(link))
+        for at, link in known.items():
+            if at not in wanted and link.task is not None:
+                link.task.cancel()
+
+    async def cosign(
+        self, checkpoint: Checkpoint, note: Note, need: Sequence[Policy], wish: Sequence[Policy] = ()
+    ) -> tuple[SignatureLine, ...]:
+        """The cosignatures there are, by the witnesses' names, once the quorums of all of `need` hold.
+
+        Later ones are dropped.
+
+        Those of `wish` are waited for as well, and may be missing in the end.
 
         A witness that has seen more of this log than `checkpoint` counts for the quorum, and gives no line.
 
         Raises:
             Unavailable: every witness has answered, or `patience` is over, and there is no quorum.
         """
-        current = self._round = _Round(checkpoint, note, {link.name for link in self._links})
+        self._attend_to((*need, *wish))
+        current = self._round = _Round(checkpoint, note, need, wish, {link.key for link in self._links})
         for link in self._links:
             link.news.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._patience):
                 await current.settled.wait()
-        if not self._holds(current):
+        if not current.holds(need):
             raise Unavailable(
                 f"no quorum, nothing published: {len(current.lines)} of {len(self._links)} witnesses cosigned",
                 hint="submit the same entry again once the witnesses are back",
             )
-        return dict(current.lines)
+        return tuple(line for _, line in sorted(current.lines.items(), key=lambda item: item[0].name))
 
     def troubles(self) -> dict[str, str]:
         """What is wrong with each witness; empty text where nothing is."""
@@ -99,11 +134,9 @@ class Cosigners:
             trust_env=False,
         )
         async with self._http, asyncio.TaskGroup() as group:
+            self._group = group
             for link in self._links:
-                group.create_task(self._attend(link))
-
-    def _holds(self, current: _Round) -> bool:
-        return self._quorum.holds(frozenset(current.lines) | current.ahead)
+                link.task = group.create_task(self._attend(link))
 
     async def _attend(self, link: _Link) -> None:
         """Bring the newest signed checkpoint to one witness, whenever there is a new one."""
@@ -120,8 +153,8 @@ class Cosigners:
                 link.trouble = f"{type(e).__name__}: {e}"
             except (Malformed, Unavailable) as e:
                 link.trouble = str(e)
-            current.waiting.discard(link.name)
-            if not current.waiting or self._holds(current):
+            current.waiting.discard(link.key)
+            if not current.waiting or current.holds((*current.need, *current.wish)):
                 current.settled.set()
 
     async def _ask(self, link: _Link, current: _Round) -> None:
@@ -139,7 +172,7 @@ class Cosigners:
             head = b"".join([b"old %d\n" % link.size, *(b64encode(h).encode() + b"\n" for h in proof)])
             status, body = await self._call("POST", f"{link.url}/add-checkpoint", head + b"\n" + current.note.encode())
             if status == 200:
-                current.lines[link.name] = self._cosignature(link, current.note, body)
+                current.lines[link.key] = self._cosignature(link, current.note, body)
                 link.size = size
                 return
             if status != 409:
@@ -149,7 +182,7 @@ class Cosigners:
                 break
             if known > size:
                 await self._check_history(link)
-                current.ahead.add(link.name)
+                current.ahead.add(link.key)
                 return
             link.size = known
         if status in (409, 422):

@@ -11,9 +11,9 @@ from brakeline.core.snapshot import pack, unpack
 from brakeline.core.state import State, begin
 from brakeline.core.state.codec import decode, encode
 from brakeline.core.treaty import Treaty
+from brakeline.node.admission import Place, Quorums
 from brakeline.node.disk import write_atomic
 from brakeline.node.logstore import LogStore
-from brakeline.node.sequencer import Place
 
 _CHUNK: Final = 1000  # entries read at once
 
@@ -47,6 +47,12 @@ class LogJudge:
     @property
     def parties(self) -> int:
         return self._admission.parties
+
+    @property
+    def quorums(self) -> Quorums:
+        """Whom a checkpoint of all that was taken needs; and whom a text needs that waits for its turn."""
+        chain, size = self._admission.state.chain, self._admission.state.size
+        return Quorums(chain.need(size), () if chain.coming is None else (chain.coming.ground.policy,))
 
     def admit(self, entry: bytes) -> Place:
         """Where the entry queues. Raises as `Admission.admit`."""

@@ -19,11 +19,11 @@ from starlette.routing import Route
 from brakeline.core.encoding import canonical
 from brakeline.core.errors import Malformed, Unavailable
 from brakeline.core.keys import PrivateKey
-from brakeline.core.tlog.policy import Policy
 from brakeline.core.tlog.tile import MAX_ENTRY, parse_path
+from brakeline.node.admission import Admission
 from brakeline.node.http import HANDLERS, query_number, read_body, run
 from brakeline.node.logstore import LogStore
-from brakeline.node.sequencer import DEFAULT_TIMING, Admission, Sequencer, Timing
+from brakeline.node.sequencer import DEFAULT_TIMING, Sequencer, Timing
 
 MAX_WAIT: Final = 30  # seconds
 _TEXT: Final = "text/plain; charset=utf-8"
@@ -97,7 +97,6 @@ def serve(
     directory: Path,
     origin: str,
     key: PrivateKey,
-    policy: Policy,
     admission: Callable[[LogStore], Admission],
     *,
     host: str = "127.0.0.1",
@@ -107,4 +106,4 @@ def serve(
 ) -> None:
     """Run a log until it is stopped; `admission` reads the store. Raises as `LogStore`, `Sequencer` and `http.run`."""
     with LogStore(directory, origin) as store:
-        run(app(Sequencer(store, key, policy, admission(store), clock, timing)), host, port)
+        run(app(Sequencer(store, key, admission(store), clock, timing)), host, port)

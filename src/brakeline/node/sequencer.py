@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal, NamedTuple, Protocol, TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar
 
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Unavailable
@@ -32,9 +32,10 @@ from brakeline.core.keys import PrivateKey
 from brakeline.core.tlog.checkpoint import Checkpoint, parse_checkpoint
 from brakeline.core.tlog.merkle import EMPTY_ROOT, consistency_proof, inclusion_proof, verify_consistency
 from brakeline.core.tlog.note import Note, keyring, parse_note, sign_note, verify_note
-from brakeline.core.tlog.policy import Policy, verify_cosigned
+from brakeline.core.tlog.policy import Policy, verify_all
 from brakeline.core.tlog.proof import Proof
 from brakeline.core.tlog.tile import MAX_ENTRY
+from brakeline.node.admission import Admission, Place
 from brakeline.node.cosigners import Cosigners
 from brakeline.node.logstore import LogStore
 from brakeline.node.queue import FairQueue
@@ -69,38 +70,6 @@ class Latest(NamedTuple):
     note: bytes
 
 
-class Place(NamedTuple):
-    """Where an admitted entry queues: among those of `party`, in the brake lane or in the ordinary one."""
-
-    party: str
-    brake: bool
-
-
-class Admission(Protocol):
-    """What decides which entries the log takes. It has read the store by itself before the sequencer starts.
-
-    It is called in one thread, which is not the event loop's. From `admit` on an entry is *waiting*, until `taken` or
-    `dropped` names it; no entry is admitted while it waits, nor once it is durable. `taken` may also name an entry that
-    was never admitted, or was dropped: a stamp, or one whose commit failed and lasted all the same.
-    """
-
-    @property
-    def parties(self) -> int:
-        """How many parties share the queue, at least 1."""
-
-    def admit(self, entry: bytes) -> Place:
-        """Where `entry` queues. Raises what its submitter is to get."""
-
-    def taken(self, entries: Sequence[bytes]) -> None:
-        """The log has grown by exactly `entries`, in this order, stamps included; they are durable."""
-
-    def dropped(self, entry: bytes) -> None:
-        """`entry` was waiting, and does not come: no place, nobody waits for it any more, or the disk failed.
-
-        Told before the next `admit` or `taken`.
-        """
-
-
 @dataclass(eq=False, slots=True)
 class _Ticket:
     """An entry on its way, and all who wait for it: an entry that is submitted twice has one ticket."""
@@ -119,7 +88,6 @@ class Sequencer:
         self,
         store: LogStore,
         key: PrivateKey,
-        policy: Policy,
         admission: Admission,
         clock: Callable[[], float],
         timing: Timing = DEFAULT_TIMING,
@@ -127,18 +95,18 @@ class Sequencer:
         """`admission` has read all that `store` holds; `clock` gives POSIX seconds.
 
         Raises:
-            Misuse: the policy does not trust `key` as the log `store.origin`.
+            Misuse: the admission's policy does not trust `key` as the log `store.origin`.
         """
-        own = [log for log, _ in policy.logs if log.name == store.origin and log.key == key.public]
+        policies = admission.quorums.need
+        own = [k for p in policies for k, _ in p.logs if k.name == store.origin and k.key == key.public]
         if not own:
             raise Misuse(f"the policy does not name this key as that of the log {store.origin}")
         self.store = store
         self.failure: BrakelineError | None = None
         self.latest: Latest | None = None
-        self.cosigners = Cosigners(store, own[0], policy, timing.patience)
+        self.cosigners = Cosigners(store, own[0], policies, timing.patience)
         self._key = key
         self._own = own[0]
-        self._policy = policy
         self._admission = admission
         self._clock = clock
         self._timing = timing
@@ -361,7 +329,8 @@ class Sequencer:
             published = parse_note(self.latest.note)
             own = tuple(line for _, line in verify_note(published, keyring([self._own])))
             note = Note(published.text, own)
-        await self.cosigners.cosign(self._signed, note)
+        quorums = await self._consult(lambda: self._admission.quorums)
+        await self.cosigners.cosign(self._signed, note, quorums.need)
 
     async def _pace(self) -> None:
         """Wait for work (an entry, a stamp due, entries left over), and then for the rest of the interval."""
@@ -405,8 +374,9 @@ class Sequencer:
 
     async def _stamp(self) -> None:
         """Stamp a checkpoint with fresh cosignatures, and publish that before any entry follows."""
-        if self.latest is None or not 0 <= self._clock() - self._cosigned < FRESH:
-            await self._advance()
+        quorums = await self._consult(lambda: self._admission.quorums)
+        if quorums.wish or self.latest is None or not 0 <= self._clock() - self._cosigned < FRESH:
+            await self._advance(quorums.wish)
         assert self.latest is not None
         await self._append([self.latest.note])
         await self._advance()
@@ -428,8 +398,9 @@ class Sequencer:
         self._told += len(grown)
         return indices
 
-    async def _advance(self) -> None:
-        """Sign the tree as it is, and publish that under a quorum."""
+    async def _advance(self, wish: Sequence[Policy] = ()) -> None:
+        """Sign the tree as it is, and publish that under every quorum that it needs; wait for those of `wish`, too."""
+        need = (await self._consult(lambda: self._admission.quorums)).need
         checkpoint = Checkpoint(self.store.origin, self.store.size, self.store.root())
         # A bit flipped in memory must not be signed: the tree extends what we signed last, or we stop.
         old, new = self._signed, checkpoint
@@ -438,10 +409,10 @@ class Sequencer:
         self._signed = checkpoint
         note = sign_note(checkpoint.text, checkpoint.origin, self._key)
         began = self._clock()
-        lines = await self.cosigners.cosign(checkpoint, note)
-        data = note.with_lines(*(lines[name] for name in sorted(lines))).encode()
+        lines = await self.cosigners.cosign(checkpoint, note, need, wish)
+        data = note.with_lines(*lines).encode()
         # What goes out is what every verifier will accept, by the verifiers' own function.
-        verify_cosigned(data, self._policy)
+        verify_all(data, lambda _: need)
         await self._stored(partial(self.store.publish, data))
         self._cosigned, self._trouble = began, None
         async with self._news:

@@ -259,8 +259,8 @@ def _succession(t: Treaty) -> dict[str, str]:
         "12.2": f"A party may revoke its own key; {t.members} parties may revoke another's, when all say the same. "
         "From that entry on the key counts for nothing. What was done stays done: phase, epoch, bars and history; the "
         "party's votes, readings and assents that stand and were logged since the entry that the revocation names "
-        "fall. A pledge of then binds until its notice has passed. No revocation leaves fewer parties that can speak than "
-        "decide.",
+        "fall. A pledge of then binds until its notice has passed. No revocation leaves fewer parties that can speak "
+        "than decide.",
     }
 
 
