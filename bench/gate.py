@@ -96,7 +96,7 @@ def following(world: World) -> Follower:
 @contextmanager
 def serving(world: World, party: str, folder: Path) -> Iterator[str]:
     """A permit signer on loopback; yields its address."""
-    signer = Signer(following(world), key(party, "signer"), lambda: world.now, folder / f"{party}-votes")
+    signer = Signer(following(world), lambda _: key(party, "signer"), lambda: world.now, folder / f"{party}-votes")
     server = uvicorn.Server(uvicorn.Config(app(signer), log_level="error", access_log=False))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))

@@ -21,10 +21,10 @@ from brakeline.core.state import events as ev
 from brakeline.core.state.codec import digest, encode
 from brakeline.core.statement import seal
 from brakeline.node import disk, judge
+from brakeline.node.admission import Place
 from brakeline.node.judge import LogJudge
 from brakeline.node.logserver import app
 from brakeline.node.logstore import LogStore
-from brakeline.node.sequencer import Place
 from test_logstore import in_memory
 from world import DAY, World, key, log_key, treaty
 
@@ -568,7 +568,7 @@ def test_reading_the_offered_state_is_off_the_event_loop(tmp_path: Path) -> None
     async def ask() -> list[httpx.Response]:
         with store_of(world, tmp_path / "log") as store:
             admission = LogJudge(world.treaty, store, tmp_path / "state")
-            sequencer = Sequencer(store, key("delta", "log"), world.treaty.policy, admission, lambda: world.now)
+            sequencer = Sequencer(store, key("delta", "log"), admission, lambda: world.now)
             transport = httpx.ASGITransport(app(sequencer, offered))
             async with httpx.AsyncClient(transport=transport, base_url="http://log") as web:
                 return [await web.get("/snapshot") for _ in range(2)]

@@ -47,11 +47,7 @@ class Circle:
         text = text.replace('conditions = ["stopped", "audited"]', 'conditions = ["stopped"]')
         text = text.replace('delay = "2 s"', 'delay = "0 s"').replace("head_every = 8", "head_every = 4")
         (folder / "demo.toml").write_text(text)
-        for p in PARTIES:
-            url = ("--log-url", stage.log_url) if p == "delta" else ()
-            addresses = ("--witness-url", stage.witness_url[p], "--signer-url", stage.signer_url[p])
-            stage.call("keygen", p, "--home", p, "--enroll", "demo.toml", *url, *addresses)
-        stage.call_all([("treaty", "sign", "demo.toml", "--home", p) for p in PARTIES])
+        self.enrolled()
         for p in PARTIES:
             stage.serve(f"witness-{p}", "witness", "--home", p)
             stage.serve(f"signer-{p}", "signer", "--home", p)
@@ -60,6 +56,15 @@ class Circle:
         stage.call_all([("pledge", "--if-at-least", "2", "--home", p) for p in PARTIES])
         treaty = parse_treaty((folder / "demo.toml").read_bytes())
         self.follower = Follower(LogClient(stage.log_url), treaty)
+
+    def enrolled(self) -> None:
+        """Every party enters its keys, and signs."""
+        stage = self.stage
+        for p in PARTIES:
+            url = ("--log-url", stage.log_url) if p == "delta" else ()
+            addresses = ("--witness-url", stage.witness_url[p], "--signer-url", stage.signer_url[p])
+            stage.call("keygen", p, "--home", p, "--enroll", "demo.toml", *url, *addresses)
+        stage.call_all([("treaty", "sign", "demo.toml", "--home", p) for p in PARTIES])
 
     def start_log(self) -> None:
         (self.stage.folder / "log.log").write_bytes(b"")

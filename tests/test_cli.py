@@ -190,7 +190,7 @@ def test_a_duty_that_the_treaty_does_not_know_is_not_signed(
     code, _, err = run(capsys, "duty", *args, "--home", str(tmp_path))
     assert (code, err.count("error: ")) == (2, 1)
     with closing(sqlite3.connect(tmp_path / "outbox.sqlite")) as db:
-        assert db.execute("SELECT count(*) FROM outgoing").fetchone() == (0,)
+        assert db.execute("SELECT count(*) FROM said").fetchone() == (0,)
 
 
 @pytest.mark.parametrize("k", [0, 1, 3])

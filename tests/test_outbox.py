@@ -542,7 +542,7 @@ def test_no_copy_of_a_home_ever_equivocates(
                     world.stamp(DAY)
             assert world.state.members.by_name["alpha"].equivocated == -1
         assert box.pending() == []
-        rows = sqlite3.connect(folder / "home" / "outbox.sqlite").execute("SELECT idx, refused, instead FROM outgoing")
+        rows = sqlite3.connect(folder / "home" / "outbox.sqlite").execute("SELECT idx, refused, instead FROM said")
         for idx, refused, instead in rows:
             assert (idx is not None) or (refused, instead is None) == ("signed anew", False)
         box.close()

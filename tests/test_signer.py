@@ -46,7 +46,7 @@ def votes_of(tmp_path: Path) -> Path:
 def signer(world: World, tmp_path: Path) -> Signer:
     follower = Follower(WorldLog(world), world.treaty)
     follower.update()
-    return Signer(follower, key("alpha", "signer"), lambda: world.now, votes_of(tmp_path))
+    return Signer(follower, lambda _: key("alpha", "signer"), lambda: world.now, votes_of(tmp_path))
 
 
 def hidden_vote(world: World, party: str, epoch: int = 0, motion: str = "trip", **changes: Any) -> bytes:
@@ -251,7 +251,7 @@ def test_votes_of_a_later_epoch_survive_a_restart(tmp_path: Path) -> None:
     log = WorldLog(world)
     log.away = True
     follower = Follower(log, world.treaty)
-    again = Signer(follower, key("alpha", "signer"), lambda: world.now, votes_of(tmp_path))
+    again = Signer(follower, lambda _: key("alpha", "signer"), lambda: world.now, votes_of(tmp_path))
     for act in (lambda: again.sign(request), lambda: again.hold(hidden_vote(world, "delta", epoch=2))):
         with pytest.raises(Refused) as e:
             act()
@@ -316,11 +316,11 @@ def test_a_signer_that_doubts_its_own_state_signs_nothing(tmp_path: Path, monkey
     file.write_bytes(pack(unpack(file.read_bytes()).replace(b'"assented":true', b'"assented":false', 1)))
     follower = Follower(WorldLog(world), world.treaty, tmp_path, stating=True)
     follower.update()
-    mine = Signer(follower, key("alpha", "signer"), lambda: world.now, votes_of(tmp_path))
+    mine = Signer(follower, lambda _: key("alpha", "signer"), lambda: world.now, votes_of(tmp_path))
     mine.sign(request)
     told: list[str] = []
     box = Outbox(tmp_path, world.treaty, "alpha", key("alpha"), lambda: world.now)
-    stater = Stater(follower, box, WorldLog(world).add_verified, 0, told.append)
+    stater = Stater(follower, lambda _: box, WorldLog(world).add_verified, 0, told.append)
     stater.run(threading.Event())  # ends by itself
     assert any("another state" in t for t in told)
     with pytest.raises(Refused) as e:
@@ -405,7 +405,7 @@ def stating(world: World, tmp_path: Path, party: str = "alpha") -> tuple[WorldLo
     log, told = WorldLog(world, judging=True), list[str]()
     follower = Follower(log, world.treaty, stating=True)
     box = Outbox(tmp_path / party, world.treaty, party, key(party), lambda: world.now)
-    return log, follower, Stater(follower, box, log.add_verified, 10**6, told.append), told
+    return log, follower, Stater(follower, lambda _: box, log.add_verified, 10**6, told.append), told
 
 
 def snapshots(world: World) -> list[tuple[str, int, str]]:

@@ -28,7 +28,7 @@ LEAVES = "leaves.bin"
 )
 @home_option
 def command(file: Path, folders: tuple[Path, ...], home: Path) -> None:
-    """Write FILE: treaty, whole log, cosigned checkpoint, and transcripts. It is verified before it is written."""
+    """Write FILE: first text, whole log, cosigned checkpoint, and transcripts. It is verified before it is written."""
     desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
     desk.catch_up()
     data = make(desk, folders)
@@ -45,15 +45,16 @@ def make(desk: Desk, folders: tuple[Path, ...]) -> bytes:
     cosigned = desk.follower.cosigned
     assert cosigned is not None
     transcripts = dict(_transcript(desk, folder) for folder in folders)
-    known = frozenset(k.name for k, _ in desk.treaty.policy.logs) | {
-        k.name for k, _ in desk.treaty.policy.witnesses.values()
+    known = {
+        k.name for p in desk.state.chain.need(cosigned.checkpoint.size) for k, _ in (*p.logs, *p.witnesses.values())
     }
     note = cosigned.note
     lines = tuple(line for line in note.lines if line.name in known)
     checkpoint = Note(note.text, lines).encode()
     entries = desk.follower.client.stream(0, cosigned.checkpoint.size)
-    bundle = Bundle(desk.treaty.text, checkpoint, tuple(entries), transcripts).encode()
-    verify_bundle(bundle, treaty_digest=desk.treaty.digest)
+    first = desk.follower.first
+    bundle = Bundle(first.text, checkpoint, tuple(entries), transcripts).encode()
+    verify_bundle(bundle, treaty_digest=first.digest)
     return bundle
 
 

@@ -26,6 +26,7 @@ def command() -> None:
 
 def _say(home: Path, kind: str, body: object) -> None:
     desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    desk.look(soon=False)
     _check(desk, body)
     effect = desk.say(kind, body)
     click.echo(f"entry {effect.entry}: {kind} on record")

@@ -8,6 +8,7 @@ from brakeline.cli.common import read_file
 from brakeline.core.errors import Malformed, Misuse
 from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey
 from brakeline.core.treaty import draft_roles
+from brakeline.core.treaty.parties import digest_of
 from brakeline.node.disk import write_atomic, write_private
 from brakeline.node.home import PURPOSES, Purpose, new_key, save_key
 
@@ -25,10 +26,10 @@ from brakeline.node.home import PURPOSES, Purpose, new_key, save_key
 def command(
     name: str, home: Path, enroll: Path | None, log_url: str, witness_url: str, signer_url: str, passphrase: bool
 ) -> None:
-    """Make NAME's home and its four keys: statements, log, witness, permits.
+    """Make NAME's home and its four keys: statements, log, witness, permits; and the next for statements and permits.
 
-    Prints the public keys as the lines of a treaty. With --enroll, adds them to a draft treaty in which NAME has
-    roles and no keys yet.
+    Prints the public keys as the lines of a treaty, of the next ones their digests. With --enroll, adds them to a draft
+    treaty in which NAME has roles and no keys yet.
     """
     draft = read_file(enroll) if enroll else None
     roles = draft_roles(draft, name) if draft is not None else None
@@ -38,8 +39,11 @@ def command(
     keys = {purpose: new_key() for purpose in PURPOSES}
     for purpose, key in keys.items():
         save_key(home / "keys" / f"{purpose}.pem", key, secret)
+    following = {purpose: new_key() for purpose in ("statement", "signer")}
+    for which, key in following.items():
+        save_key(home / "keys" / f"{which}.next.pem", key, secret)
     write_private(home / "party", f"{name}\n".encode())
-    lines = [f'key = "{keys["statement"].public.text}"']
+    lines = [f'key = "{keys["statement"].public.text}"', f'next = "{digest_of(following["statement"].public)}"']
     table: list[tuple[str, Purpose, int, str]] = [
         ("log", "log", ED25519, log_url),
         ("witness", "witness", COSIGNATURE, witness_url),
@@ -51,6 +55,8 @@ def command(
         public = keys[purpose].public
         text = VerifierKey(f"{name}/{purpose}", kind, public).text if kind else public.text
         lines.append(f'{purpose}_key = "{text}"')
+        if purpose == "signer":
+            lines.append(f'signer_next = "{digest_of(following["signer"].public)}"')
         if url:
             lines.append(f'{purpose}_url = "{url}"')
     if enroll is None or draft is None:

@@ -11,7 +11,8 @@ from brakeline.core.errors import BrakelineError
 
 COMMANDS: Final = {
     "keygen": "Make a party's home and keys, and enter them in a draft treaty.",
-    "treaty": "Check, render and sign a treaty.",
+    "key": "Go on to the next key, or revoke one.",
+    "treaty": "Check, render and sign a treaty, and amend it.",
     "log": "Keep the transparency log.",
     "witness": "Cosign checkpoints that are consistent with all before.",
     "signer": "Sign permits that the log allows.",

@@ -30,6 +30,7 @@ def command(k: int | None, others: tuple[str, ...], condition: Path | None, home
     if (k is None) == (condition is None):
         raise Misuse("say --if-at-least K or --condition FILE")
     desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    desk.look(soon=False)  # whom a pledge may name follows from the text in force
     if condition is not None:
         try:
             text = read_file(condition).decode()

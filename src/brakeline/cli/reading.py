@@ -23,6 +23,7 @@ def command(measurement: Path, home: Path) -> None:
     """
     reading = reading_of(read_measurement(read_file(measurement)))
     desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    desk.look(soon=False)
     trigger = check_reading(reading, desk.treaty)
     effect = desk.say("reading", reading)
     state = desk.state

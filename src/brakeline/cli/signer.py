@@ -8,10 +8,12 @@ import click
 from brakeline.cli.common import address, home_option, host_option, log_url, port_option
 from brakeline.core import units
 from brakeline.core.errors import Misuse
+from brakeline.core.state import State
 from brakeline.node.client import Follower, LogClient, add_judged
 from brakeline.node.home import Home
 from brakeline.node.outbox import Outbox
 from brakeline.node.signer import Stater, serve
+from brakeline.node.speech import PermitKey, settled
 
 
 @click.command()
@@ -38,8 +40,13 @@ def command(home: Path, host: str | None, port: int | None, refold_every: str) -
         click.echo(text, err=True)
 
     client = LogClient(log_url(treaty))
-    outbox = Outbox(home, treaty, me.name, party.key("statement"), time.time)
+    boxes = [Outbox(home, treaty, me.name, party.key("statement"), time.time)]
+
+    def outbox(state: State) -> Outbox:
+        boxes[0] = settled(party, boxes[0], state)
+        return boxes[0]
+
     stater = Stater(follower, outbox, lambda entry: add_judged(client, follower, entry), every, tell)
     votes = home / "signer" / "votes.jsonl"
     trouble = lambda e: tell(f"waiting: {e}")  # noqa: E731
-    serve(follower, party.key("signer"), votes, stater, host=host, port=port, on_trouble=trouble)
+    serve(follower, PermitKey(party), votes, stater, host=host, port=port, on_trouble=trouble)

@@ -2,14 +2,15 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from brakeline.cli.common import read_file
 from brakeline.core import views, words
 from brakeline.core.bundle import Proven, verify_bundle
-from brakeline.core.encoding import canonical
+from brakeline.core.encoding import canonical, decimal, unhex32
+from brakeline.core.errors import Malformed, Misuse
 from brakeline.core.state.events import Event, Tripped
 from brakeline.core.state.runs import Run
 from brakeline.core.treaty import parse_treaty
@@ -19,23 +20,34 @@ from brakeline.core.treaty import parse_treaty
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--treaty", "treaty_file", type=click.Path(path_type=Path), help="The treaty you trust, as a file.")
 @click.option("--sha256", "digest", help="The digest of the treaty you trust.")
+@click.option(
+    "--anchor", "anchor_text", metavar="SIZE:ROOT", help="A checkpoint of this log that you trust, its root in hex."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on one line, for machines.")
-def command(file: Path, treaty_file: Path | None, digest: str | None, as_json: bool) -> None:
+def command(file: Path, treaty_file: Path | None, digest: str | None, anchor_text: str | None, as_json: bool) -> None:
     """Verify the bundle FILE with nothing but this program: no network, no keys, no trust in whoever sent it.
 
-    Without --treaty or --sha256 the treaty is taken from the bundle, and its digest is printed: compare it.
+    Without --treaty or --sha256 the treaty is taken from the bundle, and its digest is printed: compare it. The treaty
+    is the log's first text. Where later ones followed it, that text alone proves the history only as long as few of the
+    witnesses' keys were ever stolen, those that serve no more included; --anchor takes that risk away.
     """
+    anchor = _anchor(anchor_text) if anchor_text else None
     trusted = parse_treaty(read_file(treaty_file)).digest if treaty_file else digest
-    proven = verify_bundle(read_file(file), treaty_digest=trusted)
+    proven = verify_bundle(read_file(file), treaty_digest=trusted, anchor=anchor)
     if as_json:
         click.echo(canonical(claims(proven)).decode())
         return
     c = proven.cosigned.checkpoint
     click.echo(f"VERIFIED {file}")
     whose = "as you trust it" if trusted else "taken from the bundle: compare this digest with the one you know"
-    treaty = proven.treaty
-    click.echo(f"treaty   {treaty.name} v{treaty.version}, rules {treaty.rules}, sha256 {treaty.digest}")
+    texts = proven.state.chain.texts
+    first = texts[0].treaty
+    click.echo(f"treaty   {first.name} v{first.version}, rules {first.rules}, sha256 {first.digest}")
     click.echo(f"         {whose}")
+    for text in texts[1:]:
+        click.echo(f"text     v{text.treaty.version} from entry {text.turned} on, sha256 {text.ground.digest}")
+    if len(texts) > 1:
+        click.echo(f"         {_ANCHORED if anchor else _UNANCHORED}")
     click.echo(f"log      {c.size} entries, cosigned by {', '.join(sorted(proven.cosigned.witnesses))}")
     click.echo(f"state    {proven.digest}")
     for phase, event in views.phases(proven.events):
@@ -43,6 +55,21 @@ def command(file: Path, treaty_file: Path | None, digest: str | None, as_json: b
         click.echo(f"brake    {phase:<8} {when} UTC, entry {event.entry}{_why(event)}")
     for run in views.by_declaration(proven.state):
         click.echo(f"run      {_line(proven, run)}")
+
+
+_ANCHORED: Final = "the anchor is in this log: keys that witnesses no longer use prove nothing here"
+_UNANCHORED: Final = (
+    "this trusts that at most f witness keys of each text were ever stolen, old ones included; "
+    "with --anchor SIZE:ROOT of somebody you trust it does not"
+)
+
+
+def _anchor(text: str) -> tuple[int, bytes]:
+    size, _, root = text.partition(":")
+    try:
+        return decimal(size.encode()), unhex32(root)
+    except Malformed as e:
+        raise Misuse(f"--anchor {text[:90]!r}: {e}", hint="give SIZE:ROOT, the root as 64 hex digits") from e
 
 
 def _why(event: Event) -> str:
@@ -60,7 +87,8 @@ def _line(proven: Proven, run: Run) -> str:
 def claims(proven: Proven) -> dict[str, Any]:
     """What is proven, as plain values."""
     return {
-        "treaty": proven.treaty.digest,
+        "treaty": proven.state.first,
+        "text": proven.treaty.digest,
         "rules": proven.treaty.rules,
         "size": proven.cosigned.checkpoint.size,
         "root": proven.cosigned.checkpoint.root.hex(),

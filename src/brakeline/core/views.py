@@ -15,6 +15,7 @@ from brakeline.core.finding import Audit
 from brakeline.core.grant import unread_parents
 from brakeline.core.pledge import Pledge
 from brakeline.core.state import State, audits, ballot, readings
+from brakeline.core.state.chain import lacking
 from brakeline.core.state.codec import digest
 from brakeline.core.state.events import Audited, Cleared, Event, Lifting, Paused, Tripped, Void, Withheld
 from brakeline.core.state.runs import LoggedHead, Run
@@ -104,7 +105,71 @@ def concerned_runs(state: State) -> list[Run]:
 
 def waiting(state: State) -> tuple[Blocked, ...]:
     """Everything that is blocked, and who must do what."""
-    return (*_parties(state), *_lift(state), *_runs(state), *_dues(state))
+    return (*_parties(state), *_succession(state), *_lift(state), *_runs(state), *_dues(state))
+
+
+def _succession(state: State) -> Iterator[Blocked]:
+    """Who must do what for the next text, for a turn to close, and for a revocation. Articles 11 and 12."""
+    chain = state.chain
+    for digest_, p in chain.proposals.items():
+        lacks = lacking(chain, p, state.members, state.time)
+        some = (*state.treaty.parties, *p.treaty.parties) if lacks.members or lacks.next_members else ()
+        may = {n for n in some if n not in p.assents and n not in state.members.equivocators}
+        why = f"the next text {digest_[:16]}… lacks {_count(lacks.members, 'assent')} of this one's parties"
+        why += f", {lacks.next_members} of its own, and of those whom it must have {len(lacks.named)} (Treaty 11.1)"
+        who = tuple(sorted({*lacks.named, *may}))
+        yield Blocked(f"version {p.treaty.version}", why, who, "brakeline treaty assent FILE")
+    if (coming := chain.coming) is not None:
+        what, late = f"version {coming.treaty.version}", _at(coming.lapses)
+        if state.time < coming.due:
+            why = f"it is adopted, and its notice runs until {_at(coming.due)} (Treaty 11.2)"
+            yield Blocked(what, why, (), "wait")
+        else:
+            new = tuple(p.name for p in coming.treaty.with_role("witness"))
+            why = f"a stamp by the witnesses of both texts is due; without one it lapses at {late} (Treaty 11.2)"
+            yield Blocked(what, why, new, "brakeline witness")
+    if chain.open:
+        both = {p.name for t in chain.texts[-2:] for p in t.treaty.with_role("witness")}
+        why = "the turn closes at the next stamp by the witnesses of both texts (Treaty 11.3)"
+        yield Blocked(f"version {state.treaty.version}", why, tuple(sorted(both)), "brakeline witness")
+    for a in state.keyring.asked:
+        need = state.treaty.members - len(a.by)
+        why = f"{_count(need, 'more party')} must ask for it since entry {a.since} (Treaty 12.2)"
+        who = tuple(sorted(state.members.seats - state.members.equivocators - {a.party, *a.by}))
+        yield Blocked(f"the revocation of {a.party}'s {a.purpose} key", why, who, f"brakeline key revoke {a.party}")
+    for name, keys in sorted(state.keyring.of.items()):
+        if name in state.members.seats and not keys.statement.key:
+            why = "its key was revoked (Treaty 12.2)"
+            yield Blocked(name, why, (name,), "brakeline key rotate")
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what if n == 1 else what.removesuffix('y') + 'ies' if what.endswith('y') else what + 's'}"
+
+
+def succession(state: State) -> dict[str, Any]:
+    """How the texts have followed one another, and what is under way, as plain values."""
+    chain, coming = state.chain, state.chain.coming
+    return {
+        "first": state.first,
+        "texts": [
+            {"version": t.treaty.version, "sha256": t.ground.digest, "turned": t.turned, "closed": t.closed}
+            for t in chain.texts
+        ],
+        "proposed": [
+            {"version": p.treaty.version, "sha256": d, "by": p.by, "assents": sorted(p.assents)}
+            for d, p in chain.proposals.items()
+        ],
+        "adopted": None
+        if coming is None
+        else {
+            "version": coming.treaty.version,
+            "sha256": coming.ground.digest,
+            "entry": coming.entry,
+            "due": coming.due,
+            "lapses": coming.lapses,
+        },
+    }
 
 
 def _parties(state: State) -> Iterator[Blocked]:
@@ -217,6 +282,7 @@ def report(state: State, cosigned: Cosigned) -> dict[str, Any]:
             "sha256": state.ground.digest,
             "articles": state.ground.articles,
         },
+        "succession": succession(state),
         "state": digest(state),
         "checkpoint": {
             "size": cosigned.checkpoint.size,

@@ -21,14 +21,17 @@ from brakeline.core.state.events import Event, Void
 from brakeline.core.state.members import Last
 from brakeline.core.state.runs import Run
 from brakeline.core.statement import open_envelope
+from brakeline.core.succession import KeyChange, Purpose
 from brakeline.core.transcript import Head
-from brakeline.core.treaty import Lane, Party
+from brakeline.core.treaty import Lane, Party, Treaty
+from brakeline.core.treaty.parties import digest_of
 from brakeline.core.units import about_flop
 from brakeline.node.client import Follower, LogClient, Progress, Trail, add_judged
 from brakeline.node.home import Home
 from brakeline.node.http import raise_for
 from brakeline.node.outbox import Outbox
 from brakeline.node.peers import ask, http_client, within
+from brakeline.node.speech import newest, promoted, settled
 
 _ATTEMPTS: Final = 3  # to say one thing: a keeper of the log may void it by the order in which it logs
 _PAUSE: Final = 0.25  # s between looks at the log while waiting
@@ -62,13 +65,13 @@ class Desk:
 
     def __init__(self, home: Home, *, tell: Callable[[str], None] = lambda _: None) -> None:
         self.home = home
-        self.treaty = home.treaty
-        self.me = home.me(self.treaty)
+        first = home.treaty
+        home.me(first)
         self.tell = tell
-        url = self.treaty.with_role("log")[0].log_url
+        url = first.with_role("log")[0].log_url
         self._client = LogClient(url)
-        self.follower = Follower(LogClient(url), self.treaty, home.path / "seen")
-        self.outbox = Outbox(home.path, self.treaty, self.me.name, home.key("statement"), time.time)
+        self.follower = Follower(LogClient(url), first, home.path / "seen")
+        self.outbox = settled(home, Outbox(home.path, first, home.name, home.key("statement"), time.time), self.state)
         self._held = set[bytes]()  # votes that every permit signer holds
         self._show_at = 0.0
         self._told: dict[str, str] = {}
@@ -77,6 +80,21 @@ class Desk:
     def state(self) -> State:
         """The newest state that this home has seen."""
         return self.follower.state
+
+    @property
+    def treaty(self) -> Treaty:
+        """The text in force, as far as this home has seen the log."""
+        return self.follower.treaty
+
+    @property
+    def me(self) -> Party:
+        """This home's party, by the newest text that has it."""
+        return self.state.chain.party(self.home.name) or self.home.newest.parties[self.home.name]
+
+    def update(self, progress: Progress = lambda done, total: None) -> None:
+        """Read what is new in the log, and speak from here on under its text and with its key. Raises as `Follower`."""
+        self.follower.update(progress=progress)
+        self.outbox = settled(self.home, self.outbox, self.state)
 
     def add(self, entry: bytes) -> int:
         """Bring an entry to the log and verify the proof that it is there. Raises as `add_judged`."""
@@ -91,7 +109,7 @@ class Desk:
         """
         try:  # the numbers that the log holds, where it can be asked
             with within(_LOOKING) if is_trip(kind, body) else nullcontext():
-                self.follower.update()
+                self.update()
         except Unavailable:
             pass
         except BrakelineError as e:
@@ -112,6 +130,32 @@ class Desk:
                 raise Refused(void.reason, f"entry {index} has no effect: {void.text}")
             data = self._renew(data)
         raise AssertionError("the last attempt returns or raises")
+
+    def rekey(self, purpose: Purpose) -> int:
+        """Go on to the next key (Treaty 12.1), and commit to the one after it; returns the entry that says so.
+
+        Raises: as `say`.
+        """
+        before = self.outbox.key
+        self.update()
+        # A crash may have come between the log and this home.
+        if self.outbox.key != before or promoted(self.home, purpose, self.state):
+            return self.state.keyring.of[self.home.name].of(purpose).since
+        after = self.home.new_after(purpose)
+        new = self.home.key(purpose, "next").public
+        body = KeyChange(purpose=purpose, key=new.text, next=digest_of(after.public))
+        if purpose == "signer":
+            entry = self.say("key", body).entry
+            promoted(self.home, purpose, self.state)
+        else:
+            # With the next key: it begins with the number 0, and is the same statement after a crash.
+            box = self.outbox.with_key(self.home.key(purpose, "next"))
+            if not box.pending():
+                box.write("key", body)
+            entry = box.flush(self.add)[-1].index
+            self._effect(entry)
+        self.update()
+        return entry
 
     def _bring(self, data: bytes) -> int:
         """The log index of a statement of the outbox, once it is there, or of what was signed in its place."""
@@ -163,7 +207,7 @@ class Desk:
 
     def logged(self, lane: Lane) -> Last:
         """This party's newest statement of a lane that the log holds, as far as this home has seen."""
-        return self.state.members.by_name[self.me.name].of(lane)
+        return newest(self.state, self.outbox, lane)
 
     def show_signers(self, envelope: bytes) -> int:
         """Show a vote to trip to every permit signer, so that nobody who keeps the log can hide it. Treaty 4.7.
@@ -207,7 +251,7 @@ class Desk:
         What was sent and is void for its number or its date alone is signed anew: it goes with the next.
         """
         self._show_again()
-        self.follower.update(progress=progress)
+        self.update(progress)
         self._review()
         if not self.outbox.pending():
             return
@@ -218,7 +262,7 @@ class Desk:
             final = isinstance(e, Refused) and not e.later
             text = f"a statement was refused: {e}" if final else f"a statement waits: {e}"
         self._tell_new("statement", text)
-        self.follower.update()
+        self.update()
         self._review()
 
     def look(self, *, soon: bool) -> bool:
@@ -321,7 +365,7 @@ class Lab(Desk):
             seen, text = False, ""
             try:
                 if self.outbox.pending():
-                    self.follower.update()
+                    self.update()
                     seen = True
                     self.outbox.flush(self.add, self.logged)
             except BrakelineError as e:

@@ -12,9 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.keys import PrivateKey
 from brakeline.core.treaty import Party, Treaty, parse_treaty
-from brakeline.node.disk import write_private
+from brakeline.node.disk import disk_errors, write_atomic, write_private
 
 Purpose = Literal["statement", "log", "witness", "signer"]
+Which = Literal["", "next", "after"]
 PASSPHRASE: Final = "BRAKELINE_PASSPHRASE"  # the environment variable that opens encrypted keys
 _KEYGEN: Final = "`brakeline keygen NAME --home DIR --enroll TREATY`"
 PURPOSES: Final[tuple[Purpose, ...]] = ("statement", "log", "witness", "signer")
@@ -76,28 +77,85 @@ class Home:
         except (OSError, UnicodeDecodeError) as e:
             raise Unavailable(f"{path} is not a party's home", hint=f"make one with {_KEYGEN}") from e
 
-    def key(self, purpose: Purpose) -> PrivateKey:
-        return load_key(self.path / "keys" / f"{purpose}.pem", self._passphrase)
+    def key(self, purpose: Purpose, which: Which = "") -> PrivateKey:
+        """The key in use; with `which`, the one that it was committed to be followed by, or the one after that."""
+        return load_key(self._file(purpose, which), self._passphrase)
+
+    def holds(self, purpose: Purpose, which: Which = "") -> bool:
+        return self._file(purpose, which).exists()
+
+    def was(self, purpose: Purpose, text: str) -> bool:
+        """Whether this home has gone on from this key: what it has seen of the log is older."""
+        return f"{purpose} {text}" in self._past()
+
+    def _file(self, purpose: Purpose, which: Which = "") -> Path:
+        return self.path / "keys" / f"{purpose}{which and '.' + which}.pem"
+
+    def new_after(self, purpose: Purpose) -> PrivateKey:
+        """The key after the next one; it is made where there is none yet, protected as the others are."""
+        path = self._file(purpose, "after")
+        if not path.exists():
+            with disk_errors():
+                encrypted = b"ENCRYPTED" in self._file(purpose, "next").read_bytes()
+            save_key(path, new_key(), self._passphrase() if encrypted else None)
+        return self.key(purpose, "after")
+
+    def promote(self, purpose: Purpose) -> None:
+        """Go on to the next key: the log has it in force. What was in use is destroyed; its public key is noted."""
+        folder = self.path / "keys"
+        with disk_errors():
+            past = folder / "past"
+            known = past.read_text() if past.exists() else ""
+            line = f"{purpose} {self.key(purpose).public.text}\n"
+            if line not in known:
+                write_atomic(past, (known + line).encode())
+            os.replace(self._file(purpose, "next"), self._file(purpose))
+        self.tidy(purpose)
+
+    def tidy(self, purpose: Purpose) -> None:
+        """Finish what a crash in the middle of `promote` has left."""
+        with disk_errors():
+            if self.holds(purpose, "after") and not self.holds(purpose, "next"):
+                os.replace(self._file(purpose, "after"), self._file(purpose, "next"))
 
     @property
     def treaty(self) -> Treaty:
-        """Raises:
-        Unavailable: the party has not signed one. Malformed: the text does not pass.
+        """The first text of the treaty's log, by which the log goes.
+
+        Raises:
+            Unavailable: the party has not signed one. Malformed: the text does not pass.
         """
         try:
             return parse_treaty((self.path / "treaty.toml").read_bytes())
         except OSError as e:
             raise Unavailable(f"no treaty in {self.path}", hint="sign one with `brakeline treaty sign FILE`") from e
 
+    @property
+    def newest(self) -> Treaty:
+        """The newest text that this party has signed. Raises as `treaty`."""
+        try:
+            return parse_treaty((self.path / "next.toml").read_bytes())
+        except FileNotFoundError:
+            return self.treaty
+        except OSError as e:
+            raise Unavailable(f"cannot read the text in {self.path}: {e.strerror}") from e
+
     def me(self, treaty: Treaty) -> Party:
-        """This home's party in `treaty`.
+        """This home's party in `treaty`, or in the newest text that it has signed.
 
         Raises:
-            Misuse: it is no party, or its key is not the one entered there.
+            Misuse: it is no party, or its key is none of those entered there and what came of them.
         """
         party = treaty.parties.get(self.name)
+        if party is None and (self.path / "next.toml").exists():
+            party = self.newest.parties.get(self.name)
         if party is None:
             raise Misuse(f"{self.name} is no party to the treaty {treaty.name}")
-        if party.key != self.key("statement").public:
+        if party.key != self.key("statement").public and f"statement {party.key.text}" not in self._past():
             raise Misuse(f"the treaty names another key for {self.name}", hint="is this the right home?")
         return party
+
+    def _past(self) -> list[str]:
+        path = self.path / "keys" / "past"
+        with disk_errors():
+            return path.read_text().split("\n") if path.exists() else []

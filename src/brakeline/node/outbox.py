@@ -19,7 +19,7 @@ from typing import Final
 
 from brakeline.core.encoding import canonical, parse_json
 from brakeline.core.errors import Malformed, Reason, Refused
-from brakeline.core.keys import PrivateKey
+from brakeline.core.keys import PrivateKey, PublicKey
 from brakeline.core.kinds import lane_of
 from brakeline.core.state.clock import SECONDS_A_DAY
 from brakeline.core.state.events import Event, Void
@@ -31,10 +31,14 @@ from brakeline.node.disk import connect, database_errors, disk_errors, transacti
 
 LIFETIME: Final = 365 * 86400  # s: how long a statement may still be logged and counts, unless told otherwise
 _SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS outgoing (
-    lane TEXT, seq INTEGER, data BLOB NOT NULL, idx INTEGER, refused TEXT, instead INTEGER, reviewed INTEGER,
-    PRIMARY KEY (lane, seq)
+CREATE TABLE IF NOT EXISTS said (
+    key TEXT, lane TEXT, seq INTEGER, data BLOB NOT NULL, idx INTEGER, refused TEXT, instead TEXT, reviewed INTEGER,
+    PRIMARY KEY (key, lane, seq)
 )"""
+# Of a home that is older than keys that change: all that it said, it said with one key.
+_OLDER: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'outgoing'"
+_MIGRATE: Final = """
+INSERT INTO said SELECT ?1, lane, seq, data, idx, refused, ?1 || ' ' || instead, reviewed FROM outgoing"""
 
 Logged = Callable[[Lane], Last]  # the newest statement of this party and lane that a view of the log holds
 
@@ -49,21 +53,72 @@ class Sent:
 
 
 class Outbox:
-    """One party's numbered statements under one treaty. `clock` gives POSIX seconds."""
+    """One party's numbered statements, under the text in force and the key in use. `clock` gives POSIX seconds.
+
+    Numbers begin anew with every key (Treaty 12.1); what was said with an earlier one is kept beside it.
+    """
 
     def __init__(self, path: Path, treaty: Treaty, issuer: str, key: PrivateKey, clock: Callable[[], float]) -> None:
-        self._treaty, self._rules = treaty.digest, treaty.rules
+        self.under(treaty)
         self.issuer, self._key, self._clock = issuer, key, clock
+        self._id, self._path = key.public.id, path
         with disk_errors(), database_errors():
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = connect(path / "outbox.sqlite")
             self._db.execute(_SCHEMA)
+            with transaction(self._db):
+                if self._db.execute(_OLDER).fetchone():
+                    self._db.execute(_MIGRATE, (self._id,))
+                    self._db.execute("DROP TABLE outgoing")
         self._using = threading.Lock()  # the connection
         self._sending = threading.Lock()  # so that statements reach the log in order
         self._unseen = set[int]()  # log entries whose effect this process cannot tell
 
     def close(self) -> None:
         self._db.close()
+
+    @property
+    def key(self) -> PublicKey:
+        """The key that signs."""
+        return self._key.public
+
+    def under(self, treaty: Treaty) -> None:
+        """What is said from here on names this text."""
+        self._text, self._treaty, self._rules = treaty, treaty.digest, treaty.rules
+
+    def with_key(self, key: PrivateKey) -> "Outbox":
+        """This outbox, with another key that signs."""
+        return Outbox(self._path, self._text, self.issuer, key, self._clock)
+
+    def carried(self, data: bytes) -> None:
+        """What others bring to the log in a statement of theirs: its number is spent here, and it is not sent."""
+        envelope = open_envelope(data)
+        self._mark(lane_of(envelope.kind, self._rules), envelope.statement.seq, "refused", "carried by another")
+
+    def carry(self) -> int:
+        """Sign anew what waits under other keys of this party: the log has gone on to this one. Returns how much.
+
+        A change of keys is not carried: what it changed to is in force, or came after.
+        """
+        count = 0
+        with self._using, database_errors(), transaction(self._db):
+            waits = "SELECT key, lane, seq, data FROM said WHERE key != ? AND idx IS NULL AND refused IS NULL"
+            for key, lane, seq, data in self._db.execute(f"{waits} ORDER BY seq", (self._id,)).fetchall():
+                envelope = open_envelope(data)
+                if envelope.kind == "key":
+                    continue
+                s = envelope.statement
+                again = self._write(lane, envelope.kind, s.body, s.expires - s.not_before, -1)
+                self._replaced(key, lane, seq, again)
+                count += 1
+        return count
+
+    def _replaced(self, key: str, lane: str, seq: int, again: bytes) -> None:
+        instead = f"{self._id} {open_envelope(again).statement.seq}"
+        self._db.execute(
+            "UPDATE said SET refused = 'signed anew', instead = ? WHERE key = ? AND lane = ? AND seq = ?",
+            (instead, key, lane, seq),
+        )
 
     def write(self, kind: str, body: object, *, lifetime: int = LIFETIME, after: int = -1) -> bytes:
         """Number, sign and keep a statement. It counts only once `flush` has brought it to the log.
@@ -80,7 +135,7 @@ class Outbox:
     def _write(self, lane: Lane, kind: str, body: dict[str, object], lifetime: int, after: int) -> bytes:
         now = int(self._clock())
         row = self._db.execute(
-            "SELECT seq, data FROM outgoing WHERE lane = ? ORDER BY seq DESC LIMIT 1", (lane,)
+            "SELECT seq, data FROM said WHERE key = ? AND lane = ? ORDER BY seq DESC LIMIT 1", (self._id, lane)
         ).fetchone()
         seq, prev = (row[0] + 1, open_envelope(row[1]).digest) if row else (0, GENESIS)
         statement = Statement(
@@ -94,7 +149,8 @@ class Outbox:
         )
         data = sign(kind, statement, self._key)
         open_envelope(data)  # what no log takes would wait for ever, and all of its lane with it
-        self._db.execute("INSERT INTO outgoing (lane, seq, data) VALUES (?, ?, ?)", (lane, statement.seq, data))
+        row_ = (self._id, lane, statement.seq, data)
+        self._db.execute("INSERT INTO said (key, lane, seq, data) VALUES (?, ?, ?, ?)", row_)
         return data
 
     def newest(self, lane: Lane) -> int:
@@ -103,15 +159,16 @@ class Outbox:
 
     def _newest(self, lane: Lane, where: str) -> int:
         with self._using, database_errors():
-            query = f"SELECT max(seq) FROM outgoing WHERE lane = ? AND {where}"
-            found = self._db.execute(query, (lane,)).fetchone()[0]
+            query = f"SELECT max(seq) FROM said WHERE key = ? AND lane = ? AND {where}"
+            found = self._db.execute(query, (self._id, lane)).fetchone()[0]
         return -1 if found is None else int(found)
 
     def pending(self) -> list[tuple[Lane, int, bytes]]:
         """(lane, seq, envelope) of statements neither logged nor refused: the brake's lane first, each in order."""
         with self._using, database_errors():
             rows = self._db.execute(
-                "SELECT lane, seq, data FROM outgoing WHERE idx IS NULL AND refused IS NULL ORDER BY seq"
+                "SELECT lane, seq, data FROM said WHERE key = ? AND idx IS NULL AND refused IS NULL ORDER BY seq",
+                (self._id,),
             ).fetchall()
         return sorted(rows, key=lambda row: LANES.index(row[0]))
 
@@ -188,7 +245,8 @@ class Outbox:
         found: list[Void] = []
         with self._using, database_errors():
             rows = self._db.execute(
-                "SELECT lane, seq, idx FROM outgoing WHERE idx < ? AND reviewed IS NULL AND refused IS NULL", (size,)
+                "SELECT lane, seq, idx FROM said WHERE key = ? AND idx < ? AND reviewed IS NULL AND refused IS NULL",
+                (self._id, size),
             ).fetchall()
         for lane, seq, index in rows:
             if index in self._unseen:
@@ -208,23 +266,21 @@ class Outbox:
     def heed(self, index: int) -> None:
         """What the log entry did has been told already: `review` passes over it."""
         with self._using, database_errors(), transaction(self._db):
-            self._db.execute("UPDATE outgoing SET reviewed = 1 WHERE idx = ?", (index,))
+            self._db.execute("UPDATE said SET reviewed = 1 WHERE idx = ?", (index,))
 
     def renew(self, lane: Lane, seq: int, *, after: int = -1) -> bytes:
         """Sign a statement anew under the next number, in place of the one that can no longer count."""
         with self._using, database_errors(), transaction(self._db):
-            query = "SELECT data, instead FROM outgoing WHERE lane = ? AND seq = ?"
-            data, instead = self._db.execute(query, (lane, seq)).fetchone()
+            query = "SELECT data, instead FROM said WHERE key = ? AND lane = ? AND seq = ?"
+            data, instead = self._db.execute(query, (self._id, lane, seq)).fetchone()
             if instead is not None:  # another process of ours was faster
-                found: bytes = self._db.execute(query, (lane, instead)).fetchone()[0]
+                key, number = instead.split(" ")
+                found: bytes = self._db.execute(query, (key, lane, int(number))).fetchone()[0]
                 return found
             envelope = open_envelope(data)
             s = envelope.statement
             again = self._write(lane, envelope.kind, s.body, s.expires - s.not_before, after)
-            self._db.execute(
-                "UPDATE outgoing SET refused = 'signed anew', instead = ? WHERE lane = ? AND seq = ?",
-                (open_envelope(again).statement.seq, lane, seq),
-            )
+            self._replaced(self._id, lane, seq, again)
         return again
 
     def latest(self, data: bytes) -> bytes:
@@ -244,17 +300,21 @@ class Outbox:
 
     def _follow(self, data: bytes) -> tuple[bytes, int | None, str | None]:
         s = open_envelope(data)
-        lane, seq = lane_of(s.kind, self._rules), s.statement.seq
+        key, lane, seq = s.signatures[0][0], lane_of(s.kind, self._rules), s.statement.seq
         while True:
             with self._using, database_errors():
                 row = self._db.execute(
-                    "SELECT data, idx, refused, instead FROM outgoing WHERE lane = ? AND seq = ?", (lane, seq)
+                    "SELECT data, idx, refused, instead FROM said WHERE key = ? AND lane = ? AND seq = ?",
+                    (key, lane, seq),
                 ).fetchone()
             found, index, refused, instead = row or (data, None, None, None)
             if instead is None:
                 return found, None if index is None else int(index), refused
-            seq = instead
+            key, number = instead.split(" ")
+            seq = int(number)
 
     def _mark(self, lane: Lane, seq: int, column: str, value: object) -> None:
         with self._using, database_errors(), transaction(self._db):
-            self._db.execute(f"UPDATE outgoing SET {column} = ? WHERE lane = ? AND seq = ?", (value, lane, seq))
+            self._db.execute(
+                f"UPDATE said SET {column} = ? WHERE key = ? AND lane = ? AND seq = ?", (value, self._id, lane, seq)
+            )

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,13 +22,13 @@ from brakeline.core.keys import PrivateKey
 from brakeline.core.kinds import lane_of
 from brakeline.core.permit import KIND, Permit, check_shape
 from brakeline.core.snapshot import Snapshot
-from brakeline.core.state.members import Last
+from brakeline.core.state import State
 from brakeline.core.statement import MAX_BYTES, sign
-from brakeline.core.treaty import Lane
 from brakeline.node.client import Follower
 from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.node.http import HANDLERS, read_body, run
 from brakeline.node.outbox import Outbox
+from brakeline.node.speech import newest
 
 _LIMIT: Final = 4096
 _CATCH_UP: Final = 1.0  # s to wait for a checkpoint that the asker has seen and this signer has not
@@ -39,8 +40,17 @@ _THREADS: Final = 16  # that answer at a time: for permits, and as many for vote
 class Signer:
     """Checks and signs permit requests on its own view of the log, and on the votes that it was shown."""
 
-    def __init__(self, follower: Follower, key: PrivateKey, clock: Callable[[], float], votes: Path) -> None:
-        """`votes` is the file in which votes that the log may not show yet outlive a restart."""
+    def __init__(
+        self,
+        follower: Follower,
+        key: Callable[[State], PrivateKey | None],
+        clock: Callable[[], float],
+        votes: Path,
+    ) -> None:
+        """`key` gives the key with which this signer signs at a state, if it has one in force.
+
+        `votes` is the file in which votes that the log may not show yet outlive a restart.
+        """
         self._follower = follower
         self._key = key
         self._clock = clock
@@ -107,8 +117,11 @@ class Signer:
             with self._holding:
                 self._open()
                 check_votes(state, self._held, now)
+                key = self._key(state)
+                if key is None:
+                    raise Refused(Reason.RETIRED_KEY, "this signer has no key for permits in force (Treaty 5.2, 12.1)")
                 # Under both locks: no trip can slip in between the check and the signature.
-                return sign(KIND, permit, self._key)
+                return sign(KIND, permit, key)
 
     def _catch_up(self, permit: Permit) -> None:
         """Wait a moment for what an asker in earnest has seen. Anybody may ask, so few wait, and none for nothing."""
@@ -131,14 +144,19 @@ class Stater:
     """Logs what this permit signer says of the state, and folds the log anew on a schedule to check it. Treaty 6.6."""
 
     def __init__(
-        self, follower: Follower, outbox: Outbox, add: Callable[[bytes], int], every: float, tell: Callable[[str], None]
+        self,
+        follower: Follower,
+        outbox: Callable[[State], Outbox],
+        add: Callable[[bytes], int],
+        every: float,
+        tell: Callable[[str], None],
     ) -> None:
-        """`add` brings an envelope to the log; `every` seconds the whole log is folded anew."""
+        """`outbox` gives the one that speaks at a state; `add` brings an envelope to the log; `every` seconds the whole
+        log is folded anew."""
         self._follower, self._outbox, self._add, self._every, self._tell = follower, outbox, add, every, tell
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. Trouble is told and tried again."""
-        lane = lane_of("snapshot", self._follower.treaty.rules)
         told, due, trouble = 0, time.monotonic() + self._every, ""
         while not stop.wait(1.0):
             try:
@@ -148,13 +166,17 @@ class Stater:
                 if self._follower.cosigned is None or self._follower.doubted:
                     continue
                 stated = self._follower.stated
+                state = self._follower.state
+                outbox = self._outbox(state)
+                logged = partial(newest, state, outbox)
                 if stated is not None and stated[0] > told:
                     size, root, digest = stated
-                    body = Snapshot(rules=self._follower.treaty.rules, size=size, root=root, state=digest)
-                    self._outbox.write("snapshot", body, after=self._logged(lane).seq)
+                    rules = state.treaty.rules
+                    body = Snapshot(rules=rules, size=size, root=root, state=digest)
+                    outbox.write("snapshot", body, after=logged(lane_of("snapshot", rules)).seq)
                     told = size
-                self._outbox.flush(self._add, self._logged)
-                for void in self._outbox.review(self._follower.effect, self._follower.state.size, self._logged):
+                outbox.flush(self._add, logged)
+                for void in outbox.review(self._follower.effect, state.size, logged):
                     self._tell(f"what was kept, entry {void.entry}, has no effect: {void.text}")
                 trouble = ""
             except BrakelineError as e:
@@ -163,9 +185,6 @@ class Stater:
                 trouble = str(e)
                 if self._follower.doubted:  # what is not what the log gives is stated to nobody
                     return
-
-    def _logged(self, lane: Lane) -> Last:
-        return self._follower.state.members.by_name[self._outbox.issuer].of(lane)
 
 
 def app(signer: Signer) -> Starlette:
@@ -186,7 +205,7 @@ def app(signer: Signer) -> Starlette:
 
 def serve(
     follower: Follower,
-    key: PrivateKey,
+    key: Callable[[State], PrivateKey | None],
     votes: Path,
     stater: Stater,
     *,

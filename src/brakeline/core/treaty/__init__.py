@@ -4,7 +4,17 @@
 """
 
 from brakeline.core.treaty.checks import check_draft, draft_roles, missing_keys, parse_treaty
-from brakeline.core.treaty.legal import ARTICLES, PEOPLE, articles_digest, duration, exact, render, rules
+from brakeline.core.treaty.legal import (
+    ARTICLES,
+    PEOPLE,
+    Change,
+    articles_digest,
+    compare,
+    duration,
+    exact,
+    render,
+    rules,
+)
 from brakeline.core.treaty.values import (
     BEHIND,
     RULES,
@@ -29,6 +39,7 @@ __all__ = [
     "PEOPLE",
     "RULES",
     "Budget",
+    "Change",
     "Condition",
     "Duty",
     "Exemption",
@@ -43,6 +54,7 @@ __all__ = [
     "Trigger",
     "articles_digest",
     "check_draft",
+    "compare",
     "draft_roles",
     "duration",
     "exact",

@@ -7,10 +7,10 @@ apply, because people must act. Numbers are written exactly: what parties sign m
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 from brakeline.core.encoding import sha256
-from brakeline.core.treaty.values import BEHIND, Duty, Tier, Treaty
+from brakeline.core.treaty.values import BEHIND, Duty, Party, Tier, Treaty
 from brakeline.core.units import show_flop, show_rate
 
 PEOPLE: Final = frozenset({"3.8", "9.1"})
@@ -262,6 +262,31 @@ def _succession(t: Treaty) -> dict[str, str]:
         "fall. A pledge of then binds until its notice has passed. No revocation leaves fewer parties that can speak "
         "than decide.",
     }
+
+
+class Change(NamedTuple):
+    """What one text says and another does not: a rule's id, or a party's name, and its sentence in either; or ""."""
+
+    id: str
+    before: str
+    after: str
+
+
+def compare(old: Treaty, new: Treaty) -> tuple[Change, ...]:
+    """All that differs between two texts, rule by rule and party by party, in order."""
+    one, two = rules(old), rules(new)
+    ids = sorted({*one, *two}, key=lambda id_: tuple(map(int, id_.split("."))))
+    one |= {name: _party(p) for name, p in old.parties.items()}
+    two |= {name: _party(p) for name, p in new.parties.items()}
+    names = [*old.parties, *(name for name in new.parties if name not in old.parties)]
+    pairs = ((id_, one.get(id_, ""), two.get(id_, "")) for id_ in (*ids, *names))
+    return tuple(Change(*pair) for pair in pairs if pair[1] != pair[2])
+
+
+def _party(p: Party) -> str:
+    label = f" ({p.represents})" if p.represents else ""
+    witness = f" Witnesses with {p.witness_key.key.id}." if p.witness_key else ""
+    return f"{p.name}{label}: {', '.join(sorted(p.roles))}. Key {p.key.id}.{witness}"
 
 
 def render(t: Treaty) -> str:

@@ -1,0 +1,71 @@
+"""With which key, and under which text, a party speaks now: what the log has in force, not what a home remembers."""
+
+from brakeline.core.errors import Misuse
+from brakeline.core.keys import PrivateKey
+from brakeline.core.state import State
+from brakeline.core.state.members import Last, Member
+from brakeline.core.succession import Purpose
+from brakeline.core.treaty import Lane
+from brakeline.node.home import Home
+from brakeline.node.outbox import Outbox
+
+
+def settled(home: Home, outbox: Outbox, state: State) -> Outbox:
+    """The outbox that speaks for the home at this state: the given one, or one with the key that the log went on to.
+
+    What waited under the old key is signed anew. The key that the log has gone on to is in use from here on, whoever of
+    this home's processes brought the change to the log.
+
+    Raises:
+        Misuse: the log has a key in force that this home does not hold. As `Home.promote`, `Outbox`.
+    """
+    outbox.under(state.treaty)
+    keys = state.keyring.of.get(home.name)
+    # It joins when the next text turns, it was revoked, or all is as ever.
+    if keys is None or keys.statement.key in ("", outbox.key.text):
+        return outbox
+    promoted(home, "statement", state)
+    current = home.key("statement")
+    if current.public.text != keys.statement.key:
+        if home.was("statement", keys.statement.key):
+            return outbox  # what has been seen of the log is older than this home
+        text = f"the log has a key of {home.name} in force that is not in this home"
+        raise Misuse(text, hint="is this the right home, or an old copy of it?")
+    if outbox.key.text != current.public.text:
+        outbox = outbox.with_key(current)
+        outbox.carry()
+    return outbox
+
+
+def promoted(home: Home, purpose: Purpose, state: State) -> bool:
+    """Go on to the home's next key, if the log has it in force."""
+    home.tidy(purpose)
+    held = state.keyring.of[home.name].of(purpose).key
+    if not held or not home.holds(purpose, "next") or home.key(purpose, "next").public.text != held:
+        return False
+    home.promote(purpose)
+    return True
+
+
+def newest(state: State, outbox: Outbox, lane: Lane) -> Last:
+    """The outbox's newest statement of a lane that the log holds: of the key that it signs with (Treaty 12.1)."""
+    keys = state.keyring.of.get(outbox.issuer)
+    if keys is None or keys.statement.key != outbox.key.text:
+        return Last()
+    return state.members.by_name.get(outbox.issuer, Member()).of(lane)
+
+
+class PermitKey:
+    """The key with which a home signs permits at a state, or None. A change of keys reaches it without a restart."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._loaded: dict[str, PrivateKey] = {}
+
+    def __call__(self, state: State) -> PrivateKey | None:
+        keys = state.keyring.of.get(self._home.name)
+        held = keys.signer.key if keys else ""
+        if held and held not in self._loaded:
+            loaded = (self._home.key("signer", which) for which in ("", "next") if self._home.holds("signer", which))
+            self._loaded = {key.public.text: key for key in loaded}
+        return self._loaded.get(held)
