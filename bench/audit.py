@@ -194,7 +194,14 @@ class Run:
             self.world.grant(permit)
             data = self.world.sealed(permit)
             asked_at = self.world.now * 10**9
-            self._gate = admit(self._gate, data, self.world.treaty, nonce=permit.nonce, asked_at=asked_at)
+            self._gate = admit(
+                self._gate,
+                data,
+                self.world.treaty,
+                self.world.state.signers,
+                nonce=permit.nonce,
+                asked_at=asked_at,
+            )
         with (self.evidence / PERMITS).open("ab") as f:
             f.write(data + b"\n")
 
@@ -230,7 +237,7 @@ class Run:
         """The body of an audit, not logged."""
         heads = self.world.heads(self.live)
         return inspect(
-            self.world.treaty,
+            self.world.state,
             self.live.now,
             heads,
             self.evidence,

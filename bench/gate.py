@@ -22,6 +22,7 @@ from typing import Final
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from machine import machine
+from msgspec import structs
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
@@ -30,6 +31,7 @@ from brakeline.core.gate import GateState, admit
 from brakeline.core.keys import PublicKey
 from brakeline.core.permit import Permit
 from brakeline.core.state import apply, begin
+from brakeline.core.state.chain import Ground
 from brakeline.core.statement import open_envelope, pae
 from brakeline.core.tlog.merkle import inclusion_proof, leaf_hash, reader
 from brakeline.core.tlog.note import ED25519, cosignature_message, parse_note
@@ -119,7 +121,9 @@ def bench_live(world: World, run: Live, calls: int) -> bytes:
         urls = {party: stack.enter_context(serving(world, party, folder)) for party in LABS}
         parties = {n: replace(p, signer_url=urls.get(n, "")) for n, p in world.treaty.parties.items()}
         follower = following(world)
-        follower.treaty = replace(world.treaty, parties=parties)
+        text = structs.replace(world.state.chain.now, ground=Ground(replace(world.treaty, parties=parties)))
+        chain = structs.replace(world.state.chain, texts=(text,))
+        follower.state = structs.replace(follower.state, chain=chain)
         gate = LiveGate(follower, run.id, steps=lambda: 100, on_permit=permits.append)
         with gate:
             assert gate.wait_open(print), gate.trouble
@@ -169,7 +173,7 @@ def bench_offline(world: World, run: Live, permit: bytes, count: int) -> None:
     compare(
         {
             f"{len(floor)} Ed25519 verifications": lambda: run_all(floor),
-            "core.gate.admit()": lambda: admit(state, permit, treaty, nonce=nonce, asked_at=0),
+            "core.gate.admit()": lambda: admit(state, permit, treaty, treaty.signer_keys, nonce=nonce, asked_at=0),
         },
         count,
         20,

@@ -27,6 +27,7 @@ from brakeline.node import signer as node_signer
 from brakeline.node.client import Follower
 from brakeline.node.outbox import Outbox
 from brakeline.node.signer import Signer, Stater, app
+from succession import revoke, rotate
 from test_follower import state_at
 from test_logstore import in_memory
 from test_node import WorldLog
@@ -164,6 +165,23 @@ def test_a_vote_whose_number_the_log_has_passed_is_held(tmp_path: Path) -> None:
         mine.hold(data)
     with pytest.raises(Refused, match="shown to me"):
         mine.sign(request)
+
+
+def test_a_revoked_keys_vote_is_held_no_more_and_a_changed_ones_is(tmp_path: Path) -> None:
+    # Treaty 12.1, 12.2: a thief's vote is nobody's; who changed its key in time meant what it said
+    world, request = running()
+    mine = signer(world, tmp_path)
+    for party in ("beta", "gamma"):
+        mine.hold(hidden_vote(world, party, seq=50))
+    with pytest.raises(Refused, match="beta, gamma"):
+        mine.sign(request)
+    rotate(world, "gamma")
+    mine._follower.update()
+    with pytest.raises(Refused, match="beta, gamma"):
+        mine.sign(canonical(asked(world)))
+    revoke(world, "beta", "alpha", "gamma", "delta")
+    mine._follower.update()
+    assert open_envelope(mine.sign(canonical(asked(world)))).kind == "permit"
 
 
 def test_ten_thousand_votes_of_one_party_leave_two(tmp_path: Path) -> None:

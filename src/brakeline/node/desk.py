@@ -12,7 +12,7 @@ import httpx
 
 from brakeline.core import words
 from brakeline.core.brake import Phase, Vote
-from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused, Unavailable
+from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused, Unavailable
 from brakeline.core.grant import check_hope, is_trip
 from brakeline.core.kinds import lane_of
 from brakeline.core.run import Declaration
@@ -136,6 +136,10 @@ class Desk:
 
         Raises: as `say`.
         """
+        self.home.tidy(purpose)
+        if not self.home.holds(purpose, "next"):
+            hint = "the next text enters new keys: brakeline treaty amend"
+            raise Misuse(f"this home holds no next {purpose} key", hint=hint)
         before = self.outbox.key
         self.update()
         # A crash may have come between the log and this home.

@@ -89,6 +89,14 @@ class Signer:
                 self._take(line)
         self._opened = True
 
+    def _heed_keys(self, state: State) -> None:
+        """Let go of votes by a key that was revoked: a thief's vote is nobody's (Treaty 12.2). A change of keys alone
+        takes back no vote that may still be on its way."""
+        mute = {party for party, _ in self._held if not state.keyring.of[party].statement.key}
+        if mute:
+            self._held = {k: v for k, v in self._held.items() if k[0] not in mute}
+            self._kept = {k: v for k, v in self._kept.items() if k[0] not in mute}
+
     def _take(self, envelope: bytes) -> bool:
         state = self._follower.state
         party, vote, expires = held_vote(state, envelope)
@@ -116,6 +124,7 @@ class Signer:
             check_request(permit, state, view_time=self._follower.time, now=now)
             with self._holding:
                 self._open()
+                self._heed_keys(state)
                 check_votes(state, self._held, now)
                 key = self._key(state)
                 if key is None:
