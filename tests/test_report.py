@@ -228,7 +228,7 @@ def test_the_page_says_what_the_bundle_proves(page: str, proven: Proven) -> None
 
 def test_the_page_names_what_judged_it(page: str, proven: Proven) -> None:
     read = Page(page)
-    assert "version 1, which the treaty names" in read.row("rules")
+    assert "version 2, which the treaty names" in read.row("rules")
     assert proven.treaty.digest in read.row("its text", "demo, version 1")
     assert articles_digest(proven.treaty) in read.row("the numbered articles")
     assert proven.digest in read.row("what follows from", f"{proven.state.size} log entries")

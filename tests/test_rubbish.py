@@ -186,10 +186,10 @@ class Meter(Wire, frozen=True):
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Call it to have a build that knows one more kind, of rules 2."""
+    """Call it to have a build that knows one more kind, of rules 3."""
 
     def grow() -> None:
-        monkeypatch.setattr(kinds, "KINDS", (*KINDS, Kind("meter", Meter, None, "runs", since=2)))
+        monkeypatch.setattr(kinds, "KINDS", (*KINDS, Kind("meter", Meter, None, "runs", since=3)))
         kinds.known.cache_clear()
 
     yield grow
@@ -207,7 +207,7 @@ def test_a_kind_of_later_rules_means_the_same_to_a_build_that_knows_it(later: An
     assert world.phase is not Phase.CLEAR
     old = [digest(world.state), [e for e in world.events if isinstance(e, ev.Void)]]
     later()
-    assert "meter" in kinds.known(2)
+    assert "meter" in kinds.known(3)
     state, events = replay(world.treaty, world.entries)
     assert [digest(state), [e for e in events if isinstance(e, ev.Void)]] == old
     assert state.members.equivocators == frozenset()

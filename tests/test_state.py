@@ -18,6 +18,7 @@ from brakeline.core.state.said import authenticate, number, read
 from brakeline.core.statement import open_envelope, pae, seal
 from brakeline.core.treaty import BEHIND
 from brakeline.core.treaty.values import SKEW
+from succession import next_text, propose, revoke, rotate
 from vector import refused
 from world import World, bound, key, last_numbers, raw, violation
 
@@ -48,6 +49,9 @@ def test_an_honest_log_takes_every_kind() -> None:
     world.log("beta", "notice", {"about": -1, "text": "more to come"})
     request = world.log("beta", "request", {"party": "alpha", "text": "why?"})
     world.log("alpha", "report", {"about": request.index, "text": "because"})
+    assert propose(world, next_text(world.treaty)).reason is None
+    assert revoke(world, "gamma", "alpha", since=world.state.size)[0].reason is None
+    assert rotate(world, "alpha").reason is None
     one, two = (world.statement("delta", "vote", VOTE, seq=7, expires=world.now + n) for n in (1, 2))
     both = sorted((one.decode(), two.decode()))
     world.log("beta", "evidence", Evidence(first=both[0], second=both[1]))

@@ -197,7 +197,7 @@ def test_who_joins_assents_with_its_own_key() -> None:
         ([], Reason.MISSING),
         ([good, good], Reason.MISSING),
         ([joining(world, next_, "epsilon", by=key("mallory"))], Reason.UNKNOWN_ISSUER),
-        ([joining(world, next_, "epsilon", seq=1)], Reason.FOREIGN),
+        ([joining(world, next_, "epsilon", issuer="zeta")], Reason.FOREIGN),
         ([joining(world, next_, "epsilon", treaty=next_.digest)], Reason.FOREIGN),
         ([joining(world, next_, "epsilon", body={"text": world.treaty.digest, "articles": "ab" * 32})], Reason.FOREIGN),
     ):

@@ -22,8 +22,22 @@ from brakeline.core.treaty import (
     parse_treaty,
     render,
 )
+from brakeline.core.treaty.parties import digest_of
 from vector import Vector, load, refused
-from world import DAY, EXAMPLE, PARTIES, STEP_FLOP, World, edited, enrolled, key, log_key, treaty, treaty_text
+from world import (
+    DAY,
+    EXAMPLE,
+    PARTIES,
+    STEP_FLOP,
+    World,
+    edited,
+    enrolled,
+    key,
+    log_key,
+    next_digest,
+    treaty,
+    treaty_text,
+)
 
 TEXT = treaty_text()
 NEUTRAL = "AQEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"  # the point anybody can sign for
@@ -47,7 +61,7 @@ def refusal(text: str) -> str:
 
 def unkeyed(text: str) -> str:
     """The draft that `text` was before its parties entered their keys."""
-    return re.sub(r"^(key|log_key|witness_key|signer_key) = .*\n", "", text, flags=re.MULTILINE)
+    return re.sub(r"^(key|next|log_key|witness_key|signer_key|signer_next) = .*\n", "", text, flags=re.MULTILINE)
 
 
 def check_same_in_draft(text: str) -> None:
@@ -353,9 +367,9 @@ def test_a_broken_rule_names_its_line(path: str, value: str, rule: str) -> None:
     text = edited(TEXT, path, value)
     line = line_of(TEXT, text)
     if "permit-signer" in rule:  # then the key that the role no longer needs is what is wrong first
-        check(text, line + 3, "a key for a role the party does not have (Treaty 1.2)")
+        check(text, line + 4, "a key for a role the party does not have (Treaty 1.2)")
         signer = f'signer_key = "{key("beta", "signer").public.text}"\n'
-        text = text.replace(signer, "")
+        text = text.replace(signer, "").replace(f'signer_next = "{next_digest("beta", "signer")}"\n', "")
         line = setting(text, "permit")
     check(text, line, rule)
     if "_key" not in path and not path.endswith(".key"):  # what is no matter of keys is found before there are any
@@ -734,3 +748,42 @@ def test_a_sample_fits_an_audit(p_catch: str, f_cheat: str, drawn: int) -> None:
         return
     with pytest.raises(Malformed, match=f"audit.f_cheat: takes {drawn} segments a sample"):
         parse_treaty(text)
+
+
+# --- next keys
+
+
+@pytest.mark.parametrize("field", ["next", "signer_next"])
+def test_each_key_is_entered_with_the_digest_of_the_one_after_it(field: str) -> None:
+    # Treaty 11.7
+    purpose = "signer" if field == "signer_next" else "statement"
+    own = f'{field} = "{next_digest("beta", purpose)}"'
+    assert TEXT.count(own) == 1
+    check(TEXT.replace(own + "\n", ""), TEXT[: TEXT.index("[party.beta]")].count("\n") + 1, f"beta.{field}: no key")
+    assert check_draft(TEXT.replace(own + "\n", "").encode()) == ("beta",)
+    line = TEXT[: TEXT.index(own)].count("\n") + 1
+    for wrong, what in (
+        ("AB" * 32, "32-byte digest"),
+        ("ab" * 31, "32-byte digest"),
+        (digest_of(key("gamma").public), "not known before it is used (Treaty 11.7)"),
+        (digest_of(key("beta", purpose).public), "not known before it is used (Treaty 11.7)"),
+        (next_digest("alpha", purpose), "each next key is its own"),
+    ):
+        check(TEXT.replace(own, f'{field} = "{wrong}"'), line, f"beta.{field}", what)
+
+
+def test_rules_1_know_of_no_next_key() -> None:
+    text = edited(TEXT, "treaty.rules", "1")
+    check(text, setting(text, "next"), "rules 1 know of no next key")
+    old = re.sub(r"^(next|signer_next) = .*\n", "", text, flags=re.MULTILINE)
+    t = parse_treaty(old.encode())
+    assert (t.rules, t.amends, t.parties["beta"].next, t.parties["beta"].signer_next) == (1, False, "", "")
+
+
+def test_a_next_permit_key_goes_with_the_role() -> None:
+    text = TEXT.replace("[party.delta]\n", f'[party.delta]\nsigner_next = "{next_digest("zeta")}"\n', 1)
+    text = text.replace(f'signer_next = "{next_digest("delta", "signer")}"\n', "")
+    text = text.replace(f'signer_key = "{key("delta", "signer").public.text}"\n', "")
+    block = text.index("[party.delta]")
+    text = text[:block] + text[block:].replace('"permit-signer", ', "", 1)
+    check(text, text[:block].count("\n") + 2, "a key for a role the party does not have (Treaty 1.2)")

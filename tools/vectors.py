@@ -14,10 +14,23 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "vectors"
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 
-from scenes import brake, bundles, decisions, golden, kinds, raw, refusals, shown, verdicts  # noqa: E402
+from scenes import (  # noqa: E402
+    brake,
+    bundles,
+    decisions,
+    golden,
+    golden_texts,
+    keychanges,
+    kinds,
+    raw,
+    refusals,
+    shown,
+    succession,
+    verdicts,
+)
 from scenes.made import Made  # noqa: E402
 
-LOGS = (kinds, refusals, brake, raw)  # they register what `shown` makes
+LOGS = (kinds, refusals, brake, raw, succession, keychanges, golden_texts)  # for `shown` and `golden`
 NOUNS = ("log", "envelope", "pledge", "permit", "sample", "verdict", "bundle")
 
 

@@ -80,4 +80,4 @@ def folded(of: Treaty, entries: Iterable[bytes]) -> tuple[dict[str, Any], list[t
 
 def log_of(made: World) -> dict[str, Any]:
     """A world's log as the input of a vector."""
-    return {"treaty": made.treaty.text.decode(), "entries": [entry(e) for e in made.entries]}
+    return {"treaty": made.first.text.decode(), "entries": [entry(e) for e in made.entries]}

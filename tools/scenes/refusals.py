@@ -560,7 +560,7 @@ def _() -> World:
     log = bound(log_snapshot_every="16")
     for _ in range(10):
         log.stamp()
-    log.log("alpha", "snapshot", {"rules": 2, "size": 16, "root": OTHER, "state": OTHER})
+    log.log("alpha", "snapshot", {"rules": 1, "size": 16, "root": OTHER, "state": OTHER})
     return log
 
 

@@ -45,7 +45,7 @@ def made() -> Iterator[Made]:
     for shown in SCENES:
         log = shown.act()
         log.check()
-        output, events = folded(log.treaty, log.entries)
+        output, events = folded(log.first, log.entries)
         _check(shown, events[-1])
         yield Made("log", shown.name, shown.about, shown.spec, log_of(log), shown.expect, output)
 

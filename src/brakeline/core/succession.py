@@ -76,8 +76,8 @@ def joiner(data: str, text: Treaty, next_: Treaty) -> tuple[Party, Envelope, Sta
     statement = envelope.statement
     statement.check()
     body = statement.body_as(Assent)
-    if (statement.issuer, statement.treaty, statement.seq) != (party.name, text.digest, 0):
-        raise Refused(Reason.FOREIGN, f"{party.name} joins with its first statement, under the text in force")
+    if (statement.issuer, statement.treaty) != (party.name, text.digest):
+        raise Refused(Reason.FOREIGN, f"{party.name} joins in its own name, under the text in force")
     check_assent(body, next_)
     return party, envelope, statement
 

@@ -158,7 +158,7 @@ def sentence(event: e.Event, state: State, before: str = "") -> str:
             return f"A quorum put {_name(state, event.run)} in the tier {event.tier}."
         case e.Stated():
             return f"{event.signer} stated the digest of the state after {count(event.size, 'entry', 'entries')}."
-    return _moved(event, state) or _charged(event, state) or _owed(event)
+    return _moved(event, state) or _charged(event, state) or _owed(event) or _succeeded(event)
 
 
 def _name(state: State, run: str) -> str:
@@ -226,6 +226,28 @@ def _charged(event: e.Event, state: State) -> str:
             return f"{_name(state, event.run)} was barred: {place(event.fault, event.segment)}."
         case e.Settled():
             return f"{_name(state, event.run)} was settled up to its last head."
+    return ""
+
+
+def _succeeded(event: e.Event) -> str:
+    match event:
+        case e.Proposed():
+            return f"{event.by} brought the next text {event.text[:16]}… before the parties."
+        case e.Adopted():
+            return f"Enough have assented to the text {event.text[:16]}…: it is adopted, and its notice runs."
+        case e.Unadopted():
+            return f"The text {event.text[:16]}… lapsed: the witnesses that it names were not there in time."
+        case e.Turned():
+            return f"Version {event.version} is in force, by the text {event.text[:16]}…"
+        case e.Closed():
+            return f"The succession to {event.text[:16]}… closed: the old text's witnesses are needed no more."
+        case e.Rekeyed():
+            what = "speaks" if event.purpose == "statement" else "signs permits"
+            return f"{event.party} {what} with its next key."
+        case e.Revoked():
+            return f"{event.party}'s {event.purpose} key was revoked: its word since entry {event.since} has fallen."
+        case e.Asked():
+            return f"{event.by} asked that {event.party}'s {event.purpose} key be revoked since entry {event.since}."
     return ""
 
 

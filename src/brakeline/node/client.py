@@ -20,7 +20,7 @@ from brakeline.core.state.said import authenticate
 from brakeline.core.statement import open_envelope
 from brakeline.core.tlog.checkpoint import Checkpoint, parse_checkpoint
 from brakeline.core.tlog.note import parse_note
-from brakeline.core.tlog.policy import Cosigned, Policy, verify_all
+from brakeline.core.tlog.policy import Cosigned, Policy, checkpoint_of, verify_all
 from brakeline.core.tlog.proof import parse_proof, verify_proof
 from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
 from brakeline.core.treaty import Treaty
@@ -154,14 +154,6 @@ class Seen(NamedTuple):
     note: bytes
 
 
-def _own_checkpoint(note: bytes, treaty: Treaty) -> Checkpoint:
-    """A checkpoint out of one's own memory: whose witnesses it needs may only show when the log has been folded."""
-    checkpoint = parse_checkpoint(parse_note(note).text)
-    if all(checkpoint.origin != key.name for key, _ in treaty.policy.logs):
-        raise Refused(Reason.FOREIGN, f"{checkpoint.origin!r} is another log")
-    return checkpoint
-
-
 def _era(state: State) -> int:
     """What rises with every epoch and every text."""
     return state.epoch + len(state.chain.texts) - 1
@@ -212,7 +204,8 @@ class Follower:
             with disk_errors():
                 note = (memory / "checkpoint").read_bytes()
             try:
-                self._floor = Seen(_own_checkpoint(note, treaty), note)
+                # Whose witnesses it needed only the folded log may tell: they were there when it was kept.
+                self._floor = Seen(checkpoint_of(note, treaty.policy), note)
             except BrakelineError as e:
                 raise Malformed(
                     f"{memory / 'checkpoint'} is no checkpoint of this treaty's log: {e}",
@@ -281,8 +274,7 @@ class Follower:
         try:
             new = verify_all(note, self.state.chain.need)
         except Refused as e:
-            # Treaty 11.3: what lies between may hold the turn to a text with other witnesses.
-            if size <= started or not self.state.treaty.amends or e.reason not in (Reason.NO_QUORUM, Reason.MISSING):
+            if e.reason not in (Reason.NO_QUORUM, Reason.MISSING) or not self.state.may_need_others(size):
                 raise
             new = e
         if size < max(started, floor.checkpoint.size if floor else 0):

@@ -20,7 +20,7 @@ import msgspec
 from brakeline.core.errors import Reason, Refused
 from brakeline.core.kinds import Kind, known
 from brakeline.core.state.keyring import Keyring
-from brakeline.core.state.members import Members
+from brakeline.core.state.members import Last, Members
 from brakeline.core.succession import Amend, joiner
 from brakeline.core.tlog.note import VerifierKey
 from brakeline.core.tlog.policy import Policy
@@ -61,14 +61,14 @@ class Assented(NamedTuple):
 class Proposal(msgspec.Struct, frozen=True, gc=False):
     """A next text: who brought it, in which entry, and who has assented.
 
-    `joined`: of those who assented with a key that it enters, the kind and digest of what they said.
+    `joined`: of those who assented with a key that it enters, the number and what took it.
     """
 
     ground: Ground
     by: str
     entry: int
     assents: Mapping[str, Assented]
-    joined: Mapping[str, str]
+    joined: Mapping[str, Last]
 
     @property
     def treaty(self) -> Treaty:
@@ -87,7 +87,7 @@ class Coming(msgspec.Struct, frozen=True, gc=False):
     due: int
     lapses: int
     assents: tuple[str, ...]
-    joined: Mapping[str, str]
+    joined: Mapping[str, Last]
 
     @property
     def treaty(self) -> Treaty:
@@ -179,12 +179,12 @@ def propose(
     if body.amends != chain.now.ground.digest:
         raise Refused(Reason.SUPERSEDED, f"it amends {body.amends[:16]}…, which is not in force (Treaty 11.1)")
     check_next(text, next_)
-    fresh = fresh_parties(text, next_, keyring, members)
+    fresh = fresh_parties(chain, next_, keyring, members)
     assents: dict[str, Assented] = {}
-    joined: dict[str, str] = {}
+    joined: dict[str, Last] = {}
     for data in body.joining:
         party, envelope, statement = joiner(data, text, next_)
-        assents[party.name], joined[party.name] = Assented(entry, statement.expires), envelope.what
+        assents[party.name], joined[party.name] = Assented(entry, statement.expires), Last(statement.seq, envelope.what)
     if set(joined) != set(fresh) or len(joined) != len(body.joining):
         odd = ", ".join(sorted(set(joined) ^ set(fresh))) or "one twice"
         text_ = f"whoever has no key yet assents with the new one, and nobody else: {odd} (Treaty 11.1)"
@@ -211,7 +211,7 @@ def check_next(text: Treaty, next_: Treaty) -> None:
     if next_.rules < text.rules:
         raise Refused(Reason.ROLLBACK, f"rules never fall: {next_.rules} after {text.rules} (Treaty 11.1)")
     if keeper(next_) != keeper(text):
-        what = "an amendment leaves the log's keeper and key as they are: another keeper reopens the log (Treaty 11.9)"
+        what = "an amendment leaves the log's keeper and key as they are (Treaty 11.1)"
         raise Refused(Reason.PROHIBITED, what)
 
 
@@ -221,16 +221,17 @@ def keeper(text: Treaty) -> tuple[str, VerifierKey | None]:
     return party.name, party.log_key
 
 
-def fresh_parties(text: Treaty, next_: Treaty, keyring: Keyring, members: Members) -> tuple[str, ...]:
+def fresh_parties(chain: Chain, next_: Treaty, keyring: Keyring, members: Members) -> tuple[str, ...]:
     """Who speaks with a new key under the next text: who joins, and an equivocator that is re-admitted. Treaty 11.6.
 
     Raises:
         Refused: TAMPERED, another key than the one in force; REUSED_KEY, a key that the chain has known;
             EQUIVOCATION, an equivocator that keeps its key.
     """
-    seen = keyring.digests
-    witnesses = {k.key.raw for k, _ in text.policy.witnesses.values()}
-    fresh = []
+    text, known = chain.now.treaty, keyring.digests
+    once = (p for t in chain.texts for p in t.treaty.with_role("witness"))
+    witnesses = {digest_of(p.witness_key.key): p.name for p in once if p.witness_key}
+    seen, fresh = known | witnesses.keys(), []
     for name, p in next_.parties.items():
         keys, before = keyring.of.get(name), text.parties.get(name)
         void = name in members.equivocators
@@ -246,8 +247,9 @@ def fresh_parties(text: Treaty, next_: Treaty, keyring: Keyring, members: Member
             assert before is not None
             _check_kept(name, p, before, keyring, seen)
         came = before is None or before.witness_key != p.witness_key
-        if came and p.witness_key and p.witness_key.key.raw in witnesses:
-            raise Refused(Reason.REUSED_KEY, f"{name} witnesses with a key that was another's (Treaty 11.1)")
+        shown_as = digest_of(p.witness_key.key) if came and p.witness_key else ""
+        if shown_as in known or witnesses.get(shown_as, name) != name:
+            raise Refused(Reason.REUSED_KEY, f"{name} witnesses with a key that served for something else (Treaty 1.1)")
     return tuple(sorted(fresh))
 
 

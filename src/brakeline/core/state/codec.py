@@ -22,7 +22,7 @@ from brakeline.core.state.chain import Assented, Chain, Coming, Ground, Proposal
 from brakeline.core.state.clock import Clock, Stamp
 from brakeline.core.state.dues import Dues, Lapse, Owed
 from brakeline.core.state.keyring import Asked, Keyring, Keys, Past
-from brakeline.core.state.members import Member, Members, settle
+from brakeline.core.state.members import Last, Member, Members, settle
 from brakeline.core.state.runs import Claim, Heads, LoggedHead, Run, Runs, add_tally
 from brakeline.core.state.state import State
 from brakeline.core.tlog.merkle import Frontier
@@ -72,7 +72,7 @@ class _Proposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     by: str
     entry: int
     assents: dict[str, Assented]
-    joined: dict[str, str]
+    joined: dict[str, Last]
 
 
 class _Coming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +82,7 @@ class _Coming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     due: int
     lapses: int
     assents: tuple[str, ...]
-    joined: dict[str, str]
+    joined: dict[str, Last]
 
 
 class _Succession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

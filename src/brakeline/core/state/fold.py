@@ -32,7 +32,16 @@ from brakeline.core.state.chain import without
 from brakeline.core.state.clock import Fork
 from brakeline.core.state.events import Event
 from brakeline.core.state.runs import Run
-from brakeline.core.state.said import Said, authenticate, check_depth, check_in_force, near_budget, number, read
+from brakeline.core.state.said import (
+    Said,
+    authenticate,
+    check_depth,
+    check_in_force,
+    near_budget,
+    number,
+    read,
+    rekeyed,
+)
 from brakeline.core.state.state import State, begin
 from brakeline.core.succession import Amend, KeyChange, Revocation
 from brakeline.core.tlog.merkle import leaf_hash
@@ -102,7 +111,8 @@ def _effect(state: State, said: Said, body: Wire) -> Step:
         case Amend():
             return succeed.amend(state, index, issuer, body)
         case KeyChange():
-            return succeed.change_key(state, index, issuer, body)
+            changed, news = succeed.change_key(state, index, issuer, body, itself=said.rekeys)
+            return (rekeyed(changed, said) if said.rekeys else changed), news
         case Revocation():
             return succeed.revoke(state, index, issuer, body)
         case Pledge():

@@ -53,13 +53,13 @@ class Past(msgspec.Struct, frozen=True, gc=False):
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
-    """A revocation that waits for a quorum: `by` ask for it, each in its last words."""
+    """A revocation that waits for a quorum: `by` ask for it, each in an entry."""
 
     party: str
     purpose: Purpose
     key: str
     since: int
-    by: tuple[str, ...]
+    by: Mapping[str, int]
 
 
 class Speaker(NamedTuple):
@@ -183,7 +183,7 @@ def change(keyring: Keyring, entry: int, party: str, body: KeyChange) -> Keyring
     if body.next in keyring.digests:
         raise Refused(Reason.REUSED_KEY, "the next key is one that the log knows already (Treaty 12.1)")
     if keys.changes >= MAX_CHANGES:
-        text = f"{party} has changed keys {MAX_CHANGES} times: the next text enters new ones (Treaty 11.1)"
+        text = f"{party} has changed keys {MAX_CHANGES} times: it leaves and joins anew (Treaty 11.6)"
         raise Refused(Reason.ALLOWANCE, text)
     new = Key(body.key, body.next, entry)
     keys = msgspec.structs.replace(keys, changes=keys.changes + 1, **{body.purpose: new})
@@ -209,15 +209,15 @@ def revoke(keyring: Keyring, entry: int, issuer: str, body: Revocation, quorum: 
     if issuer == body.party:
         return _fall(keyring, entry, body)
     same = [a for a in keyring.asked if (a.party, a.purpose, a.key, a.since) == _what(body)]
-    by = {*(same[0].by if same else ()), issuer} & seated
+    by = {p: at for p, at in (same[0].by if same else {}).items() if p in seated}
     if same and issuer in same[0].by:
         raise Refused(Reason.DUPLICATE, f"{issuer} asks for this revocation already")
-    if len(by) >= quorum:
+    if len({*by, issuer} & seated) >= quorum:
         return _fall(keyring, entry, body)
     if sum(issuer in a.by for a in keyring.asked) >= MAX_ASKED:
         raise Refused(Reason.ALLOWANCE, f"{issuer} asks for {MAX_ASKED} revocations already")
     rest = tuple(a for a in keyring.asked if a not in same)
-    asked = (*rest, Asked(body.party, body.purpose, body.key, body.since, tuple(sorted(by))))
+    asked = (*rest, Asked(body.party, body.purpose, body.key, body.since, {**by, issuer: entry}))
     return msgspec.structs.replace(keyring, asked=asked)
 
 
@@ -229,7 +229,18 @@ def _fall(keyring: Keyring, entry: int, body: Revocation) -> Keyring:
     keys = keyring.of[body.party]
     old = keys.of(body.purpose)
     keys = msgspec.structs.replace(keys, **{body.purpose: Key("", old.next, entry)})
+    if body.purpose == "statement":
+        keyring = unasked(keyring, body.party, body.since)
     return keyring.put(body.party, keys, Past(body.party, body.purpose, old.key, old.since, entry))
+
+
+def unasked(keyring: Keyring, party: str, since: int) -> Keyring:
+    """Without what the party asked for from an entry on."""
+    kept = (
+        msgspec.structs.replace(a, by={p: at for p, at in a.by.items() if p != party or at < since})
+        for a in keyring.asked
+    )
+    return msgspec.structs.replace(keyring, asked=tuple(a for a in kept if a.by))
 
 
 def voted(keyring: Keyring, party: str, entry: int) -> Keyring:

@@ -262,21 +262,25 @@ def settle(treaty: Treaty, members: Members, time: int) -> Members:
 
 
 def succeed(
-    members: Members, text: Treaty, next_: Treaty, assents: Collection[str], joined: Mapping[str, str], since: int
+    members: Members, text: Treaty, next_: Treaty, assents: Collection[str], joined: Mapping[str, Last], since: int
 ) -> Members:
     """The members under the next text, which was adopted at the time `since` (POSIX s). Treaty 11.4-11.6.
 
     Who leaves stays bound until its notice has passed: no text shortens one that runs. `joined` are those who come with
     a new key, and what they assented with: its number is spent.
     """
-    by_name = dict(members.by_name)
+    by_name, going = dict(members.by_name), {*text.parties} - {*next_.parties}
     for name in next_.parties:
         old = by_name.get(name, Member())
         if name in joined:
-            by_name[name] = Member(assented=True, last=(Last(0, joined[name]), Last(), Last(), Last()), spent=old.spent)
-        else:
+            # To come back is not the fast way out of a pledge: a notice that runs goes on, with what it is of.
+            numbers = (joined[name], Last(), Last(), Last())
+            by_name[name] = Member(True, old.pledge, old.leaves, last=numbers, spent=old.spent)
+        elif name in assents or name not in members.active:
             by_name[name] = msgspec.structs.replace(old, assented=name in assents)
-    for name in text.parties.keys() - next_.parties.keys():
+        else:
+            going.add(name)  # bound since the adoption: no turn frees it, and it has not assented to this text
+    for name in going:
         if by_name[name].leaves is None:
             ends = since + max(text.withdrawal_notice, next_.withdrawal_notice)
             by_name[name] = msgspec.structs.replace(by_name[name], leaves=ends)

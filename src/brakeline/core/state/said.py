@@ -163,17 +163,20 @@ def number(state: State, said: Said) -> tuple[State, Refused | None]:
         Refused: see `members.check_number`.
     """
     member = state.members.by_name[said.issuer]
-    if said.rekeys:  # Treaty 12.1: no number of the old key stands in the way of the new one
-        member = msgspec.structs.replace(member, last=(members.Last(),) * 4)
-    last = members.next_number(member, said.statement, said.lane, said.what)
-    spent, refused = member.spent, None
+    spent, refused, last = member.spent, None, member.last
+    if not said.rekeys:  # the old key's numbers go on until the new key is in force: `rekeyed`
+        last = members.next_number(member, said.statement, said.lane, said.what)
     try:
         spent = charge(state, said)
     except Refused as err:
-        if said.rekeys:
-            raise  # the old key's numbers go on
         refused = err
     return msgspec.structs.replace(state, members=state.members.put(said.issuer, last=last, spent=spent)), refused
+
+
+def rekeyed(state: State, said: Said) -> State:
+    """Numbers begin anew with the key that is in force from this statement on, by which it is signed. Treaty 12.1."""
+    last = members.next_number(members.Member(), said.statement, said.lane, said.what)
+    return msgspec.structs.replace(state, members=state.members.put(said.issuer, last=last))
 
 
 def charge(state: State, said: Said) -> tuple[members.Spent, ...]:

@@ -76,6 +76,10 @@ class State(msgspec.Struct, frozen=True, gc=False):
         """Those of them that decide: who has left may still be bound (Treaty 11.5), and has no vote."""
         return self.members.voice
 
+    def may_need_others(self, size: int) -> bool:
+        """Whether a checkpoint of `size` entries may need witnesses whom only those entries name. Treaty 11.3."""
+        return size > self.size and self.treaty.amends
+
     @property
     def need(self) -> tuple[Policy, ...]:
         """Whom a checkpoint of these entries must be cosigned by: quorums of all of these. Treaty 11.3."""

@@ -18,6 +18,7 @@ from brakeline.core.statement import Statement
 from brakeline.core.succession import Amend, KeyChange, Purpose, Revocation, check_assent
 from brakeline.core.tlog.policy import verify_cosigned
 from brakeline.core.treaty import parse_treaty
+from brakeline.core.treaty.text import rules_of
 
 Step = tuple[State, tuple[Event, ...]]
 
@@ -28,7 +29,12 @@ def _with(state: State, **parts: object) -> State:
 
 def amend(state: State, entry: int, issuer: str, body: Amend) -> Step:
     """Treaty 11.1. Raises as `chain.propose`, and `parse_treaty`."""
-    next_ = parse_treaty(body.text.encode())
+    data, mine = body.text.encode(), state.treaty.rules
+    rules = rules_of(data)
+    if isinstance(rules, int) and rules > mine:
+        # Treaty 1.4: also to a build that knows them, or two builds would judge one log differently.
+        raise Malformed(f"rules {mine} know no text of rules {rules} (Treaty 11.1)")
+    next_ = parse_treaty(data)
     after = c.propose(state.chain, state.keyring, state.members, entry, issuer, body, next_)
     return _with(state, chain=after), (e.Proposed(entry=entry, text=next_.digest, by=issuer),)
 
@@ -52,9 +58,16 @@ def assent(state: State, entry: int, s: Statement, body: Assent) -> State:
     return _with(state, chain=after)
 
 
-def change_key(state: State, entry: int, issuer: str, body: KeyChange) -> Step:
-    """Treaty 12.1. Raises as `keyring.change`."""
+def change_key(state: State, entry: int, issuer: str, body: KeyChange, *, itself: bool) -> Step:
+    """Treaty 12.1. `itself`: it is signed by the party's next key for statements.
+
+    Raises:
+        Refused: FORGED, a key for statements is shown by another one; as `keyring.change`.
+    """
     after = _with(state, keyring=k.change(state.keyring, entry, issuer, body))
+    if body.purpose == "statement" and not itself:
+        # Whoever stole the old key would see the next one in its owner's words, and name another to come after it.
+        raise Refused(Reason.FORGED, "a key for statements is shown by itself: it signs this (Treaty 12.1)")
     return after, (e.Rekeyed(entry=entry, party=issuer, purpose=body.purpose),)
 
 
@@ -129,12 +142,16 @@ def _turn(state: State, coming: c.Coming, entry: int, time: int) -> Step:
         if name in coming.joined:
             old = keys.of.get(name)
             past = [] if old is None else _all(name, old, entry)
-            keys = keys.put(name, k.entered(p, entry), *past)
-        elif p.signer_key and not keys.of[name].signer.next:
-            signer = k.Key(p.signer_key.text, p.signer_next, entry)
-            keys = keys.put(name, msgspec.structs.replace(keys.of[name], signer=signer))
+            keys = k.unasked(keys, name, 0).put(name, k.entered(p, entry), *past)
+        elif p.signer_key and not text.parties[name].signer_key:
+            old, signer = keys.of[name], k.Key(p.signer_key.text, p.signer_next, entry)
+            past = [k.Past(name, "signer", old.signer.key, old.signer.since, entry)] if old.signer.key else []
+            keys = keys.put(name, msgspec.structs.replace(old, signer=signer), *past)
     runs = state.runs
     for run in sorted(runs.by_id.values(), key=lambda run: run.index):
+        # Treaty 11.6: what they decided before they left or equivocated is not said anew with their names.
+        left = {tier: tuple(p for p in by if p not in coming.joined) for tier, by in run.designated.items()}
+        run = msgspec.structs.replace(run, designated=left)
         runs = runs.keep(tiers.classify(next_, run))  # settled or held as it was: a turn frees none
     state = _with(
         state,

@@ -224,6 +224,18 @@ def verify_cosigned(data: bytes, policy: Policy) -> Cosigned:
     return Cosigned(checkpoint, median, counted, note, parts)
 
 
+def checkpoint_of(data: bytes, policy: Policy) -> Checkpoint:
+    """The checkpoint in a note, of a log of the policy; no signature is verified.
+
+    Raises:
+        Malformed: not a note over a checkpoint. Refused(FOREIGN): of another log.
+    """
+    checkpoint = parse_checkpoint(parse_note(data).text)
+    if all(key.name != checkpoint.origin for key, _ in policy.logs):
+        raise Refused(Reason.FOREIGN, f"{checkpoint.origin!r} is not a log of the policy")
+    return checkpoint
+
+
 def verify_all(data: bytes, need: Callable[[int], Sequence[Policy]]) -> Cosigned:
     """Accept a checkpoint note that all policies accept which a checkpoint of its size needs.
 

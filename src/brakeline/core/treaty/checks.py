@@ -45,7 +45,8 @@ def parse_treaty(data: bytes) -> Treaty:
     text, tables = read(data)
     with naming_lines(text):
         keys = read_keys(tables.party, tables.treaty.rules)
-        treaty = _treaty(data, tables, {name: party(name, p, keys[name]) for name, p in tables.party.items()})
+        rules = tables.treaty.rules
+        treaty = _treaty(data, tables, {name: party(name, p, keys[name], rules) for name, p in tables.party.items()})
         try:
             _ = treaty.policy
         except Malformed as e:
@@ -64,7 +65,7 @@ def check_draft(data: bytes) -> tuple[str, ...]:
     text, tables = read(data)
     with naming_lines(text):
         read_keys(tables.party, tables.treaty.rules)
-        missing = tuple(name for name, p in tables.party.items() if lacking(p))
+        missing = tuple(name for name, p in tables.party.items() if lacking(p, tables.treaty.rules))
         if missing:
             _treaty(data, tables, {})
             return missing

@@ -230,7 +230,7 @@ def _amended_by_all(t: Treaty) -> dict[str, str]:
 def _succession(t: Treaty) -> dict[str, str]:
     n, notice, leave = len(t.parties), duration(t.amendment_notice), duration(t.withdrawal_notice)
     return {
-        "11.1": "An amendment is a whole new text, of the next version, with rules that are not older and the same "
+        "11.1": "An amendment is a whole new text, of the next version, by the same rules version, with the same "
         f"keeper and key of the log. It is adopted at the log entry where {t.members} of the {n} parties to this text, "
         "as many of the next as its own numbers ask for, every party that joins or is given a role or a witness key, "
         "and every party in force that it keeps have assented to it. Who joins assents with the key that it enters. "
@@ -246,8 +246,8 @@ def _succession(t: Treaty) -> dict[str, str]:
         "over; votes to lift do not. Permits given before count until they lapse by themselves. Assents, states and "
         "votes to lift name the text in force.",
         "11.5": "Who is left out has no vote from then on; its duties, and its place in the pledges of others, last "
-        f"{leave}, or the next text's notice where that is longer, from the adoption. No text shortens a notice that "
-        "runs.",
+        f"{leave}, or the next text's notice where that is longer, from the adoption. So do those of a party that "
+        "came to be bound after the adoption and has not assented. No text shortens a notice that runs.",
         "11.6": "A party that joins, and one that has equivocated (2.4) and is re-admitted, comes with keys that the "
         "log has never known, and its numbers begin anew. What an equivocator said stays void. No one else is "
         "re-admitted, and nobody by another way.",
@@ -258,9 +258,9 @@ def _succession(t: Treaty) -> dict[str, str]:
         "witness changes by an amendment.",
         "12.2": f"A party may revoke its own key; {t.members} parties may revoke another's, when all say the same. "
         "From that entry on the key counts for nothing. What was done stays done: phase, epoch, bars and history; the "
-        "party's votes, readings and assents that stand and were logged since the entry that the revocation names "
-        "fall. A pledge of then binds until its notice has passed. No revocation leaves fewer parties that can speak "
-        "than decide.",
+        "party's votes, readings and assents to a next text that stand and were logged since the entry that the "
+        "revocation names fall. A pledge of then binds until its notice has passed. No revocation leaves fewer parties "
+        "that can speak than decide.",
     }
 
 

@@ -62,14 +62,12 @@ def _check_next(parties: Mapping[str, PartyTable], found: Mapping[str, Keys], ru
     """Treaty 11.7: the next key is committed to by its digest, and is no key that is known already."""
     known = {digest_of(k) for keys in found.values() for k in (keys.key, keys.signer_key) if k}
     for name, p in parties.items():
-        for field, of in (("next", "key"), ("signer_next", "signer_key")):
+        for field in ("next", "signer_next"):
             text, path = getattr(p, field), ("party", name, field)
             if rules < SUCCESSION:
                 if text:
                     raise Broken(path, f"rules {rules} know of no next key")
                 continue
-            if bool(text) != bool(getattr(p, of)):
-                raise Broken(path, f"each goes with the other: {of} and {field} (Treaty 11.7)")
             if text:
                 try:
                     unhex32(text)
@@ -80,19 +78,21 @@ def _check_next(parties: Mapping[str, PartyTable], found: Mapping[str, Keys], ru
                 known.add(text)
 
 
-def lacking(p: PartyTable) -> tuple[str, ...]:
+def lacking(p: PartyTable, rules: int) -> tuple[str, ...]:
     """Keys that the party's roles need and that it has not entered."""
-    due = ("key", *(field for field, role in _KEY_ROLES.items() if role in p.roles))
+    due = ["key", *(field for field, role in _KEY_ROLES.items() if role in p.roles)]
+    if rules >= SUCCESSION:
+        due = [*due, "next", *(["signer_next"] if "permit-signer" in p.roles else [])]
     return tuple(field for field in due if not getattr(p, field))
 
 
-def party(name: str, p: PartyTable, keys: Keys) -> Party:
+def party(name: str, p: PartyTable, keys: Keys, rules: int) -> Party:
     """The party with its keys.
 
     Raises:
         Broken: it has not entered one that it needs.
     """
-    missing = lacking(p)
+    missing = lacking(p, rules)
     if missing or keys.key is None:
         hint = f"run `brakeline keygen {name} --enroll TREATY`"
         raise Broken(("party", name, *missing[:1]), "no key entered", hint=hint)
@@ -142,7 +142,7 @@ def _keys(name: str, p: PartyTable) -> Keys:
     for field, url in (("log_url", p.log_url), ("witness_url", p.witness_url), ("signer_url", p.signer_url)):
         if not _URL.fullmatch(url):
             raise fail(field, "a URL is one word of printable ASCII")
-    for field, role in _KEY_ROLES.items():
+    for field, role in (*_KEY_ROLES.items(), ("signer_next", "permit-signer")):
         if getattr(p, field) and role not in p.roles:
             raise fail(field, "a key for a role the party does not have (Treaty 1.2)")
     return Keys(

@@ -181,15 +181,7 @@ def read(data: bytes) -> tuple[str, Text]:
     Raises:
         Malformed: not UTF-8, not TOML, of rules that this build does not know, or not in the schema.
     """
-    try:
-        text = data.decode("utf-8")
-        raw = tomllib.loads(text)
-    except UnicodeDecodeError as e:
-        raise Malformed(f"treaty is not UTF-8 at byte {e.start}") from e
-    except ValueError as e:  # TOMLDecodeError is one; so is an integer of more digits than Python reads
-        raise Malformed(f"treaty is not TOML: {e}") from e
-    except RecursionError as e:
-        raise Malformed("treaty is nested too deeply") from e
+    text, raw = _toml(data)
     with naming_lines(text):
         _known_rules(raw)
         # One by one, since a schema error inside a map does not name the key.
@@ -197,6 +189,28 @@ def read(data: bytes) -> tuple[str, Text]:
         for name, party in parties.items() if isinstance(parties, dict) else ():
             _convert(party, PartyTable, ("party", name))
         return text, _convert(raw, Text, ())
+
+
+def _toml(data: bytes) -> tuple[str, dict[str, Any]]:
+    try:
+        text = data.decode("utf-8")
+        return text, tomllib.loads(text)
+    except UnicodeDecodeError as e:
+        raise Malformed(f"treaty is not UTF-8 at byte {e.start}") from e
+    except ValueError as e:  # TOMLDecodeError is one; so is an integer of more digits than Python reads
+        raise Malformed(f"treaty is not TOML: {e}") from e
+    except RecursionError as e:
+        raise Malformed("treaty is nested too deeply") from e
+
+
+def rules_of(data: bytes) -> object:
+    """What a text says of its rules' version, whether or not this build knows them.
+
+    Raises:
+        Malformed: not UTF-8, or not TOML.
+    """
+    head = _toml(data)[1].get("treaty")
+    return head.get("rules") if isinstance(head, dict) else None
 
 
 def _known_rules(raw: dict[str, Any]) -> None:
