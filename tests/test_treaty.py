@@ -17,7 +17,7 @@ from brakeline.core.treaty import (
     Tier,
     articles_digest,
     check_draft,
-    draft_roles,
+    draft_fields,
     missing_keys,
     parse_treaty,
     render,
@@ -99,7 +99,11 @@ def test_treaty_vectors(v: Vector) -> None:
 def test_the_example_parses_once_the_parties_have_entered_their_keys() -> None:
     draft = EXAMPLE.read_bytes()
     assert missing_keys(draft) == PARTIES
-    assert draft_roles(draft, "delta") == {"log", "witness", "permit-signer", "inspector"}
+    keys = {"key", "next", "log_key", "witness_key", "signer_key", "signer_next"}
+    assert draft_fields(draft, "delta") == keys
+    assert draft_fields(draft, "alpha") == keys - {"log_key"}
+    older = draft.replace(b"rules = 2 ", b"rules = 1 ")
+    assert draft_fields(older, "delta") == keys - {"next", "signer_next"}
     with pytest.raises(Malformed, match=r"^treaty line \d+: party.alpha.key: no key entered") as e:
         parse_treaty(draft)
     assert "keygen alpha" in e.value.hint
@@ -109,9 +113,9 @@ def test_the_example_parses_once_the_parties_have_entered_their_keys() -> None:
     assert tuple(t.parties) == PARTIES
     assert (t.text, len(t.digest)) == (full, 64)
     with pytest.raises(Malformed, match="entered its keys already"):
-        draft_roles(full, "delta")
+        draft_fields(full, "delta")
     with pytest.raises(Malformed, match="no party 'omega'"):
-        draft_roles(draft, "omega")
+        draft_fields(draft, "omega")
 
 
 def test_a_draft_is_checked_before_there_are_keys() -> None:

@@ -7,10 +7,10 @@ import click
 from brakeline.cli.common import read_file
 from brakeline.core.errors import Malformed, Misuse
 from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey
-from brakeline.core.treaty import draft_roles
+from brakeline.core.treaty import draft_fields
 from brakeline.core.treaty.parties import digest_of
 from brakeline.node.disk import write_atomic, write_private
-from brakeline.node.home import PURPOSES, Purpose, new_key, save_key
+from brakeline.node.home import PURPOSES, new_key, save_key
 
 
 @click.command()
@@ -32,7 +32,7 @@ def command(
     treaty in which NAME has roles and no keys yet.
     """
     draft = read_file(enroll) if enroll else None
-    roles = draft_roles(draft, name) if draft is not None else None
+    needed = draft_fields(draft, name) if draft is not None else None
     secret = click.prompt("Passphrase", hide_input=True, confirmation_prompt=True).encode() if passphrase else None
     if (home / "party").exists():
         raise Misuse(f"{home} is a party's home already", hint="keys are never overwritten; choose another folder")
@@ -43,22 +43,19 @@ def command(
     for which, key in following.items():
         save_key(home / "keys" / f"{which}.next.pem", key, secret)
     write_private(home / "party", f"{name}\n".encode())
-    lines = [f'key = "{keys["statement"].public.text}"', f'next = "{digest_of(following["statement"].public)}"']
-    table: list[tuple[str, Purpose, int, str]] = [
-        ("log", "log", ED25519, log_url),
-        ("witness", "witness", COSIGNATURE, witness_url),
-        ("permit-signer", "signer", 0, signer_url),
-    ]
-    for role, purpose, kind, url in table:
-        if roles is not None and role not in roles:
-            continue
-        public = keys[purpose].public
-        text = VerifierKey(f"{name}/{purpose}", kind, public).text if kind else public.text
-        lines.append(f'{purpose}_key = "{text}"')
-        if purpose == "signer":
-            lines.append(f'signer_next = "{digest_of(following["signer"].public)}"')
-        if url:
-            lines.append(f'{purpose}_url = "{url}"')
+    fields = {
+        "key": keys["statement"].public.text,
+        "next": digest_of(following["statement"].public),
+        "log_key": VerifierKey(f"{name}/log", ED25519, keys["log"].public).text,
+        "log_url": log_url,
+        "witness_key": VerifierKey(f"{name}/witness", COSIGNATURE, keys["witness"].public).text,
+        "witness_url": witness_url,
+        "signer_key": keys["signer"].public.text,
+        "signer_next": digest_of(following["signer"].public),
+        "signer_url": signer_url,
+    }
+    due = fields.keys() if needed is None else {*needed, *(k.replace("_key", "_url") for k in needed)}
+    lines = [f'{field} = "{text}"' for field, text in fields.items() if text and field in due]
     if enroll is None or draft is None:
         click.echo("\n".join(lines))
         return

@@ -6,7 +6,8 @@ from brakeline.core.encoding import sha256
 from brakeline.core.errors import Malformed
 from brakeline.core.keys import PrivateKey
 from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey
-from brakeline.core.treaty import Treaty, draft_roles, missing_keys, parse_treaty
+from brakeline.core.treaty import Treaty, draft_fields, missing_keys, parse_treaty
+from brakeline.core.treaty.parties import digest_of
 
 
 @cache
@@ -31,11 +32,16 @@ def rehearsed(draft: bytes) -> Treaty:
     """
     lines = draft.decode().split("\n")
     for name in missing_keys(draft):
-        roles = draft_roles(draft, name)
-        own = [f'key = "{key(name).public.text}"']
-        own += [f'log_key = "{log_key(name).text}"'] * ("log" in roles)
-        own += [f'witness_key = "{witness_key(name).text}"'] * ("witness" in roles)
-        own += [f'signer_key = "{key(name, "signer").public.text}"'] * ("permit-signer" in roles)
+        every = {
+            "key": key(name).public.text,
+            "next": digest_of(key(name, "next").public),
+            "log_key": log_key(name).text,
+            "witness_key": witness_key(name).text,
+            "signer_key": key(name, "signer").public.text,
+            "signer_next": digest_of(key(name, "next signer").public),
+        }
+        due = draft_fields(draft, name)
+        own = [f'{field} = "{text}"' for field, text in every.items() if field in due]
         at = next((i for i, line in enumerate(lines) if line.split("#")[0].strip() == f"[party.{name}]"), None)
         if at is None:
             raise Malformed(f"the draft has no line [party.{name}]")

@@ -3,7 +3,7 @@
 `values` is what a treaty says, `text` and `checks` read it, `legal` writes it as numbered articles.
 """
 
-from brakeline.core.treaty.checks import check_draft, draft_roles, missing_keys, parse_treaty
+from brakeline.core.treaty.checks import check_draft, draft_fields, missing_keys, parse_treaty
 from brakeline.core.treaty.legal import (
     ARTICLES,
     PEOPLE,
@@ -55,7 +55,7 @@ __all__ = [
     "articles_digest",
     "check_draft",
     "compare",
-    "draft_roles",
+    "draft_fields",
     "duration",
     "exact",
     "missing_keys",

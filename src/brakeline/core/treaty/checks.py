@@ -82,18 +82,19 @@ def missing_keys(data: bytes) -> tuple[str, ...]:
     return tuple(name for name, p in read(data)[1].party.items() if not p.key)
 
 
-def draft_roles(data: bytes, name: str) -> frozenset[Role]:
-    """The roles of the party `name` in a draft in which it has no keys yet.
+def draft_fields(data: bytes, name: str) -> frozenset[str]:
+    """The fields of keys that the party `name` has to enter in a draft in which it has none yet.
 
     Raises:
         Malformed: the draft does not fit the schema, has no such party, or has its keys already.
     """
-    table = read(data)[1].party.get(name)
+    _, tables = read(data)
+    table = tables.party.get(name)
     if table is None:
         raise Malformed(f"the draft has no party {name!r}")
     if table.key:
         raise Malformed(f"{name} has entered its keys already")
-    return frozenset(table.roles)
+    return frozenset(lacking(table, tables.treaty.rules))
 
 
 def _need(ok: bool, path: str, what: str, hint: str = "") -> None:
