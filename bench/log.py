@@ -26,7 +26,7 @@ from brakeline.core.tlog.merkle import consistency_proof, inclusion_proof
 from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey, sign_note
 from brakeline.core.tlog.policy import Group, Policy
 from brakeline.core.tlog.proof import Proof, verify_proof
-from brakeline.node.admission import Place, Quorums
+from brakeline.node.admission import Place, Terms
 from brakeline.node.disk import connect
 from brakeline.node.logstore import LogStore
 from brakeline.node.sequencer import Sequencer, Timing
@@ -130,7 +130,7 @@ class Verifier:
 
     def __init__(self, policy: Policy) -> None:
         self._count = 0
-        self.quorums = Quorums((policy,))
+        self.terms = Terms((policy,))
 
     def admit(self, entry: bytes) -> Place:
         verify(open_envelope(entry), KEY.public)

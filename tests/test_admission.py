@@ -15,16 +15,17 @@ from brakeline.core.admission import Admission
 from brakeline.core.encoding import b64encode, canonical
 from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.evidence import Evidence
-from brakeline.core.snapshot import pack
+from brakeline.core.snapshot import pack, unpack
 from brakeline.core.state import apply, begin
 from brakeline.core.state import events as ev
-from brakeline.core.state.codec import digest, encode
+from brakeline.core.state.codec import decode, digest, encode
 from brakeline.core.statement import seal
 from brakeline.node import disk, judge
-from brakeline.node.admission import Place
+from brakeline.node.admission import Place, Terms
 from brakeline.node.judge import LogJudge
 from brakeline.node.logserver import app
 from brakeline.node.logstore import LogStore
+from succession import NOTICE, adopted, next_text, succeeding
 from test_logstore import in_memory
 from world import DAY, World, key, log_key, treaty
 
@@ -629,3 +630,30 @@ def test_the_judge_is_what_the_log_command_uses() -> None:
     from brakeline.cli import log
 
     assert log.LogJudge is judge.LogJudge
+
+
+def test_a_log_keeps_the_terms_of_the_text_in_force(tmp_path: Path) -> None:
+    """Whom it asks, how often it stamps and what it offers follow a turn without a restart. Treaty 6.3, 6.6"""
+    world = succeeding(**{"log.heartbeat": '"4 s"', "log.stale_after": '"9 s"'})
+    with store_of(world, tmp_path / "log") as store:
+        judge_ = LogJudge(world.first, store, tmp_path / "state")
+        assert judge_.terms == ((world.treaty.policy,), (), 4)
+        quicker = {"log.heartbeat": '"1 s"', "log.snapshot_every": "16"}
+        next_ = next_text(world.treaty, drop="gamma", join="epsilon", **quicker)
+
+        def told() -> Terms:
+            judge_.taken(world.entries[judge_._admission.state.size :])
+            return judge_.terms
+
+        adopted(world, next_)
+        assert told() == ((world.first.policy,), (next_.policy,), 4)
+        world.stamp(NOTICE)
+        assert told() == ((world.first.policy, next_.policy), (), 1)
+        world.stamp()
+        assert told() == ((next_.policy,), (), 1)
+        while world.state.size % 16:
+            world.stamp()
+        told()
+        kept = judge_.offered()
+        assert kept is not None
+        assert decode(unpack(kept), world.first).size == world.state.size

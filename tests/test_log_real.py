@@ -35,7 +35,7 @@ from brakeline.core.tlog.policy import Group, Policy, parse_policy, verify_cosig
 from brakeline.core.tlog.proof import parse_proof, verify_proof
 from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
 from brakeline.node import http, logserver, queue, sequencer, witness
-from brakeline.node.admission import Place, Quorums
+from brakeline.node.admission import Place, Terms
 from brakeline.node.logstore import LogStore
 from brakeline.node.sequencer import Sequencer, Timing
 from test_logstore import in_memory, recheck
@@ -70,7 +70,7 @@ class Notary:
 
     def __init__(self, store: LogStore, policy: Policy) -> None:
         self._store = store
-        self.quorums = Quorums((policy,))
+        self.terms = Terms((policy,))
         self._log = store.entries(0, store.size)
         self._waiting: set[bytes] = set()
         self._lock = threading.Lock()

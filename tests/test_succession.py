@@ -3,7 +3,8 @@
 import pytest
 
 from brakeline.core.brake import Phase
-from brakeline.core.errors import Reason, Refused
+from brakeline.core.errors import Malformed, Reason, Refused
+from brakeline.core.grant import open_past
 from brakeline.core.permit import open_permit
 from brakeline.core.pledge import Assent
 from brakeline.core.state import apply
@@ -673,3 +674,13 @@ def test_malformed_amendments() -> None:
     for text in ("", "x", world.treaty.text.decode()[:-40]):
         outcome = world.log("alpha", "amend", {"amends": world.treaty.digest, "text": text, "joining": []})
         assert outcome.reason is Reason.MALFORMED
+
+
+def test_no_permit_of_a_lab_stops_an_inspector() -> None:
+    """A permit that says it was asked for before the log began is no permit, and nothing else."""
+    world = succeeding()
+    run = world.opened("alpha")
+    for size in (-1, -(2**53) + 1):
+        with pytest.raises(Malformed):
+            open_past(world.state, world.sealed(world.request(run, size=size)))
+    assert open_past(world.state, world.sealed(world.request(run)))[0].run == run.id

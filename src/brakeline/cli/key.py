@@ -6,7 +6,9 @@ import click
 
 from brakeline.cli.common import home_option
 from brakeline.core.errors import Misuse
+from brakeline.core.state.keyring import lacking
 from brakeline.core.succession import MAX_REASON, Purpose, Revocation
+from brakeline.core.words import count
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home
 
@@ -54,7 +56,7 @@ def revoke(party: str, home: Path, purpose: Purpose, since: int, reason: str) ->
         raise Misuse(f"a reason has at most {MAX_REASON} characters")
     body = Revocation(party=party, purpose=purpose, key=keys.of(purpose).key, since=since, reason=reason)
     effect = desk.say("revoke", body)
-    held = desk.state.keyring.of[party].of(purpose).key
-    short = desk.treaty.members - sum(len(a.by) for a in desk.state.keyring.asked if a.key == keys.of(purpose).key)
-    state = "counts no more" if not held else f"falls when {short} more parties ask for the same"
+    short = lacking(desk.state.keyring, body, desk.treaty.members)
+    more = count(short, "more party asks", "more parties ask")
+    state = f"falls when {more} for the same" if short else "counts no more"
     click.echo(f"entry {effect.entry}: {party}'s {purpose} key {state} (Treaty 12.2)")

@@ -40,11 +40,12 @@ def command(home: Path, host: str | None, port: int | None, refold_every: str) -
         click.echo(text, err=True)
 
     client = LogClient(log_url(treaty))
-    boxes = [Outbox(home, treaty, me.name, party.key("statement"), time.time)]
+    box = Outbox(home, treaty, me.name, party.key("statement"), time.time)
 
     def outbox(state: State) -> Outbox:
-        boxes[0] = settled(party, boxes[0], state)
-        return boxes[0]
+        nonlocal box
+        box = settled(party, box, state)
+        return box
 
     stater = Stater(follower, outbox, lambda entry: add_judged(client, follower, entry), every, tell)
     votes = home / "signer" / "votes.jsonl"

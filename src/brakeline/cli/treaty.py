@@ -8,9 +8,8 @@ import click
 from brakeline.cli.common import home_option, log_url, read_file, show_waiting
 from brakeline.core import views
 from brakeline.core.errors import Malformed, Misuse
-from brakeline.core.pledge import Assent
 from brakeline.core.state.chain import check_next
-from brakeline.core.succession import Amend
+from brakeline.core.succession import Amend, assent_to
 from brakeline.core.treaty import Treaty, articles_digest, check_draft, parse_treaty, render
 from brakeline.core.treaty import compare as compare_texts
 from brakeline.node.client import Follower, LogClient
@@ -74,7 +73,7 @@ def sign(file: Path, home: Path) -> None:
         raise Misuse(f"{me.name} has signed another treaty", hint="one home holds one treaty; make a new home")
     write_atomic(kept, data)
     outbox = Outbox(home, treaty, me.name, party.key("statement"), time.time)
-    outbox.write("assent", Assent(text=treaty.digest, articles=articles_digest(treaty)))
+    outbox.write("assent", assent_to(treaty))
     click.echo(f"{me.name} signed {treaty.name} v{treaty.version}, sha256 {treaty.digest}")
 
 
@@ -101,7 +100,8 @@ def join(file: Path, home: Path, out: Path, first: Path) -> None:
     """
     next_, party = parse_treaty(read_file(file)), Home(home)
     data = read_file(first)
-    follower = Follower(LogClient(log_url(parse_treaty(data))), parse_treaty(data))
+    origin, kept = parse_treaty(data), home / "treaty.toml"
+    follower = Follower(LogClient(log_url(origin)), origin)
     follower.update()
     text = follower.treaty
     check_next(text, next_)
@@ -109,13 +109,13 @@ def join(file: Path, home: Path, out: Path, first: Path) -> None:
     if entered is None or entered.key != party.key("statement").public:
         hint = f"brakeline keygen {party.name} --home DIR --enroll {file}"
         raise Misuse(f"{file} does not enter this home's key for {party.name}", hint=hint)
-    if any(keep.exists() and keep.read_bytes() != data for keep in (home / "treaty.toml",)):
+    if kept.exists() and kept.read_bytes() != data:
         raise Misuse("this home follows another treaty", hint="one home holds one treaty; make a new home")
     _show_changes(text, next_)
-    write_atomic(home / "treaty.toml", data)
+    write_atomic(kept, data)
     write_atomic(home / "next.toml", next_.text)
     outbox = Outbox(home, text, party.name, party.key("statement"), time.time)
-    said = outbox.write("assent", Assent(text=next_.digest, articles=articles_digest(next_)))
+    said = outbox.write("assent", assent_to(next_))
     outbox.carried(said)
     write_atomic(out, said)
     click.echo(f"{party.name} joins with {next_.name} v{next_.version}, sha256 {next_.digest}: {out}")
@@ -164,7 +164,7 @@ def assent(file: Path, home: Path) -> None:
 
 def _assent(desk: Desk, next_: Treaty) -> None:
     write_atomic(desk.home.path / "next.toml", next_.text)
-    effect = desk.say("assent", Assent(text=next_.digest, articles=articles_digest(next_)))
+    effect = desk.say("assent", assent_to(next_))
     click.echo(f"entry {effect.entry}: {desk.home.name} assents to v{next_.version}")
     show_waiting(b for b in views.waiting(desk.state) if b.what == f"version {next_.version}")
 

@@ -20,9 +20,8 @@ from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.state import State, replay
 from brakeline.core.state.codec import digest
 from brakeline.core.state.events import Event
-from brakeline.core.tlog.checkpoint import parse_checkpoint
+from brakeline.core.tlog.checkpoint import checkpoint_in
 from brakeline.core.tlog.merkle import Frontier, leaf_hash
-from brakeline.core.tlog.note import parse_note
 from brakeline.core.tlog.policy import Cosigned, verify_all
 from brakeline.core.transcript import LEAF_BYTES, Leaf, decode_leaf
 from brakeline.core.treaty import Treaty, parse_treaty
@@ -147,7 +146,7 @@ def verify_bundle(
     treaty = parse_treaty(bundle.treaty)  # 1
     if treaty_digest is not None and treaty.digest != treaty_digest:
         raise Refused(Reason.FOREIGN, f"the bundle is about treaty {treaty.digest}, not {treaty_digest}")
-    checkpoint = parse_checkpoint(parse_note(bundle.checkpoint).text)
+    checkpoint = checkpoint_in(bundle.checkpoint)
     leaves_ = [leaf_hash(entry) for entry in bundle.entries]
     tree = Frontier(0, ()).extend(leaves_)  # 2
     if (tree.size, tree.root()) != (checkpoint.size, checkpoint.root):

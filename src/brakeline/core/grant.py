@@ -5,15 +5,14 @@ from typing import Final, Literal
 
 from brakeline.core import words
 from brakeline.core.brake import Phase, Vote
-from brakeline.core.encoding import parse
 from brakeline.core.errors import Misuse, Reason, Refused
-from brakeline.core.permit import Permit, check_shape, open_permit
+from brakeline.core.permit import Permit, check_permit, check_shape, read_permit
 from brakeline.core.state import State
 from brakeline.core.state.ballot import voters
 from brakeline.core.state.readings import passes
 from brakeline.core.state.runs import Run, unread
 from brakeline.core.state.said import authenticate, read
-from brakeline.core.statement import Envelope, open_envelope
+from brakeline.core.statement import Envelope
 from brakeline.core.treaty.values import SKEW
 
 _ANCESTORS: Final = 4096  # that are looked at for a permit
@@ -104,9 +103,11 @@ def open_past(state: State, data: bytes) -> tuple[Permit, Envelope]:
 
     Raises as `open_permit`.
     """
-    size = parse(open_envelope(data).payload, Permit).size
+    permit, envelope = read_permit(data)
+    size = max(0, permit.size)  # below, it is no permit by any text
     text = state.chain.at(size).treaty
-    return open_permit(data, text, state.keyring.signers_at(text, size))
+    check_permit(permit, envelope, text, state.keyring.signers_at(text, size))
+    return permit, envelope
 
 
 def stance(state: State, run: Run) -> Literal["open", "ask", "shut"]:

@@ -61,10 +61,25 @@ def open_permit(data: bytes, treaty: Treaty, signers: Mapping[PublicKey, str]) -
     Raises:
         Malformed: not a permit. Refused: FORGED, NO_QUORUM (Treaty 5.2), or as `check_shape`.
     """
+    permit, envelope = read_permit(data)
+    check_permit(permit, envelope, treaty, signers)
+    return permit, envelope
+
+
+def read_permit(data: bytes) -> tuple[Permit, Envelope]:
+    """Parse a permit; its quorum is not verified.
+
+    Raises:
+        Malformed, Refused(FOREIGN): not a permit.
+    """
     envelope = open_envelope(data)
     if envelope.kind != KIND:
         raise Refused(Reason.FOREIGN, f"a {envelope.kind} is not a permit")
-    permit = parse(envelope.payload, Permit)
+    return parse(envelope.payload, Permit), envelope
+
+
+def check_permit(permit: Permit, envelope: Envelope, treaty: Treaty, signers: Mapping[PublicKey, str]) -> None:
+    """That a permit that was read is one. Raises as `open_permit`."""
     check_shape(permit, treaty)
     parties = signing_parties(envelope, signers)
     # Treaty 5.2
@@ -72,4 +87,3 @@ def open_permit(data: bytes, treaty: Treaty, signers: Mapping[PublicKey, str]) -
         raise Refused(
             Reason.NO_QUORUM, f"permit signed by {len(parties)} parties; {treaty.permit} are needed (Treaty 5.2)"
         )
-    return permit, envelope

@@ -59,8 +59,15 @@ def check_change(body: KeyChange) -> PublicKey:
     return PublicKey.parse(body.key)
 
 
-def joiner(data: str, text: Treaty, next_: Treaty) -> tuple[Party, Envelope, Statement]:
+def assent_to(text: Treaty) -> Assent:
+    """What a party signs that assents to a text."""
+    return Assent(text=text.digest, articles=articles_digest(text))
+
+
+def joiner(data: str, amends: str, next_: Treaty, asked: Assent) -> tuple[Party, Envelope, Statement]:
     """One of `Amend.joining`: whose it is, and what it says.
+
+    `amends` is the digest of the text in force, and `asked` the assent to the next one.
 
     Raises:
         Malformed: not an assent. Refused: FOREIGN, it is to another text or articles, or under another treaty;
@@ -76,19 +83,19 @@ def joiner(data: str, text: Treaty, next_: Treaty) -> tuple[Party, Envelope, Sta
     statement = envelope.statement
     statement.check()
     body = statement.body_as(Assent)
-    if (statement.issuer, statement.treaty) != (party.name, text.digest):
+    if (statement.issuer, statement.treaty) != (party.name, amends):
         raise Refused(Reason.FOREIGN, f"{party.name} joins in its own name, under the text in force")
-    check_assent(body, next_)
+    check_assent(body, asked)
     return party, envelope, statement
 
 
-def check_assent(body: Assent, text: Treaty) -> None:
-    """That an assent is to `text`, and to its articles as this build renders and applies them. Treaty 2.1.
+def check_assent(body: Assent, asked: Assent) -> None:
+    """That an assent is the one `asked` for: to the text, and to its articles as this build applies them. Treaty 2.1.
 
     Raises:
         Refused(FOREIGN): otherwise.
     """
-    if body.text != text.digest:
+    if body.text != asked.text:
         raise Refused(Reason.FOREIGN, "assent to another text")
-    if body.articles != articles_digest(text):
+    if body.articles != asked.articles:
         raise Refused(Reason.FOREIGN, "assent to other articles than those that are applied here")

@@ -115,8 +115,11 @@ def _succession(state: State) -> Iterator[Blocked]:
         lacks = lacking(chain, p, state.members, state.time)
         some = (*state.treaty.parties, *p.treaty.parties) if lacks.members or lacks.next_members else ()
         may = {n for n in some if n not in p.assents and n not in state.members.equivocators}
-        why = f"the next text {digest_[:16]}… lacks {_count(lacks.members, 'assent')} of this one's parties"
-        why += f", {lacks.next_members} of its own, and of those whom it must have {len(lacks.named)} (Treaty 11.1)"
+        why = (
+            f"the next text {digest_[:16]}… lacks {words.count(lacks.members, 'assent')} of this text's parties, "
+            f"{words.count(lacks.next_members, 'assent')} of its own, and that of "
+            f"{words.count(len(lacks.named), 'party', 'parties')} whom it must have (Treaty 11.1)"
+        )
         who = tuple(sorted({*lacks.named, *may}))
         yield Blocked(f"version {p.treaty.version}", why, who, "brakeline treaty assent FILE")
     if (coming := chain.coming) is not None:
@@ -134,17 +137,13 @@ def _succession(state: State) -> Iterator[Blocked]:
         yield Blocked(f"version {state.treaty.version}", why, tuple(sorted(both)), "brakeline witness")
     for a in state.keyring.asked:
         need = state.treaty.members - len(a.by)
-        why = f"{_count(need, 'more party')} must ask for it since entry {a.since} (Treaty 12.2)"
+        why = f"{words.count(need, 'more party', 'more parties')} must ask for it since entry {a.since} (Treaty 12.2)"
         who = tuple(sorted(state.members.seats - state.members.equivocators - {a.party, *a.by}))
         yield Blocked(f"the revocation of {a.party}'s {a.purpose} key", why, who, f"brakeline key revoke {a.party}")
     for name, keys in sorted(state.keyring.of.items()):
         if name in state.members.seats and not keys.statement.key:
             why = "its key was revoked (Treaty 12.2)"
             yield Blocked(name, why, (name,), "brakeline key rotate")
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what if n == 1 else what.removesuffix('y') + 'ies' if what.endswith('y') else what + 's'}"
 
 
 def succession(state: State) -> dict[str, Any]:

@@ -13,11 +13,15 @@ class Place(NamedTuple):
     brake: bool
 
 
-class Quorums(NamedTuple):
-    """A checkpoint is published when the quorums of all of `need` have cosigned it; those of `wish` are asked, too."""
+class Terms(NamedTuple):
+    """A checkpoint is published when the quorums of all of `need` have cosigned it; those of `wish` are asked, too.
+
+    `heartbeat`: seconds between stamps, where the rules say it.
+    """
 
     need: tuple[Policy, ...]
     wish: tuple[Policy, ...] = ()
+    heartbeat: float | None = None
 
 
 class Admission(Protocol):
@@ -33,8 +37,8 @@ class Admission(Protocol):
         """How many parties share the queue, at least 1."""
 
     @property
-    def quorums(self) -> Quorums:
-        """Whom a checkpoint needs of all that was taken so far."""
+    def terms(self) -> Terms:
+        """On what terms all that was taken so far is published."""
 
     def admit(self, entry: bytes) -> Place:
         """Where `entry` queues. Raises what its submitter is to get."""

@@ -18,8 +18,7 @@ from brakeline.core.state.codec import decode, digest, encode
 from brakeline.core.state.events import Event
 from brakeline.core.state.said import authenticate
 from brakeline.core.statement import open_envelope
-from brakeline.core.tlog.checkpoint import Checkpoint, parse_checkpoint
-from brakeline.core.tlog.note import parse_note
+from brakeline.core.tlog.checkpoint import Checkpoint, checkpoint_in
 from brakeline.core.tlog.policy import Cosigned, Policy, checkpoint_of, verify_all
 from brakeline.core.tlog.proof import parse_proof, verify_proof
 from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
@@ -115,7 +114,7 @@ def add_verified(client: LogClient, need: Callable[[int], Sequence[Policy]], ent
     """
     proof = client.add(entry)
     try:
-        size = parse_checkpoint(parse_note(parse_proof(proof).checkpoint).text).size
+        size = checkpoint_in(parse_proof(proof).checkpoint).size
     except Malformed as e:
         raise Malformed(f"the log's proof is none: {e}", hint="the statement is kept, and sent again") from e
     try:
@@ -269,7 +268,7 @@ class Follower:
         """The newest checkpoint; or why its cosignatures are not enough, as far as is known before its entries are."""
         started, floor = self.state.size, self._floor
         note = self.client.checkpoint(after=started if self.cosigned else -1, wait=wait)
-        size = parse_checkpoint(parse_note(note).text).size
+        size = checkpoint_in(note).size
         new: Cosigned | Refused
         try:
             new = verify_all(note, self.state.chain.need)
@@ -283,7 +282,7 @@ class Follower:
 
     def _fold(self, note: bytes, new: Cosigned | Refused, progress: Progress) -> _Folded:
         """The state at the checkpoint of `note`, after proving that all seen before leads there."""
-        state, checkpoint = self.state, parse_checkpoint(parse_note(note).text)
+        state, checkpoint = self.state, checkpoint_in(note)
         end, chain = checkpoint.size, state.chain
         events: deque[Event] = deque(maxlen=_RECENT)
         stated = None
@@ -348,7 +347,7 @@ class Follower:
         size = state.size
         offered = Snapshot(rules=state.treaty.rules, size=size, root=state.root().hex(), state=digest(state))
         note = self.client.checkpoint()
-        checkpoint = parse_checkpoint(parse_note(note).text)
+        checkpoint = checkpoint_in(note)
         # Of the first text's signers alone: whom a later text made one is not known before the log has been folded.
         check_stated(self._stated(size, checkpoint.size), offered, self.treaty.permit)
         after = state  # nothing is folded from a state that nobody stated

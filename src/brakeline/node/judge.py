@@ -11,7 +11,7 @@ from brakeline.core.snapshot import pack, unpack
 from brakeline.core.state import State, begin
 from brakeline.core.state.codec import decode, encode
 from brakeline.core.treaty import Treaty
-from brakeline.node.admission import Place, Quorums
+from brakeline.node.admission import Place, Terms
 from brakeline.node.disk import write_atomic
 from brakeline.node.logstore import LogStore
 
@@ -27,7 +27,6 @@ class LogJudge:
     def __init__(self, treaty: Treaty, store: LogStore, path: Path) -> None:
         """Reads all that the store holds, before anything is served. Raises as `LogStore.entries`."""
         self._path = path
-        self._every = treaty.snapshot_every
         state = self._restore(treaty, store)
         self._admission = Admission(state)
         while state.size < store.size:
@@ -49,10 +48,10 @@ class LogJudge:
         return self._admission.parties
 
     @property
-    def quorums(self) -> Quorums:
-        """Whom a checkpoint of all that was taken needs; and whom a text needs that waits for its turn."""
-        chain, size = self._admission.state.chain, self._admission.state.size
-        return Quorums(chain.need(size), () if chain.coming is None else (chain.coming.ground.policy,))
+    def terms(self) -> Terms:
+        """By the text in force; wished for are the witnesses of one that waits for its turn."""
+        state = self._admission.state
+        return Terms(state.chain.need(state.size), state.chain.wish, state.treaty.heartbeat)
 
     def admit(self, entry: bytes) -> Place:
         """Where the entry queues. Raises as `Admission.admit`."""
@@ -65,7 +64,7 @@ class LogJudge:
         """Follow the log."""
         due = None
         for state in self._admission.taken(entries):
-            due = state if state.size % self._every == 0 else due
+            due = state if state.is_stated else due
         if due is not None:
             with suppress(Unavailable):  # a disk that is full: what is in the log was followed all the same
                 write_atomic(self._path, pack(encode(due)))

@@ -23,9 +23,8 @@ import filelock
 
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailable
-from brakeline.core.tlog.checkpoint import Checkpoint, parse_checkpoint
+from brakeline.core.tlog.checkpoint import Checkpoint, checkpoint_in
 from brakeline.core.tlog.merkle import HASH_BYTES, Frontier, leaf_hash, node_hash, subtree_root
-from brakeline.core.tlog.note import parse_note
 from brakeline.core.tlog.tile import ENTRIES, MAX_ENTRY, WIDTH, Tile, encode_bundle, tile_hashes, tiles_for
 from brakeline.node.disk import connect, database_errors, disk_errors, replace_file, transaction
 
@@ -264,7 +263,7 @@ class LogStore:
 
     def _check(self, note: bytes) -> Checkpoint:
         """`note` parsed, and its root recomputed from the rows."""
-        checkpoint = parse_checkpoint(parse_note(note).text)
+        checkpoint = checkpoint_in(note)
         if checkpoint.origin != self.origin:
             raise Refused(Reason.FOREIGN, f"a checkpoint of {checkpoint.origin}, not of {self.origin}")
         if checkpoint.size > self.size:

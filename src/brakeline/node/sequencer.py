@@ -29,13 +29,13 @@ from typing import Final, Literal, NamedTuple, TypeVar
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Unavailable
 from brakeline.core.keys import PrivateKey
-from brakeline.core.tlog.checkpoint import Checkpoint, parse_checkpoint
+from brakeline.core.tlog.checkpoint import Checkpoint, checkpoint_in
 from brakeline.core.tlog.merkle import EMPTY_ROOT, consistency_proof, inclusion_proof, verify_consistency
 from brakeline.core.tlog.note import Note, keyring, parse_note, sign_note, verify_note
 from brakeline.core.tlog.policy import Policy, verify_all
 from brakeline.core.tlog.proof import Proof
 from brakeline.core.tlog.tile import MAX_ENTRY
-from brakeline.node.admission import Admission, Place
+from brakeline.node.admission import Admission, Place, Terms
 from brakeline.node.cosigners import Cosigners
 from brakeline.node.logstore import LogStore
 from brakeline.node.queue import FairQueue
@@ -97,14 +97,14 @@ class Sequencer:
         Raises:
             Misuse: the admission's policy does not trust `key` as the log `store.origin`.
         """
-        policies = admission.quorums.need
-        own = [k for p in policies for k, _ in p.logs if k.name == store.origin and k.key == key.public]
+        self._terms = admission.terms  # as of what it was told last
+        own = [k for p in self._terms.need for k, _ in p.logs if k.name == store.origin and k.key == key.public]
         if not own:
             raise Misuse(f"the policy does not name this key as that of the log {store.origin}")
         self.store = store
         self.failure: BrakelineError | None = None
         self.latest: Latest | None = None
-        self.cosigners = Cosigners(store, own[0], policies, timing.patience)
+        self.cosigners = Cosigners(store, own[0], self._terms.need, timing.patience)
         self._key = key
         self._own = own[0]
         self._admission = admission
@@ -130,7 +130,7 @@ class Sequencer:
         self._trouble: Unavailable | None = None
         note = store.published()
         if note is not None:
-            self._signed = parse_checkpoint(parse_note(note).text)
+            self._signed = checkpoint_in(note)
             self.latest = Latest(self._signed.size, note)
 
     # What callers see
@@ -329,8 +329,7 @@ class Sequencer:
             published = parse_note(self.latest.note)
             own = tuple(line for _, line in verify_note(published, keyring([self._own])))
             note = Note(published.text, own)
-        quorums = await self._consult(lambda: self._admission.quorums)
-        await self.cosigners.cosign(self._signed, note, quorums.need)
+        await self.cosigners.cosign(self._signed, note, self._terms.need)
 
     async def _pace(self) -> None:
         """Wait for work (an entry, a stamp due, entries left over), and then for the rest of the interval."""
@@ -345,7 +344,8 @@ class Sequencer:
     def _stamp_due_in(self, now: float) -> float:
         # A clock set back must not silence the log until it has caught up.
         elapsed = now - self._stamped
-        return max(0.0, self._timing.heartbeat - elapsed) if elapsed >= 0 else 0.0
+        heartbeat = self._terms.heartbeat or self._timing.heartbeat
+        return max(0.0, heartbeat - elapsed) if elapsed >= 0 else 0.0
 
     @property
     def _all_published(self) -> bool:
@@ -374,9 +374,9 @@ class Sequencer:
 
     async def _stamp(self) -> None:
         """Stamp a checkpoint with fresh cosignatures, and publish that before any entry follows."""
-        quorums = await self._consult(lambda: self._admission.quorums)
-        if quorums.wish or self.latest is None or not 0 <= self._clock() - self._cosigned < FRESH:
-            await self._advance(quorums.wish)
+        wish = self._terms.wish
+        if wish or self.latest is None or not 0 <= self._clock() - self._cosigned < FRESH:
+            await self._advance(wish)
         assert self.latest is not None
         await self._append([self.latest.note])
         await self._advance()
@@ -394,13 +394,17 @@ class Sequencer:
             raise
         # What the store has, not what we gave it: a commit that failed before may have lasted all the same.
         grown = await self._stored(partial(self.store.entries, self._told, self.store.size))
-        await self._consult(partial(self._admission.taken, grown))
+        self._terms = await self._consult(partial(self._taken, grown))
         self._told += len(grown)
         return indices
 
+    def _taken(self, grown: Sequence[bytes]) -> Terms:
+        self._admission.taken(grown)
+        return self._admission.terms
+
     async def _advance(self, wish: Sequence[Policy] = ()) -> None:
         """Sign the tree as it is, and publish that under every quorum that it needs; wait for those of `wish`, too."""
-        need = (await self._consult(lambda: self._admission.quorums)).need
+        need = self._terms.need
         checkpoint = Checkpoint(self.store.origin, self.store.size, self.store.root())
         # A bit flipped in memory must not be signed: the tree extends what we signed last, or we stop.
         old, new = self._signed, checkpoint

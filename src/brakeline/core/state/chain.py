@@ -13,21 +13,20 @@ replacing a single one is too many (spec/model).
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from brakeline.core.errors import Reason, Refused
 from brakeline.core.kinds import Kind, known
+from brakeline.core.pledge import Assent
 from brakeline.core.state.keyring import Keyring
 from brakeline.core.state.members import Last, Members
-from brakeline.core.succession import Amend, joiner
+from brakeline.core.succession import Amend, assent_to, joiner
 from brakeline.core.tlog.note import VerifierKey
 from brakeline.core.tlog.policy import Policy
-from brakeline.core.treaty import Party, Treaty, articles_digest
+from brakeline.core.treaty import Party, Treaty
 from brakeline.core.treaty.parties import digest_of
-
-MAX_PROPOSALS: Final = 1  # next texts of one member that others may assent to at a time
 
 
 class Ground:
@@ -46,9 +45,14 @@ class Ground:
         return hash(self.digest)
 
     @cached_property
+    def asked(self) -> Assent:
+        """What a party signs that assents to this text."""
+        return assent_to(self.treaty)
+
+    @property
     def articles(self) -> str:
         """Hex SHA-256 of the articles as this build renders and applies them."""
-        return articles_digest(self.treaty)
+        return self.asked.articles
 
 
 class Assented(NamedTuple):
@@ -138,6 +142,11 @@ class Chain(msgspec.Struct, frozen=True, gc=False):
         """Whether a turn has not closed yet."""
         return len(self.texts) > 1 and self.now.closed < 0
 
+    @property
+    def wish(self) -> tuple[Policy, ...]:
+        """Whose quorum is asked for as well, so that a text that was adopted may turn. Treaty 11.2."""
+        return () if self.coming is None else (self.coming.ground.policy,)
+
     def find(self, digest: str) -> Text | None:
         """The text in force, or one before it, with this digest."""
         return next((t for t in reversed(self.texts) if t.ground.digest == digest), None)
@@ -179,17 +188,16 @@ def propose(
     if body.amends != chain.now.ground.digest:
         raise Refused(Reason.SUPERSEDED, f"it amends {body.amends[:16]}…, which is not in force (Treaty 11.1)")
     check_next(text, next_)
-    fresh = fresh_parties(chain, next_, keyring, members)
+    fresh, ground = fresh_parties(chain, next_, keyring, members), Ground(next_)
     assents: dict[str, Assented] = {}
     joined: dict[str, Last] = {}
     for data in body.joining:
-        party, envelope, statement = joiner(data, text, next_)
+        party, envelope, statement = joiner(data, chain.now.ground.digest, next_, ground.asked)
         assents[party.name], joined[party.name] = Assented(entry, statement.expires), Last(statement.seq, envelope.what)
     if set(joined) != set(fresh) or len(joined) != len(body.joining):
         odd = ", ".join(sorted(set(joined) ^ set(fresh))) or "one twice"
         text_ = f"whoever has no key yet assents with the new one, and nobody else: {odd} (Treaty 11.1)"
         raise Refused(Reason.MISSING, text_)
-    ground = Ground(next_)
     if ground.digest in chain.proposals:
         raise Refused(Reason.DUPLICATE, "this text has been brought already: assent to it (Treaty 11.1)")
     others = {d: p for d, p in chain.proposals.items() if p.by != issuer}

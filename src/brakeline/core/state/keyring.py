@@ -82,8 +82,12 @@ class _Index:
                 self.by_id[key.id] = Speaker(name, key)
             if keys.statement.next:
                 self.next[keys.statement.next[:16]] = name
+        self.past: dict[str, Past] = {}  # that spoke
         for past in keyring.past:
-            self.next.pop(PublicKey.parse(past.key).id, None)
+            keyid = PublicKey.parse(past.key).id
+            self.next.pop(keyid, None)
+            if past.purpose == "statement":
+                self.past[keyid] = past
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Index)  # it follows from what is compared beside it
@@ -143,8 +147,8 @@ class Keyring(msgspec.Struct, frozen=True, gc=False):
 
     def retired(self, keyid: str) -> Past | None:
         """The key with this id that counted once, where there is one."""
-        found = (p for p in self.past if p.purpose == "statement" and PublicKey.parse(p.key).id == keyid)
-        return next(found, None)
+        assert self.index is not None
+        return self.index.past.get(keyid)
 
     @property
     def digests(self) -> frozenset[str]:
@@ -241,6 +245,14 @@ def unasked(keyring: Keyring, party: str, since: int) -> Keyring:
         for a in keyring.asked
     )
     return msgspec.structs.replace(keyring, asked=tuple(a for a in kept if a.by))
+
+
+def lacking(keyring: Keyring, body: Revocation, quorum: int) -> int:
+    """How many more must say the same before the key falls; 0 where it counts no more."""
+    if keyring.of[body.party].of(body.purpose).key != body.key:
+        return 0
+    same = (a for a in keyring.asked if (a.party, a.purpose, a.key, a.since) == _what(body))
+    return quorum - sum(len(a.by) for a in same)
 
 
 def voted(keyring: Keyring, party: str, entry: int) -> Keyring:

@@ -11,7 +11,7 @@ import msgspec
 
 from brakeline.core import kinds
 from brakeline.core.duty import Incident, Notice, Report
-from brakeline.core.encoding import Wire
+from brakeline.core.encoding import Wire, b64decode, sha256
 from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.finding import Answer, Retraction
 from brakeline.core.lineage import Edge
@@ -99,9 +99,10 @@ def _newcomer(state: State, envelope: Envelope) -> k.Speaker:
     # The key is in what it signs, so that this is read before the signature: it is small.
     if party is not None and len(envelope.payload) <= _KEY_CHANGE:
         change = envelope.statement.body_as(KeyChange)
-        key = check_change(change)
-        if change.purpose == "statement" and key.id == keyid:
-            return k.Speaker(party, key)
+        # Whoever cannot sign makes nobody examine a key: only the one that was committed to is looked at closer.
+        committed = state.keyring.of[party].statement.next
+        if change.purpose == "statement" and sha256(b64decode(change.key)).hex() == committed:
+            return k.Speaker(party, check_change(change))
     if past := state.keyring.retired(keyid):
         raise Refused(
             Reason.RETIRED_KEY,

@@ -17,7 +17,6 @@ from brakeline.core.state.keyring import Keyring
 from brakeline.core.state.members import Members
 from brakeline.core.state.readings import Readings
 from brakeline.core.state.runs import Run, Runs, concerned
-from brakeline.core.tlog.policy import Policy
 from brakeline.core.treaty import Treaty
 
 
@@ -76,14 +75,14 @@ class State(msgspec.Struct, frozen=True, gc=False):
         """Those of them that decide: who has left may still be bound (Treaty 11.5), and has no vote."""
         return self.members.voice
 
+    @property
+    def is_stated(self) -> bool:
+        """Whether permit signers state it. Treaty 6.6."""
+        return self.size % self.treaty.snapshot_every == 0
+
     def may_need_others(self, size: int) -> bool:
         """Whether a checkpoint of `size` entries may need witnesses whom only those entries name. Treaty 11.3."""
         return size > self.size and self.treaty.amends
-
-    @property
-    def need(self) -> tuple[Policy, ...]:
-        """Whom a checkpoint of these entries must be cosigned by: quorums of all of these. Treaty 11.3."""
-        return self.chain.need(self.size)
 
     def key_of(self, party: str) -> PublicKey:
         """The key with which the party speaks now.

@@ -46,15 +46,12 @@ def assent(state: State, entry: int, s: Statement, body: Assent) -> State:
         Refused: FOREIGN, to another text, or to articles that this build does not apply; as `chain.assent`.
     """
     if not state.treaty.amends or body.text == state.ground.digest:
-        if body.text != state.ground.digest:
-            raise Refused(Reason.FOREIGN, "assent to another text")
-        if body.articles != state.ground.articles:
-            raise Refused(Reason.FOREIGN, "assent to other articles than those that are applied here")
+        check_assent(body, state.ground.asked)
         return _with(state, members=members.assent(state.members, s.issuer))
     if state.chain.find(body.text):
         raise Refused(Reason.SUPERSEDED, "assent to a text that is no longer in force (Treaty 11.1)")
     after = c.assent(state.chain, entry, s.issuer, body.text, s.expires)
-    check_assent(body, after.proposals[body.text].treaty)
+    check_assent(body, after.proposals[body.text].ground.asked)
     return _with(state, chain=after)
 
 

@@ -7,7 +7,7 @@ from brakeline.core.encoding import b64decode, b64encode, decimal
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused
 from brakeline.core.keys import PrivateKey
 from brakeline.core.tlog.merkle import HASH_BYTES
-from brakeline.core.tlog.note import COSIGNATURE, MAX_TIME, SignatureLine, VerifierKey, cosignature_message
+from brakeline.core.tlog.note import COSIGNATURE, MAX_TIME, SignatureLine, VerifierKey, cosignature_message, parse_note
 
 MAX_SIZE: Final = 2**63 - 1
 
@@ -57,6 +57,15 @@ def parse_checkpoint(text: bytes) -> Checkpoint:
     except UnicodeDecodeError as e:
         raise Malformed("an origin is UTF-8") from e
     return Checkpoint(origin, decimal(lines[1], bound=MAX_SIZE), b64decode(lines[2]))
+
+
+def checkpoint_in(note: bytes) -> Checkpoint:
+    """The checkpoint that a note is over; nothing is verified.
+
+    Raises:
+        Malformed: not a note over a checkpoint.
+    """
+    return parse_checkpoint(parse_note(note).text)
 
 
 def cosign(note_text: bytes, name: str, key: PrivateKey, timestamp: int) -> SignatureLine:

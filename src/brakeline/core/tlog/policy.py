@@ -7,7 +7,7 @@ from typing import Final
 
 from brakeline.core.encoding import decimal
 from brakeline.core.errors import Malformed, Reason, Refused
-from brakeline.core.tlog.checkpoint import Checkpoint, parse_checkpoint, timestamp_of
+from brakeline.core.tlog.checkpoint import Checkpoint, checkpoint_in, parse_checkpoint, timestamp_of
 from brakeline.core.tlog.note import (
     COSIGNATURE,
     ED25519,
@@ -208,10 +208,11 @@ def verify_cosigned(data: bytes, policy: Policy) -> Cosigned:
             line does not verify; MISSING, the log has not signed; NO_QUORUM, too few witnesses have.
     """
     note = parse_note(data)
-    checkpoint = parse_checkpoint(note.text)
-    # C2SP tlog-policy §Defining a log: the key name is the origin.
-    if all(key.name != checkpoint.origin for key, _ in policy.logs):
-        raise Refused(Reason.FOREIGN, f"{checkpoint.origin!r} is not a log of the policy")
+    return _accepted(note, parse_checkpoint(note.text), policy)
+
+
+def _accepted(note: Note, checkpoint: Checkpoint, policy: Policy) -> Cosigned:
+    _check_origin(checkpoint, policy)
     verified = verify_note(note, policy.known)
     if not any(key.type == ED25519 and key.name == checkpoint.origin for key, _ in verified):
         raise Refused(Reason.MISSING, f"the log {checkpoint.origin!r} has not signed its checkpoint")
@@ -230,10 +231,15 @@ def checkpoint_of(data: bytes, policy: Policy) -> Checkpoint:
     Raises:
         Malformed: not a note over a checkpoint. Refused(FOREIGN): of another log.
     """
-    checkpoint = parse_checkpoint(parse_note(data).text)
+    checkpoint = checkpoint_in(data)
+    _check_origin(checkpoint, policy)
+    return checkpoint
+
+
+def _check_origin(checkpoint: Checkpoint, policy: Policy) -> None:
+    # C2SP tlog-policy §Defining a log: the key name is the origin.
     if all(key.name != checkpoint.origin for key, _ in policy.logs):
         raise Refused(Reason.FOREIGN, f"{checkpoint.origin!r} is not a log of the policy")
-    return checkpoint
 
 
 def verify_all(data: bytes, need: Callable[[int], Sequence[Policy]]) -> Cosigned:
@@ -241,14 +247,16 @@ def verify_all(data: bytes, need: Callable[[int], Sequence[Policy]]) -> Cosigned
 
     The time is the earliest that one of them gives. Raises as `verify_cosigned`.
     """
-    found = [verify_cosigned(data, policy) for policy in need(parse_checkpoint(parse_note(data).text).size)]
+    note = parse_note(data)
+    checkpoint = parse_checkpoint(note.text)
+    found = [_accepted(note, checkpoint, policy) for policy in need(checkpoint.size)]
     if len(found) == 1:
         return found[0]
     return Cosigned(
-        found[0].checkpoint,
+        checkpoint,
         min(c.time for c in found),
         frozenset().union(*(c.witnesses for c in found)),
-        found[0].note,
+        note,
         tuple(part for c in found for part in c.counted),
     )
 
