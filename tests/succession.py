@@ -3,12 +3,14 @@
 import re
 from typing import Any
 
+from brakeline.core.encoding import canonical
 from brakeline.core.keys import PrivateKey
 from brakeline.core.pledge import Assent
-from brakeline.core.statement import GENESIS, Statement, open_envelope, sign
+from brakeline.core.reopening import Closed, Closing, Reopening, close, joined, ordered
+from brakeline.core.statement import GENESIS, Statement, open_envelope, pae, sign
 from brakeline.core.succession import Amend, KeyChange, Revocation
 from brakeline.core.treaty import Treaty, articles_digest, parse_treaty
-from world import DAY, Outcome, World, edited, enrolled, key, next_digest, plain
+from world import DAY, Outcome, World, edited, enrolled, key, log_key, next_digest, plain
 
 NOTICE = 3  # s, of an amendment in these worlds
 SHORT = {"clocks.amendment": f'"{NOTICE} s"', "clocks.withdrawal": '"180 s"'}
@@ -132,6 +134,50 @@ def revoke(world: World, party: str, *by: str, since: int = 0, **changes: Any) -
     held = world.state.keyring.of[party].statement.key
     body = Revocation(party=party, purpose="statement", key=held, since=since, reason="stolen")
     return tuple(world.log(p, "revoke", {**plain(body), **changes}) for p in by)
+
+
+def closing(world: World, party: str, role: str, *, by: PrivateKey | None = None, **changes: Any) -> Closing:
+    """What a party's witness or permit signer signs when it closes the log."""
+    own = by or key(party, "witness" if role == "witness" else "signer")
+    fields: dict[str, Any] = {
+        "treaty": world.first.digest,
+        "origin": world.state.chain.log.key.name,
+        "party": party,
+        "role": role,
+        "key": own.public.id,
+        "size": world.state.size,
+        "root": world.state.root().hex(),
+        "settled": world.state.clock.mark.size,
+        "epoch": 0 if role == "witness" else min(world.state.epoch, world.state.size),
+        "time": world.now,
+    }
+    return close(Closed(**{**fields, **changes}), own)
+
+
+def closings(world: World, *parties: str, **changes: Any) -> tuple[Closing, ...]:
+    """Both closings of every party that has the roles."""
+    roles = ("witness", "permit-signer")
+    text = world.treaty
+    who = parties or tuple(p for p in text.parties if "witness" in text.parties[p].roles)[: text.permit]
+    return ordered(closing(world, p, r, **changes) for p in who for r in roles)
+
+
+def reopening(world: World, keeper: str = "alpha", *by: str, **changes: Any) -> bytes:
+    """The envelope by which a world's log goes on under another origin, signed by a quorum of members or by `by`."""
+    new = log_key(keeper, len(world.state.chain.reopened) + 1)
+    fields: dict[str, Any] = {
+        "treaty": world.first.digest,
+        "over": (world.state.chain.log.key.name,),
+        "keeper": keeper,
+        "log_key": new.text,
+        "url": "http://127.0.0.1:9",
+        "stamp": world.checkpoint().decode(),
+        "closings": closings(world),
+        "reason": "the keeper is silent",
+    }
+    payload = canonical(Reopening(**{**fields, **changes}))
+    who = by or tuple(world.treaty.parties)[: world.treaty.members]
+    return joined(payload, [(world.key(p).public.id, world.key(p).sign(pae("reopen", payload))) for p in who], ())
 
 
 def digest_of(data: bytes) -> str:

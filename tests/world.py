@@ -131,8 +131,10 @@ def model(name: str) -> str:
     return sha256(b"weights", name.encode()).hex()
 
 
-def log_key(name: str) -> VerifierKey:
-    return VerifierKey("log.example/demo", ED25519, key(name, "log").public)
+def log_key(name: str, number: int = 0) -> VerifierKey:
+    """The key of the log that `name` keeps, the `number`th after the first."""
+    origin, purpose = ("log.example/demo", "log") if not number else (f"log.example/demo-{number}", f"log {number}")
+    return VerifierKey(origin, ED25519, key(name, purpose).public)
 
 
 def witness_key(name: str) -> VerifierKey:
@@ -244,14 +246,16 @@ class World:
             kept = size >= self.state.clock.base.size
             root = self.state.root(size) if kept else tree_root([leaf_hash(e) for e in self.entries[:size]])
         now = self.now if now is None else now
-        keeper = self.treaty.with_role("log")[0].name
+        number = sum(r.entry < size for r in self.state.chain.reopened)
+        keeper = self.state.chain.reopened[number - 1].keeper if number else self.first.with_role("log")[0].name
         if by is None:
             coming = [self.state.chain.coming.ground.policy] if self.state.chain.coming else []
             by = sorted({name for policy in (*self.state.chain.need(size), *coming) for name in policy.witnesses})
-        origin = log_key(keeper).name
+        origin = log_key(keeper, number).name
         text = Checkpoint(origin, size, root).text
         lines = (cosign(text, witness_key(w).name, key(w, "witness"), now) for w in by)
-        return sign_note(text, origin, key(keeper, "log")).with_lines(*lines).encode()
+        own = key(keeper, f"log {number}" if number else "log")
+        return sign_note(text, origin, own).with_lines(*lines).encode()
 
     def stamp(self, seconds: int = 1) -> Outcome:
         """Let time pass, then have the log record its checkpoint."""

@@ -104,7 +104,7 @@ def join(file: Path, home: Path, out: Path, first: Path) -> None:
     follower = Follower(LogClient(log_url(origin)), origin)
     follower.update()
     text = follower.treaty
-    check_next(text, next_)
+    check_next(text, next_, follower.state.chain.log)
     entered = next_.parties.get(party.name)
     if entered is None or entered.key != party.key("statement").public:
         hint = f"brakeline keygen {party.name} --home DIR --enroll {file}"
@@ -135,7 +135,7 @@ def amend(file: Path, home: Path, joining: tuple[Path, ...]) -> None:
     next_ = parse_treaty(read_file(file))
     desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
     desk.catch_up()
-    check_next(desk.treaty, next_)
+    check_next(desk.treaty, next_, desk.state.chain.log)
     _show_changes(desk.treaty, next_)
     joined = tuple(read_file(path).decode("ascii", "replace").strip() for path in joining)
     body = Amend(amends=desk.treaty.digest, text=next_.text.decode(), joining=joined)

@@ -1,10 +1,12 @@
-"""The brake: four phases, five events, one table.
+"""The brake: four phases, six events, one table.
 
             trip                stopped               lift                released
     clear ────────▶ tripped ────────────▶ paused ────────────▶ lifting ────────────▶ clear
                        ▲                     ▲   withheld         │ │
                        │                     └────────────────────┘ │
                        └────────────────────── trip ────────────────┘
+
+    from everywhere: reopened ──▶ tripped
 
 Rule 1: everything that moves the brake is an event in this table; whoever holds the log computes the same events.
 Rule 2: a state is a value. `step` returns a new one or raises, so a refused event cannot half-apply.
@@ -36,6 +38,7 @@ class Event(StrEnum):
     LIFT = "lift"  # Treaty 8.1, 8.2
     WITHHELD = "withheld"  # Treaty 8.3: a condition fails again during the delay
     RELEASED = "released"  # Treaty 8.3
+    REOPENED = "reopened"  # Treaty 11.9: the log goes on under another keeper
 
 
 class Vote(Wire, frozen=True):
@@ -62,6 +65,7 @@ TRANSITIONS: Final[Mapping[tuple[Phase, Event], Phase]] = {
     (Phase.LIFTING, Event.TRIP): Phase.TRIPPED,
     (Phase.LIFTING, Event.WITHHELD): Phase.PAUSED,
     (Phase.LIFTING, Event.RELEASED): Phase.CLEAR,
+    **{(phase, Event.REOPENED): Phase.TRIPPED for phase in Phase},
 }
 
 START: Final = BrakeState(Phase.CLEAR, 0, 0)
@@ -79,5 +83,5 @@ def step(state: BrakeState, event: Event, *, now: int) -> BrakeState:
     if now < state.since:
         raise Misuse(f"time runs backwards: {now} < {state.since}")
     # Treaty 5.5: a trip raises the epoch, which voids every permit granted before it.
-    epoch = state.epoch + 1 if event is Event.TRIP else state.epoch
+    epoch = state.epoch + (event in (Event.TRIP, Event.REOPENED))
     return replace(state, phase=phase, epoch=epoch, since=now)

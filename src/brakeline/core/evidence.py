@@ -1,15 +1,24 @@
-"""Evidence: two envelopes that prove to anybody that a party said two things. Treaty 2.4."""
+"""Evidence: two signed things that prove to anybody that a party said both. Treaty 2.4.
+
+Two envelopes of statements; or a checkpoint's note, and the envelope by which a witness on it had closed that log.
+"""
 
 from collections.abc import Collection
 
-from brakeline.core.encoding import Wire
+from brakeline.core.encoding import Wire, parse
 from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.keys import PublicKey
+from brakeline.core.reopening import CLOSE, Closed
 from brakeline.core.statement import Envelope, Statement, open_envelope, verify
+from brakeline.core.tlog.checkpoint import parse_checkpoint, verify_cosignature
+from brakeline.core.tlog.note import Note, VerifierKey, parse_note
 
 
 class Evidence(Wire, frozen=True):
-    """Body of an `evidence`: the texts of two envelopes, the smaller first. It is complete in itself."""
+    """Body of an `evidence`: the texts of two envelopes, the smaller first, or of a note and an envelope.
+
+    It is complete in itself.
+    """
 
     first: str
     second: str
@@ -24,6 +33,32 @@ def read(body: Evidence) -> tuple[Envelope, Envelope]:
     if body.first >= body.second:
         raise Malformed("evidence is two different envelopes, the smaller first")
     return open_envelope(body.first.encode()), open_envelope(body.second.encode())
+
+
+def read_closed(body: Evidence) -> tuple[Note, Closed, Envelope]:
+    """A note, and the closing that it contradicts, neither of them verified.
+
+    Raises:
+        Malformed: not these two.
+    """
+    envelope = open_envelope(body.second.encode())
+    if envelope.kind != CLOSE:
+        raise Malformed("beside a checkpoint, evidence is the closing of a witness")
+    return parse_note(body.first.encode()), parse(envelope.payload, Closed), envelope
+
+
+def check_cosigned_again(note: Note, closed: Closed, envelope: Envelope, key: VerifierKey) -> None:
+    """That the witness whose `key` it is has closed an origin, and later cosigned for it. Treaty 11.10.
+
+    Raises:
+        Refused(FORGED). Malformed: both may be meant.
+    """
+    verify(envelope, key.key)
+    line = next((line for line in note.lines if (line.name, line.key_id) == (key.name, key.id)), None)
+    if closed.role != "witness" or line is None or parse_checkpoint(note.text).origin != closed.origin:
+        raise Malformed(f"the checkpoint does not contradict the closing of {closed.party}")
+    if verify_cosignature(note.text, line, key) <= closed.time:
+        raise Malformed(f"{closed.party} cosigned this before it closed the log: that proves nothing")
 
 
 def verified(envelope: Envelope, key: PublicKey, texts: Collection[str], issuer: str) -> Statement:

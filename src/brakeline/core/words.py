@@ -7,7 +7,7 @@ from brakeline.core.brake import Phase
 from brakeline.core.finding import Audit, Fault
 from brakeline.core.pledge import Pledge
 from brakeline.core.state import events as e
-from brakeline.core.state.events import ByFinding, ByReadings, ByVotes, Cause
+from brakeline.core.state.events import ByFinding, ByReadings, ByReopening, ByVotes, Cause
 from brakeline.core.state.runs import Bar, Run
 from brakeline.core.state.state import State
 from brakeline.core.tlog.policy import Group
@@ -62,6 +62,8 @@ def cause(of: Cause | None) -> str:
             return f"readings: {', '.join(gauges)}"
         case ByFinding(run, fault, segment):
             return f"upheld finding on run {run[:16]}…: {place(fault, segment)}"
+        case ByReopening(origin):
+            return f"the log goes on as {origin}"
         case None:
             return ""
 
@@ -241,6 +243,8 @@ def _succeeded(event: e.Event) -> str:
             return f"Version {event.version} is in force, by the text {event.text[:16]}…"
         case e.Closed():
             return f"The succession to {event.text[:16]}… closed: the old text's witnesses are needed no more."
+        case e.Reopened():
+            return f"The log {names(event.over)} has ended, and goes on as {event.origin}, kept by {event.keeper}."
         case e.Rekeyed():
             what = "speaks" if event.purpose == "statement" else "signs permits"
             return f"{event.party} {what} with its next key."

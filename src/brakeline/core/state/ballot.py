@@ -16,6 +16,7 @@ the reading that it has been lifted over.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 
@@ -28,6 +29,7 @@ from brakeline.core.state import runs as u
 from brakeline.core.state.events import (
     ByFinding,
     ByReadings,
+    ByReopening,
     ByVotes,
     Cause,
     Cleared,
@@ -195,7 +197,7 @@ def advance(
                 events.append(Withheld(entry=entry, time=time))
             case _ if turning:
                 return ballot, runs, tuple(events)
-            case Phase.TRIPPED if lapsed(ballot, time) or not u.count(runs, members.active, "running"):  # Treaty 4.5
+            case Phase.TRIPPED if lapsed(ballot, time) or _all_stopped(ballot, members, runs):  # Treaty 4.5
                 ballot = move(ballot, b.Event.STOPPED, paused=time)
                 events.append(Paused(entry=entry, time=time))
             case Phase.PAUSED if _may_lift(treaty, ballot, members, runs, readings, time):  # Treaty 8.1, 8.2
@@ -208,6 +210,22 @@ def advance(
                 events.append(Cleared(entry=entry, time=time, held=held))
             case _:
                 return ballot, runs, tuple(events)
+
+
+def _all_stopped(ballot: Ballot, members: Members, runs: Runs) -> bool:
+    """Whether every run says so. Treaty 11.9: what the old log held last was lost, and may have opened one."""
+    return not isinstance(ballot.cause, ByReopening) and not u.count(runs, members.active, "running")
+
+
+def reopened(ballot: Ballot, cause: ByReopening, epoch: int, *, entry: int, time: int) -> Ballot:
+    """The brake is on, in an epoch above its own and above `epoch`, and every permit has yet to lapse. Treaty 11.9.
+
+    Findings and votes of before are answered by it, as by any trip.
+    """
+    brake = b.step(replace(ballot.brake, epoch=max(epoch, ballot.brake.epoch)), b.Event.REOPENED, now=time)
+    return msgspec.structs.replace(
+        ballot, brake=brake, cause=cause, trip={}, lift={}, tripped=entry, lapse=-1, upheld=()
+    )
 
 
 def _may_lift(

@@ -12,7 +12,8 @@ replacing a single one is too many (spec/model).
 """
 
 from collections.abc import Mapping
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -20,10 +21,11 @@ import msgspec
 from brakeline.core.errors import Reason, Refused
 from brakeline.core.kinds import Kind, known
 from brakeline.core.pledge import Assent
+from brakeline.core.reopening import Reopening
 from brakeline.core.state.keyring import Keyring
 from brakeline.core.state.members import Last, Members
 from brakeline.core.succession import Amend, assent_to, joiner
-from brakeline.core.tlog.note import VerifierKey
+from brakeline.core.tlog.note import VerifierKey, parse_vkey
 from brakeline.core.tlog.policy import Policy
 from brakeline.core.treaty import Party, Treaty
 from brakeline.core.treaty.parties import digest_of
@@ -114,6 +116,27 @@ class Text(msgspec.Struct, frozen=True, gc=False):
         return self.ground.treaty
 
 
+class Reopened(msgspec.Struct, frozen=True, gc=False):
+    """From behind `entry` on the log has another origin: that of `key` (a vkey), kept by `keeper` at `url`."""
+
+    entry: int
+    keeper: str
+    key: str
+    url: str
+
+    @property
+    def origin(self) -> str:
+        return parse_vkey(self.key).name
+
+
+class Log(NamedTuple):
+    """Who keeps the log, under which key, whose name is the log's origin, and where."""
+
+    keeper: str
+    key: VerifierKey
+    url: str
+
+
 class Lacking(NamedTuple):
     """What an adoption still needs: how many members of either text, and whose assent by name."""
 
@@ -125,12 +148,22 @@ class Lacking(NamedTuple):
         return bool(self.members > 0 or self.next_members > 0 or self.named)
 
 
+@lru_cache(maxsize=256)
+def _kept_by(ground: Ground, reopened: Reopened) -> Policy:
+    """The text's witnesses over the log as it was reopened."""
+    return replace(ground.policy, logs=((parse_vkey(reopened.key), reopened.url),))
+
+
 class Chain(msgspec.Struct, frozen=True, gc=False):
-    """`texts` from the first to that in force, `proposals` by digest, and what was adopted and has not turned."""
+    """`texts` from the first to that in force, `proposals` by digest, and what was adopted and has not turned.
+
+    `reopened`: where the log went on under another origin, in order.
+    """
 
     texts: tuple[Text, ...]
     proposals: Mapping[str, Proposal] = {}
     coming: Coming | None = None
+    reopened: tuple[Reopened, ...] = ()
 
     @property
     def now(self) -> Text:
@@ -145,7 +178,50 @@ class Chain(msgspec.Struct, frozen=True, gc=False):
     @property
     def wish(self) -> tuple[Policy, ...]:
         """Whose quorum is asked for as well, so that a text that was adopted may turn. Treaty 11.2."""
-        return () if self.coming is None else (self.coming.ground.policy,)
+        return () if self.coming is None else (self.policy(self.coming.ground),)
+
+    @property
+    def under_way(self) -> tuple[Ground, ...]:
+        """The texts whose quorums may have to do with what follows: that in force, and what it goes to or comes from.
+
+        Treaty 11.8.
+        """
+        texts = [t.ground for t in self.texts[-2 if self.open else -1 :]]
+        return (*texts, *([self.coming.ground] if self.coming else []))
+
+    @property
+    def log(self) -> Log:
+        """The log, as it is kept now."""
+        party = self.now.treaty.with_role("log")[0]
+        assert party.log_key is not None
+        if self.reopened and (last := self.reopened[-1]).key != party.log_key.text:
+            return Log(last.keeper, parse_vkey(last.key), last.url)
+        return Log(party.name, party.log_key, party.log_url)
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Under which the log has been kept, in order."""
+        return (self.texts[0].ground.policy.logs[0][0].name, *(r.origin for r in self.reopened))
+
+    @property
+    def witnesses(self) -> Mapping[str, str]:
+        """Digests of all keys that a text has entered for a witness → whose."""
+        texts = (*(t.treaty for t in self.texts), *([self.coming.treaty] if self.coming else []))
+        once = (p for text in texts for p in text.with_role("witness"))
+        return {digest_of(p.witness_key.key): p.name for p in once if p.witness_key}
+
+    @property
+    def log_keys(self) -> frozenset[str]:
+        """Digests of all keys under which the log has been kept."""
+        first = self.texts[0].ground.policy.logs[0][0]
+        return frozenset(digest_of(k.key) for k in (first, *(parse_vkey(r.key) for r in self.reopened)))
+
+    def policy(self, ground: Ground, size: int | None = None) -> Policy:
+        """Whom to believe about a checkpoint of `size` entries by a text; by default, about the newest."""
+        for reopened in reversed(self.reopened):
+            if size is None or reopened.entry < size:
+                return _kept_by(ground, reopened)
+        return ground.policy
 
     def find(self, digest: str) -> Text | None:
         """The text in force, or one before it, with this digest."""
@@ -160,8 +236,8 @@ class Chain(msgspec.Struct, frozen=True, gc=False):
         at = next(i for i in reversed(range(len(self.texts))) if self.texts[i].turned < size)
         text = self.texts[at]
         if at == 0 or (0 <= text.closed < size):
-            return (text.ground.policy,)
-        return self.texts[at - 1].ground.policy, text.ground.policy
+            return (self.policy(text.ground, size),)
+        return self.policy(self.texts[at - 1].ground, size), self.policy(text.ground, size)
 
     def spans(self, now: int) -> tuple[tuple[Treaty, int], ...]:
         """The texts so far, each with the time at which the next one began, or `now` (POSIX s)."""
@@ -170,7 +246,10 @@ class Chain(msgspec.Struct, frozen=True, gc=False):
 
     def party(self, name: str) -> Party | None:
         """The party, as the newest text that has it enters it."""
-        return next((t.treaty.parties[name] for t in reversed(self.texts) if name in t.treaty.parties), None)
+        for text in reversed(self.texts):  # asked at every entry
+            if name in text.treaty.parties:
+                return text.treaty.parties[name]
+        return None
 
 
 def propose(
@@ -187,7 +266,7 @@ def propose(
         raise Refused(Reason.PENDING, "a succession is under way: amend when it has closed or lapsed (Treaty 11.1)")
     if body.amends != chain.now.ground.digest:
         raise Refused(Reason.SUPERSEDED, f"it amends {body.amends[:16]}…, which is not in force (Treaty 11.1)")
-    check_next(text, next_)
+    check_next(text, next_, chain.log)
     fresh, ground = fresh_parties(chain, next_, keyring, members), Ground(next_)
     assents: dict[str, Assented] = {}
     joined: dict[str, Last] = {}
@@ -205,8 +284,8 @@ def propose(
     return msgspec.structs.replace(chain, proposals={**others, ground.digest: proposal})
 
 
-def check_next(text: Treaty, next_: Treaty) -> None:
-    """That a text may follow another, whoever their parties are. Treaty 11.1.
+def check_next(text: Treaty, next_: Treaty, log: Log) -> None:
+    """That a text may follow another, whoever their parties are. `log` as `Chain.log`. Treaty 11.1.
 
     Raises:
         Refused: ROLLBACK, FOREIGN, PROHIBITED.
@@ -218,15 +297,10 @@ def check_next(text: Treaty, next_: Treaty) -> None:
         raise Refused(Reason.ROLLBACK, what)
     if next_.rules < text.rules:
         raise Refused(Reason.ROLLBACK, f"rules never fall: {next_.rules} after {text.rules} (Treaty 11.1)")
-    if keeper(next_) != keeper(text):
-        what = "an amendment leaves the log's keeper and key as they are (Treaty 11.1)"
+    kept = next_.with_role("log")[0]
+    if (kept.name, kept.log_key) != (log.keeper, log.key):
+        what = f"an amendment leaves the log with {log.keeper} and its key {log.key.text} (Treaty 11.1, 11.8)"
         raise Refused(Reason.PROHIBITED, what)
-
-
-def keeper(text: Treaty) -> tuple[str, VerifierKey | None]:
-    """Who keeps the log, and its key."""
-    party = text.with_role("log")[0]
-    return party.name, party.log_key
 
 
 def fresh_parties(chain: Chain, next_: Treaty, keyring: Keyring, members: Members) -> tuple[str, ...]:
@@ -237,9 +311,8 @@ def fresh_parties(chain: Chain, next_: Treaty, keyring: Keyring, members: Member
             EQUIVOCATION, an equivocator that keeps its key.
     """
     text, known = chain.now.treaty, keyring.digests
-    once = (p for t in chain.texts for p in t.treaty.with_role("witness"))
-    witnesses = {digest_of(p.witness_key.key): p.name for p in once if p.witness_key}
-    seen, fresh = known | witnesses.keys(), []
+    witnesses, fresh = chain.witnesses, []
+    seen = known | witnesses.keys() | chain.log_keys
     for name, p in next_.parties.items():
         keys, before = keyring.of.get(name), text.parties.get(name)
         void = name in members.equivocators
@@ -256,7 +329,7 @@ def fresh_parties(chain: Chain, next_: Treaty, keyring: Keyring, members: Member
             _check_kept(name, p, before, keyring, seen)
         came = before is None or before.witness_key != p.witness_key
         shown_as = digest_of(p.witness_key.key) if came and p.witness_key else ""
-        if shown_as in known or witnesses.get(shown_as, name) != name:
+        if shown_as in known | chain.log_keys or witnesses.get(shown_as, name) != name:
             raise Refused(Reason.REUSED_KEY, f"{name} witnesses with a key that served for something else (Treaty 1.1)")
     return tuple(sorted(fresh))
 
@@ -333,6 +406,12 @@ def closed(chain: Chain, entry: int) -> Chain:
     """The chain after the stamp of `entry`, which closes the succession. Treaty 11.3."""
     text = msgspec.structs.replace(chain.now, closed=entry)
     return msgspec.structs.replace(chain, texts=(*chain.texts[:-1], text))
+
+
+def reopened(chain: Chain, entry: int, r: Reopening) -> Chain:
+    """The chain whose log goes on behind `entry` as it says. What was proposed names the old log: it falls."""
+    found = Reopened(entry, r.keeper, r.log_key, r.url)
+    return msgspec.structs.replace(chain, proposals={}, reopened=(*chain.reopened, found))
 
 
 def without(chain: Chain, party: str, since: int) -> Chain:

@@ -18,7 +18,7 @@ from brakeline.core.reading import Standing
 from brakeline.core.state import keyring
 from brakeline.core.state import readings as r
 from brakeline.core.state.ballot import Ballot
-from brakeline.core.state.chain import Assented, Chain, Coming, Ground, Proposal, Text
+from brakeline.core.state.chain import Assented, Chain, Coming, Ground, Proposal, Reopened, Text
 from brakeline.core.state.clock import Clock, Stamp
 from brakeline.core.state.dues import Dues, Lapse, Owed
 from brakeline.core.state.keyring import Asked, Keyring, Keys, Past
@@ -86,7 +86,10 @@ class _Coming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Succession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Texts after the first, next texts by digest, what was adopted, and all keys. Of rules 1 there is none."""
+    """Texts after the first, next texts by digest, what was adopted, all keys, and where the log was reopened.
+
+    Of rules 1 there is none.
+    """
 
     texts: tuple[_Text, ...]
     proposals: dict[str, _Proposal]
@@ -94,6 +97,7 @@ class _Succession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keys: dict[str, Keys]
     past: tuple[Past, ...]
     asked: tuple[Asked, ...]
+    reopened: tuple[Reopened, ...]
 
 
 class _Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -157,7 +161,7 @@ def _succession(state: State) -> _Succession:
             coming.treaty.text.decode(), coming.entry, coming.time, coming.due, coming.lapses, coming.assents,
             dict(coming.joined),
         ),
-        dict(keys.of), keys.past, keys.asked,
+        dict(keys.of), keys.past, keys.asked, chain.reopened,
     )  # fmt: skip
 
 
@@ -179,7 +183,10 @@ def _succeeded(form: _Form, treaty: Treaty) -> tuple[Chain, Keyring]:
     coming = None
     if c is not None:
         coming = Coming(ground(c.text), c.entry, c.time, c.due, c.lapses, c.assents, c.joined)
-    return Chain(texts, proposals, coming), Keyring.made(s.keys, s.past, s.asked)
+    chain = Chain(texts, proposals, coming, s.reopened)
+    for reopened in s.reopened:  # each is the key of a policy, or this is no state
+        chain.need(reopened.entry + 1)
+    return chain, Keyring.made(s.keys, s.past, s.asked)
 
 
 def _readings(state: State) -> tuple[_Subject, ...]:

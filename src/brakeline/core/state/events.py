@@ -230,7 +230,13 @@ class ByFinding(msgspec.Struct, frozen=True, tag=True, gc=False):
     segment: tuple[int, int]
 
 
-Cause = ByVotes | ByReadings | ByFinding
+class ByReopening(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """The log goes on under another keeper or key. Treaty 11.9."""
+
+    origin: str
+
+
+Cause = ByVotes | ByReadings | ByFinding | ByReopening
 
 
 class Tripped(Event, frozen=True, gc=False):
@@ -319,6 +325,14 @@ class Closed(Event, frozen=True, gc=False):
     """The witnesses of the old text are needed no more. Treaty 11.3."""
 
     text: str
+
+
+class Reopened(Event, frozen=True, gc=False):
+    """The log goes on behind this entry under another origin, kept by `keeper`. Treaty 11.8."""
+
+    origin: str
+    keeper: str
+    over: tuple[str, ...]
 
 
 class Rekeyed(Event, frozen=True, gc=False):

@@ -16,16 +16,17 @@ from brakeline.core import evidence as ev
 from brakeline.core import kinds
 from brakeline.core.brake import Phase, Vote
 from brakeline.core.duty import Incident, Notice, Report, Request
-from brakeline.core.encoding import Wire, unhex32
+from brakeline.core.encoding import Wire, sha256, unhex32
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused
 from brakeline.core.evidence import Evidence
 from brakeline.core.finding import Answer, Audit, Retraction
 from brakeline.core.lineage import Edge
 from brakeline.core.pledge import Assent, Pledge, Withdrawal
 from brakeline.core.reading import Reading, Standing, check_reading
+from brakeline.core.reopening import KIND, MARK
 from brakeline.core.run import Declaration, Designation
 from brakeline.core.snapshot import Snapshot
-from brakeline.core.state import audits, ballot, dues, labs, members, readings, succeed, tiers
+from brakeline.core.state import audits, ballot, dues, labs, members, readings, reopen, succeed, tiers
 from brakeline.core.state import events as e
 from brakeline.core.state import keyring as k
 from brakeline.core.state.chain import without
@@ -43,6 +44,7 @@ from brakeline.core.state.said import (
     rekeyed,
 )
 from brakeline.core.state.state import State, begin
+from brakeline.core.statement import open_envelope
 from brakeline.core.succession import Amend, KeyChange, Revocation
 from brakeline.core.tlog.merkle import leaf_hash
 from brakeline.core.transcript import Head
@@ -59,6 +61,10 @@ def apply(state: State, data: bytes) -> Step:
         if not data.startswith(b"{"):
             kind = "stamp"
             state, new = _stamp(state, index, data)
+            events += new
+        elif MARK in data and state.treaty.amends:
+            kind = KIND
+            state, new = _reopen(state, index, data)
             events += new
         else:
             said = authenticate(state, data, index, leaf)
@@ -257,6 +263,8 @@ def _duty(state: State, index: int, issuer: str, body: Wire) -> Step:
 
 def _evidence(state: State, index: int, body: Evidence) -> Step:
     """Treaty 2.4. Whoever brings it need not be believed: both envelopes are verified here."""
+    if not body.first.startswith("{"):
+        return _cosigned_again(state, index, body)
     one, two = ev.read(body)
     for envelope in (one, two):
         check_depth(envelope.payload)
@@ -273,6 +281,20 @@ def _evidence(state: State, index: int, body: Evidence) -> Step:
     if speaker.party in state.members.equivocators:
         raise Refused(Reason.DUPLICATE, f"{speaker.party} is known to have equivocated")
     return _equivocate(state, index, speaker.party, one.what, two.what)
+
+
+def _cosigned_again(state: State, index: int, body: Evidence) -> Step:
+    """A witness that has cosigned for an origin after it closed it. Treaty 11.10."""
+    note, closed, envelope = ev.read_closed(body)
+    texts = (t.treaty.parties.get(closed.party) for t in state.chain.texts)
+    once = (p.witness_key for p in texts if p and p.witness_key and p.witness_key.key.id == closed.key)
+    key = next(once, None)
+    if key is None or closed.treaty != state.first:
+        raise Refused(Reason.UNKNOWN_ISSUER, "evidence of a witness that the treaty does not know")
+    ev.check_cosigned_again(note, closed, envelope, key)
+    if closed.party in state.members.equivocators:
+        raise Refused(Reason.DUPLICATE, f"{closed.party} is known to have equivocated")
+    return _equivocate(state, index, closed.party, envelope.what, f"cosignature {sha256(note.text).hex()}")
 
 
 def _equivocate(state: State, index: int, issuer: str, first: str, second: str) -> Step:
@@ -300,6 +322,15 @@ def _stamp(state: State, index: int, data: bytes) -> Step:
     )
     after, new = succeed.stamped(after, index, stamp.size, stamp.time, data)
     return after, (e.Stamped(entry=index, size=stamp.size, root=stamp.root, time=stamp.time), *lapses, *new)
+
+
+def _reopen(state: State, index: int, data: bytes) -> Step:
+    """Treaty 11.8, 11.9. The checkpoint that it begins from is a stamp, too."""
+    envelope = open_envelope(data)
+    r = reopen.check(state, envelope)
+    stamped, told = _stamp(state, index, r.stamp.encode())
+    after, new = reopen.reopen(stamped, index, r)
+    return after, (e.Entered(entry=index, kind=KIND, issuer="", digest=envelope.digest), *told, *new)
 
 
 def _advance(before: State, state: State, index: int) -> Step:

@@ -125,7 +125,7 @@ def stamped(state: State, entry: int, size: int, time: int, note: bytes) -> Step
     if size <= coming.entry or time < coming.due:
         return state, ()
     try:
-        verify_cosigned(note, coming.ground.policy)
+        verify_cosigned(note, chain.policy(coming.ground, size))
     except Refused:  # the next text's witnesses are not there: the present one stays in force
         return state, ()
     return _turn(state, coming, entry, time)

@@ -252,6 +252,16 @@ def _succession(t: Treaty) -> dict[str, str]:
         "log has never known, and its numbers begin anew. What an equivocator said stays void. No one else is "
         "re-admitted, and nobody by another way.",
         "11.7": "This text enters, beside each key for statements and permits, the digest of the next one.",
+        "11.8": "The keeper of the log, or its key, is replaced without their help by a reopening: another origin and "
+        "key, kept by a party, behind the old log's entries up to a checkpoint that a witness quorum has cosigned. "
+        f"Before it {t.witnesses} witnesses and {t.permit} permit signers close the old origin, and say how much of it "
+        f"they have seen stamped. {t.members} parties sign the reopening. It begins no earlier than the highest stamp "
+        "that one of the closers has seen. While one text goes to another, it takes these numbers of both.",
+        "11.9": "A reopening turns the brake on, in an epoch above every one in which a closer has signed a permit. "
+        "The pause begins when every permit of before has lapsed, whatever the runs say. What the old log held "
+        "beyond where it begins is void, and is said anew.",
+        "11.10": "Who has closed an origin cosigns nothing and signs no permit by it again. A witness that does has "
+        "equivocated (2.4).",
         "12.1": "A party goes on to its next key by a statement that this key signs (for permits: that its key for "
         "statements signs), with the digest of the one after it. Whoever stole the old key can neither do so nor "
         "prevent it. A statement counts when its key is in force at its entry, whatever date it bears. The key of a "

@@ -1,0 +1,135 @@
+"""What a reopening does to the state, and whether it may: rules 11.8 and 11.9."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from brakeline.core import reopening
+from brakeline.core.errors import Reason, Refused
+from brakeline.core.keys import PublicKey
+from brakeline.core.reopening import Closing, Reopening
+from brakeline.core.state import ballot
+from brakeline.core.state import chain as c
+from brakeline.core.state import events as e
+from brakeline.core.state import keyring as k
+from brakeline.core.state.events import Event
+from brakeline.core.state.state import State
+from brakeline.core.statement import Envelope, signing_parties
+from brakeline.core.tlog.policy import verify_all
+from brakeline.core.treaty import Treaty
+from brakeline.core.treaty.parties import digest_of
+
+
+class _Bench(NamedTuple):
+    """Who decides by one text: keys for statements → party; and by party, keys of permit signers and of witnesses."""
+
+    treaty: Treaty
+    speakers: Mapping[PublicKey, str]
+    signers: Mapping[str, PublicKey]
+    witnesses: Mapping[str, PublicKey]
+
+    def key(self, closing: Closing) -> PublicKey | None:
+        """The key by which a closing would be this party's."""
+        held = (self.witnesses if closing.role == "witness" else self.signers).get(closing.party)
+        return held if held and held.id == closing.key else None
+
+    def closed(self, r: Reopening, role: reopening.Role, origin: str) -> frozenset[str]:
+        return frozenset(x.party for x in reopening.closings_of(r, role, origin) if self.key(x))
+
+
+def benches(state: State) -> Iterator[_Bench]:
+    """Of every text whose quorums may have to do with what the log held last: that in force, and the one that it goes
+    to or comes from. What one of them decided alone would not bind the others' witnesses."""
+    chain, void = state.chain, state.members.equivocators
+    for ground in chain.under_way:
+        coming = chain.coming if chain.coming and ground == chain.coming.ground else None
+        speakers: dict[PublicKey, str] = {}
+        signers: dict[str, PublicKey] = {}
+        for name, p in ground.treaty.parties.items():
+            new = coming is not None and name in coming.joined
+            keys = k.entered(p, -1) if new else state.keyring.of[name]
+            if keys.statement.key and (new or name not in void):
+                speakers[PublicKey.parse(keys.statement.key)] = name
+            given = coming is not None and not new and not chain.now.treaty.parties[name].signer_key
+            signs = k.entered(p, -1).signer.key if given else keys.signer.key
+            if "permit-signer" in p.roles and signs:
+                signers[name] = PublicKey.parse(signs)
+        once = ground.treaty.with_role("witness")
+        witnesses = {p.name: p.witness_key.key for p in once if p.witness_key}
+        yield _Bench(ground.treaty, speakers, signers, witnesses)
+
+
+def check(state: State, envelope: Envelope) -> Reopening:
+    """That a reopening goes on from this very state: its quorums, and that it begins late enough. Treaty 11.8.
+
+    Raises:
+        Malformed. Refused: FOREIGN, of another log; DUPLICATE, under an origin that it had; ROLLBACK, it begins at
+            another size, or too early; TAMPERED, from another tree; REUSED_KEY; UNKNOWN_ISSUER, a keeper or closer
+            that the text does not know; FORGED; NO_QUORUM.
+    """
+    r, chain = reopening.check(envelope), state.chain
+    if (r.treaty, r.over[0]) != (state.first, chain.log.key.name):
+        raise Refused(Reason.FOREIGN, f"it reopens another log than {chain.log.key.name} (Treaty 11.8)")
+    if r.key.name in chain.origins:
+        raise Refused(Reason.DUPLICATE, f"the log has been {r.key.name} before: it takes another origin (Treaty 11.8)")
+    cosigned = verify_all(r.stamp.encode(), chain.need)
+    if cosigned.checkpoint.size != state.size:
+        text = f"it begins behind {cosigned.checkpoint.size} entries, and here are {state.size} (Treaty 11.8)"
+        raise Refused(Reason.ROLLBACK, text)
+    if cosigned.checkpoint.root != state.root():
+        raise Refused(Reason.TAMPERED, "it begins from another tree than this one (Treaty 11.8)")
+    if r.keeper not in state.treaty.parties:
+        raise Refused(Reason.UNKNOWN_ISSUER, f"{r.keeper[:60]!r} is no party: it keeps no log (Treaty 11.8)")
+    if digest_of(r.key.key) in state.keyring.digests | chain.witnesses.keys() | chain.log_keys:
+        raise Refused(Reason.REUSED_KEY, "the new log's key is one that the log knows (Treaty 11.8)")
+    sides = tuple(benches(state))
+    for closing in r.closings:
+        _check_closing(state, r, closing, sides)
+    for side in sides:
+        _check_quorums(r, envelope, side)
+    return r
+
+
+def _check_closing(state: State, r: Reopening, closing: Closing, sides: tuple[_Bench, ...]) -> None:
+    keys = {key for side in sides if (key := side.key(closing))}
+    if closing.origin not in r.over[: 1 if closing.role == "permit-signer" else None] or not keys:
+        text = f"{closing.party[:60]!r} closes {closing.origin[:60]!r} as {closing.role}: nobody asked it (Treaty 11.8)"
+        raise Refused(Reason.UNKNOWN_ISSUER, text)
+    for key in keys:
+        reopening.check_closing(closing, r.treaty, key)
+    if closing.settled > state.size:
+        text = f"{closing.party} has seen {closing.settled} entries stamped; it begins behind {state.size}"
+        raise Refused(Reason.ROLLBACK, f"{text} (Treaty 11.8)")
+    if closing.role == "witness" and closing.origin != r.over[0] and closing.size:
+        raise Refused(Reason.ROLLBACK, f"{closing.origin} was published: the log goes on from there (Treaty 11.8)")
+
+
+def _check_quorums(r: Reopening, envelope: Envelope, side: _Bench) -> None:
+    t = side.treaty
+    for origin in r.over:
+        who = side.closed(r, "witness", origin)
+        if not t.policy.quorum.holds(who):
+            raise _too_few(who, f"closed {origin} as witnesses", t.witnesses, t)
+    who = side.closed(r, "permit-signer", r.over[0])
+    if len(who) < t.permit:
+        raise _too_few(who, "closed it as permit signers", t.permit, t)
+    who = signing_parties(envelope, side.speakers)
+    if len(who) < t.members:
+        raise _too_few(who, "signed it", t.members, t)
+
+
+def _too_few(who: frozenset[str], did: str, need: int, t: Treaty) -> Refused:
+    names = ", ".join(sorted(who)) or "nobody"
+    return Refused(Reason.NO_QUORUM, f"{names} {did}; version {t.version} takes {need} (Treaty 11.8)")
+
+
+def reopen(state: State, entry: int, r: Reopening) -> tuple[State, tuple[Event, ...]]:
+    """The log goes on behind this entry under another origin, and the brake is on. Treaty 11.8, 11.9."""
+    cause, epoch = e.ByReopening(r.key.name), max((x.epoch for x in r.closings), default=0)
+    box = ballot.reopened(state.ballot, cause, epoch, entry=entry, time=state.time)
+    after = msgspec.structs.replace(state, chain=c.reopened(state.chain, entry, r), ballot=box)
+    return after, (
+        e.Reopened(entry=entry, origin=cause.origin, keeper=r.keeper, over=r.over),
+        e.Tripped(entry=entry, cause=cause, epoch=box.brake.epoch, time=state.time),
+    )
