@@ -6,12 +6,14 @@ from pathlib import Path
 import click
 
 from brakeline.cli.common import address, home_option, host_option, port_option
-from brakeline.core.errors import Misuse
+from brakeline.core.errors import Misuse, Reason, Refused
 from brakeline.node.home import Home
 from brakeline.node.http import run
 from brakeline.node.judge import LogJudge
+from brakeline.node.keeping import folder_of, serves
 from brakeline.node.logserver import app
 from brakeline.node.logstore import LogStore
+from brakeline.node.moving import FILE, begins, read_reopening
 from brakeline.node.sequencer import Sequencer, Timing
 
 
@@ -23,15 +25,36 @@ def command(home: Path, host: str | None, port: int | None) -> None:
     """Keep the log of the treaty in HOME, at the address that the treaty names.
 
     Takes statements of the treaty's parties, and publishes only what a witness quorum has cosigned. Serves C2SP
-    tlog-tiles. Everything it acknowledged survives a crash.
+    tlog-tiles. Everything it acknowledged survives a crash. A log that was reopened (`brakeline keeper`) goes on behind
+    the reopening, at the address that this names.
     """
     party = Home(home)
     treaty = party.treaty
     me = party.me(treaty)
-    if me.log_key is None:
+    found = read_reopening(home / FILE)
+    if found and not serves(party, found[0]):
+        r = found[0]
+        raise Misuse(f"the log goes on as {r.key.name}, kept by {r.keeper} at {r.url} (Treaty 11.8)")
+    if found is None and me.log_key is None:
         raise Misuse(f"the treaty does not let {me.name} keep the log (Treaty 1.2)")
-    with LogStore(home / "log", me.log_key.name) as store:
-        judge = LogJudge(treaty, store, home / "log" / "state")
+    origin, url = (found[0].key.name, found[0].url) if found else (me.log_key.name if me.log_key else "", me.log_url)
+    folder = folder_of(party, origin)
+    with LogStore(folder, origin) as store:
+        if found:
+            _go_on(store, found[1], begins(found[0]))
+        judge = LogJudge(treaty, store, folder / "state")
         timing = Timing(heartbeat=treaty.heartbeat)
         sequencer = Sequencer(store, party.key("log"), judge, time.time, timing)
-        run(app(sequencer, judge.offered), *address(me.log_url, host, port))
+        run(app(sequencer, judge.offered), *address(url, host, port))
+
+
+def _go_on(store: LogStore, reopening: bytes, start: int) -> None:
+    """Have the reopening as the first entry of the new log, behind those of the old one."""
+    if store.size == start:
+        store.append([reopening])
+    if store.size <= start or store.entry(start) != reopening:
+        raise Refused(
+            Reason.TAMPERED,
+            f"{store.directory} does not hold the {start} entries behind which the log goes on",
+            hint="draft the reopening in this home, or move its store away: `brakeline keeper reopen`",
+        )

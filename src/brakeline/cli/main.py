@@ -14,6 +14,8 @@ COMMANDS: Final = {
     "key": "Go on to the next key, or revoke one.",
     "treaty": "Check, render and sign a treaty, and amend it.",
     "log": "Keep the transparency log.",
+    "mirror": "Keep a verified copy of the log.",
+    "keeper": "Go on with a log whose keeper is dead or hostile.",
     "witness": "Cosign checkpoints that are consistent with all before.",
     "signer": "Sign permits that the log allows.",
     "pledge": "Log a conditional pledge.",

@@ -9,8 +9,9 @@ from brakeline.cli.common import address, home_option, host_option, log_url, por
 from brakeline.core import units
 from brakeline.core.errors import Misuse
 from brakeline.core.state import State
-from brakeline.node.client import Follower, LogClient, add_judged
+from brakeline.node.client import REOPENED, Follower, LogClient, add_judged
 from brakeline.node.home import Home
+from brakeline.node.moving import FILE, known
 from brakeline.node.outbox import Outbox
 from brakeline.node.signer import Stater, serve
 from brakeline.node.speech import PermitKey, settled
@@ -33,7 +34,7 @@ def command(home: Path, host: str | None, port: int | None, refold_every: str) -
     if me.signer_key is None:
         raise Misuse(f"the treaty does not make {me.name} a permit signer (Treaty 1.2)")
     every = units.seconds(refold_every)
-    follower = Follower(LogClient(log_url(treaty)), treaty, home / "signer", stating=True)
+    follower = Follower(LogClient(log_url(treaty)), treaty, home / "signer", stating=True, put=home / FILE)
     host, port = address(me.signer_url, host, port)
 
     def tell(text: str) -> None:
@@ -48,6 +49,14 @@ def command(home: Path, host: str | None, port: int | None, refold_every: str) -
         return box
 
     stater = Stater(follower, outbox, lambda entry: add_judged(client, follower, entry), every, tell)
-    votes = home / "signer" / "votes.jsonl"
-    trouble = lambda e: tell(f"waiting: {e}")  # noqa: E731
-    serve(follower, PermitKey(party), votes, stater, host=host, port=port, on_trouble=trouble)
+    serve(
+        follower,
+        PermitKey(party),
+        home / "signer" / "votes.jsonl",
+        party.granted,
+        stater,
+        host=host,
+        port=port,
+        on_trouble=lambda e: tell(f"waiting: {e}"),
+        reopening=lambda: known(home / FILE, home / "signer" / REOPENED),
+    )

@@ -6,7 +6,9 @@ import click
 
 from brakeline.cli.common import address, home_option, host_option, port_option
 from brakeline.core.errors import Misuse
+from brakeline.core.tlog.note import VerifierKey
 from brakeline.node.home import Home
+from brakeline.node.moving import FILE, read_reopening
 from brakeline.node.witness import serve
 
 
@@ -26,4 +28,10 @@ def command(home: Path, host: str | None, port: int | None) -> None:
         raise Misuse(f"the treaty does not make {me.name} a witness (Treaty 1.2)")
     logs = [p.log_key for p in treaty.with_role("log") if p.log_key]
     host, port = address(me.witness_url, host, port)
-    serve(home / "witness", me.witness_key.name, party.key("witness"), logs, host=host, port=port)
+
+    def news() -> list[VerifierKey]:
+        found = read_reopening(home / FILE)  # its operator has put it there: brakeline keeper move
+        return [found[0].key] if found else []
+
+    own = party.key("witness")
+    serve(home / "witness", me.witness_key.name, own, logs, host=host, port=port, news=news)

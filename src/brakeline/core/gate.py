@@ -75,15 +75,16 @@ def admit(
     """Take a permit into force. `signers` as for `open_permit`.
 
     Raises:
-        Refused: FORGED, NO_QUORUM, FOREIGN (another treaty or run), REPLAYED (another nonce), ROLLBACK (an epoch or a
-            log smaller than one seen before). The state given stays in force.
+        Refused: FORGED, NO_QUORUM, FOREIGN (another treaty or run), REPLAYED (another nonce), ROLLBACK (an epoch, or in
+            one epoch a log, smaller than one seen before). The state given stays in force.
     """
     permit, envelope = open_permit(data, treaty, signers)
     if permit.run != state.run:
         raise Refused(Reason.FOREIGN, "the permit is for another run")
     if permit.nonce != nonce:
         raise Refused(Reason.REPLAYED, "the permit does not answer this request")
-    if permit.epoch < state.epoch or permit.size < state.size:  # Treaty 5.5
+    # Treaty 5.5; a log that was reopened may be smaller, in a later epoch (Treaty 11.9).
+    if (permit.epoch, permit.size) < (state.epoch, state.size):
         raise Refused(Reason.ROLLBACK, "the permit is older than one already seen")
     return GateState(
         run=state.run,

@@ -12,6 +12,7 @@ import httpx
 
 from brakeline.core.admission import Admission
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused, Unavailable
+from brakeline.core.reopening import Reopening
 from brakeline.core.snapshot import Snapshot, check_stated, pack, unpack
 from brakeline.core.state import State, apply, begin
 from brakeline.core.state.codec import decode, digest, encode
@@ -19,12 +20,13 @@ from brakeline.core.state.events import Event
 from brakeline.core.state.said import authenticate
 from brakeline.core.statement import open_envelope
 from brakeline.core.tlog.checkpoint import Checkpoint, checkpoint_in
-from brakeline.core.tlog.policy import Cosigned, Policy, checkpoint_of, verify_all
+from brakeline.core.tlog.policy import Cosigned, Policy, verify_all
 from brakeline.core.tlog.proof import parse_proof, verify_proof
 from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
 from brakeline.core.treaty import Treaty
 from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.node.http import raise_for
+from brakeline.node.moving import Moves, begins, is_news, read_reopening
 from brakeline.node.peers import ask, http_client
 
 BUNDLE: Final = 256  # entries in a full bundle (C2SP tlog-tiles)
@@ -33,6 +35,7 @@ _SAVE_EVERY: Final = 500  # entries; folding as many costs as much as writing a 
 _UNVOUCHED: Final = 2**16  # entries without a stamp among them that are folded before a quorum vouches for them
 _RECENT: Final = 10_000  # events kept in memory
 _SLOW: Final = 60.0  # s for an answer of some size
+REOPENED: Final = "reopening"  # in a follower's memory: by which it moved last
 _PACE: Final = 0.25  # s that waiting in vain takes at least
 
 Progress = Callable[[int, int], None]  # done, total
@@ -42,8 +45,13 @@ class LogClient:
     """One log over HTTP. What it returns is parsed, not yet trusted."""
 
     def __init__(self, url: str) -> None:
-        self._http = http_client(base_url=url.rstrip("/"))
-        self.url = url
+        self.url = ""
+        self.dial(url)
+
+    def dial(self, url: str) -> None:
+        """Ask at this address from here on. What is being asked elsewhere ends by itself."""
+        if url != self.url:
+            self._http, self.url = http_client(base_url=url.rstrip("/")), url
 
     def close(self) -> None:
         self._http.close()
@@ -130,6 +138,7 @@ def add_judged(client: LogClient, follower: "Follower", entry: bytes) -> int:
 
     Otherwise one lying answer would lose an honest statement: it is refused for `later`, and kept.
     """
+    client.dial(follower.client.url)
     try:
         return add_verified(client, lambda size: follower.state.chain.need(size), entry)
     except Refused as e:
@@ -183,12 +192,24 @@ class Follower:
     """
 
     def __init__(
-        self, client: LogClient, treaty: Treaty, memory: Path | None = None, *, stating: bool = False
+        self,
+        client: LogClient,
+        treaty: Treaty,
+        memory: Path | None = None,
+        *,
+        stating: bool = False,
+        put: Path | None = None,
     ) -> None:
-        """With `stating`, `stated` is what a permit signer says of the state, at the newest size where it is due."""
+        """With `stating`, `stated` is what a permit signer says of the state, at the newest size where it is due.
+
+        `put` is a file into which somebody may put a reopening of the log (Treaty 11.8).
+        """
         self.client = client
         self.first = treaty
         self.state = begin(treaty)
+        self._moves = Moves(*([put] if put else []), *([memory / REOPENED] if memory else []))
+        self._address = self.state.chain.log.url
+        self._before = self._stamped = self.state  # one to go back to, and one that a stamp will cover
         self.cosigned: Cosigned | None = None
         self.lock = threading.Condition()
         self.stated: tuple[int, str, str] | None = None  # size, root (hex) and digest (hex)
@@ -204,13 +225,17 @@ class Follower:
                 note = (memory / "checkpoint").read_bytes()
             try:
                 # Whose witnesses it needed only the folded log may tell: they were there when it was kept.
-                self._floor = Seen(checkpoint_of(note, treaty.policy), note)
+                self._floor = Seen(checkpoint_in(note), note)
+                self._restore(memory / "state")
+                moved = read_reopening(memory / REOPENED)
+                origins = (*self.state.chain.origins, *([moved[0].key.name] if moved else []))
+                if self._floor.checkpoint.origin not in origins:
+                    raise Refused(Reason.FOREIGN, f"{self._floor.checkpoint.origin!r} is another log")
             except BrakelineError as e:
                 raise Malformed(
                     f"{memory / 'checkpoint'} is no checkpoint of this treaty's log: {e}",
                     hint="put it back from a copy, or remove it: a log rolled back meanwhile is then not noticed",
                 ) from e
-            self._restore(memory / "state")
 
     def _restore(self, path: Path) -> None:
         """Start from one's own state. One that is torn, of another build or of another treaty is made anew."""
@@ -220,6 +245,7 @@ class Follower:
             return
         if self._floor is not None and state.size <= self._floor.checkpoint.size:
             self.state, self._saved = state, (state.size, _era(state))
+            self._heed_address()
 
     @property
     def treaty(self) -> Treaty:
@@ -244,10 +270,20 @@ class Follower:
                 been taken.
         """
         began, known = time.monotonic(), self.state.size
-        note, new = self._newest(wait)
+        if self._moved(progress, stalled=False):
+            return True
+        try:
+            note, new = self._newest(wait)
+        except BrakelineError:
+            if self._moved(progress, stalled=True):
+                return True
+            raise
+        if self._is_stale() and self._moved(progress, stalled=True):
+            return True
         with self._updating:
             before = self.state.size
-            state, events, stated, new = self._fold(note, new, progress)
+            folded = self._fold(note, new, progress, state=self.state, client=self.client, floor=self._floor)
+            state, events, stated, new = folded
             with self.lock:
                 if state.size > self.state.size:
                     self.state = state
@@ -258,11 +294,77 @@ class Follower:
                     self.cosigned = new
                 self._floor = None
                 self.lock.notify_all()
+            self._settle()
             if self._memory is not None and state.size > before:
                 self._remember(self._memory, note, state)
         if wait and self.state.size == known:  # a keeper that does not let us wait must not make us spin
             time.sleep(max(0.0, began + _PACE - time.monotonic()))
         return state.size > before
+
+    def _is_stale(self) -> bool:
+        """Whether the log stands still, as far as is known here: it may have gone on elsewhere."""
+        return self.cosigned is not None and time.time() - self.time > self.treaty.stale_after
+
+    def _settle(self) -> None:
+        """Remember a state that a stamp covers: a reopening goes back no further. Treaty 11.8."""
+        if self.state.clock.mark.size >= self._stamped.size:
+            self._before, self._stamped = self._stamped, self.state
+        self._heed_address()
+
+    def _heed_address(self) -> None:
+        url = self.state.chain.log.url
+        if url != self._address:
+            self._address = url
+            self.client.dial(url)
+
+    def _moved(self, progress: Progress, *, stalled: bool) -> bool:
+        """Follow the log to where it goes on, if it does. Treaty 11.8, 11.9.
+
+        What it held beyond where the new one begins is void. Nothing is taken unless the new log, folded, holds.
+        """
+        trouble: BrakelineError | None = None
+        for r, data in self._moves.candidates(self.state, stalled=stalled):
+            try:
+                with self._updating:
+                    self._move(r, data, progress)
+                return True
+            except BrakelineError as e:
+                trouble = e
+        if trouble is not None and stalled:
+            raise trouble
+        return False
+
+    def _move(self, r: Reopening, data: bytes, progress: Progress) -> None:
+        if not is_news(self.state, r):  # another thread was faster
+            return
+        client = LogClient(r.url)
+        note = client.checkpoint()
+        start, floor = begins(r), self._floor
+        if floor and floor.checkpoint.origin in r.over and floor.checkpoint.size > start:
+            floor = None  # of what is void
+        tentative = Refused(Reason.FOREIGN, f"{r.url} shows no log that goes on from this one (Treaty 11.8)")
+        for state in (self.state, self._before, begin(self.first)):
+            try:
+                if state.size > start:
+                    raise tentative
+                folded = self._fold(note, tentative, progress, state=state, client=client, floor=floor)
+                if r.key.name not in folded.state.chain.origins:
+                    raise tentative
+                break
+            except Refused:  # what was seen last is void, perhaps: it is folded from before
+                if not state.size:
+                    raise
+        with self.lock:
+            self.state, self.cosigned, self._floor = folded.state, folded.cosigned, None
+            self.recent = deque((e for e in self.recent if e.entry < state.size), maxlen=_RECENT)
+            self.recent.extend(folded.events)
+            self.lock.notify_all()
+        self._before = self._stamped = folded.state
+        self._heed_address()
+        if self._memory is not None:
+            write_atomic(self._memory / REOPENED, data)
+            self._saved = (0, 0)
+            self._remember(self._memory, note, folded.state)
 
     def _newest(self, wait: int = 0) -> tuple[bytes, Cosigned | Refused]:
         """The newest checkpoint; or why its cosignatures are not enough, as far as is known before its entries are."""
@@ -280,9 +382,18 @@ class Follower:
             raise Refused(Reason.ROLLBACK, f"the log shows {size} entries; it had more before")
         return note, new
 
-    def _fold(self, note: bytes, new: Cosigned | Refused, progress: Progress) -> _Folded:
-        """The state at the checkpoint of `note`, after proving that all seen before leads there."""
-        state, checkpoint = self.state, checkpoint_in(note)
+    def _fold(
+        self,
+        note: bytes,
+        new: Cosigned | Refused,
+        progress: Progress,
+        *,
+        state: State,
+        client: LogClient,
+        floor: Seen | None,
+    ) -> _Folded:
+        """The state at the checkpoint of `note`, after proving that all seen before leads there, from `state` on."""
+        checkpoint, began = checkpoint_in(note), state
         end, chain = checkpoint.size, state.chain
         events: deque[Event] = deque(maxlen=_RECENT)
         stated = None
@@ -290,12 +401,12 @@ class Follower:
             if end >= state.clock.base.size and state.root(end) != checkpoint.root:
                 self._fork(note)
             return _Folded(state, events, stated, new)
-        floor = self._floor.checkpoint if self._floor else None
+        least = floor.checkpoint if floor else None
         start, due = state.size, end - end % self.treaty.snapshot_every if self._stating else -1
-        for entry in self.client.stream(start, end):
+        for entry in client.stream(start, end):
             state, happened = apply(state, entry)
             events.extend(happened)
-            if floor is not None and state.size == floor.size and state.root() != floor.root:
+            if least is not None and state.size == least.size and state.root() != least.root:
                 return self._differs(note, new, progress)
             if state.size == due:
                 stated = (state.size, state.root().hex(), digest(state))
@@ -311,9 +422,9 @@ class Follower:
             if differs:
                 raise new
             new = verify_all(note, state.chain.need)
-        elif differs or (floor and floor.size == start and self.state.root() != floor.root):
+        elif differs or (least and least.size == start and began.root() != least.root):
             return self._differs(note, new, progress)
-        elif state.chain.texts != chain.texts:
+        elif state.chain.texts != chain.texts or state.chain.reopened != chain.reopened:
             new = verify_all(note, state.chain.need)
         return _Folded(state, events, stated, new)
 
@@ -325,7 +436,7 @@ class Follower:
             self._fork(note)
         with self.lock:  # nothing has borne the kept state out yet: before anybody is accused, it is made anew
             self.state, self._saved = begin(self.first), (0, 0)
-        return self._fold(note, new, progress)
+        return self._fold(note, new, progress, state=self.state, client=self.client, floor=self._floor)
 
     def _remember(self, memory: Path, note: bytes, state: State) -> None:
         write_atomic(memory / "checkpoint", note)

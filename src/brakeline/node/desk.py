@@ -29,6 +29,7 @@ from brakeline.core.units import about_flop
 from brakeline.node.client import Follower, LogClient, Progress, Trail, add_judged
 from brakeline.node.home import Home
 from brakeline.node.http import raise_for
+from brakeline.node.moving import FILE
 from brakeline.node.outbox import Outbox
 from brakeline.node.peers import ask, http_client, within
 from brakeline.node.speech import newest, promoted, settled
@@ -70,7 +71,7 @@ class Desk:
         self.tell = tell
         url = first.with_role("log")[0].log_url
         self._client = LogClient(url)
-        self.follower = Follower(LogClient(url), first, home.path / "seen")
+        self.follower = Follower(LogClient(url), first, home.path / "seen", put=home.path / FILE)
         self.outbox = settled(home, Outbox(home.path, first, home.name, home.key("statement"), time.time), self.state)
         self._held = set[bytes]()  # votes that every permit signer holds
         self._show_at = 0.0

@@ -13,6 +13,7 @@ from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.keys import PrivateKey
 from brakeline.core.treaty import Party, Treaty, parse_treaty
 from brakeline.node.disk import disk_errors, write_atomic, write_private
+from brakeline.node.granted import Granted
 
 Purpose = Literal["statement", "log", "witness", "signer"]
 Which = Literal["", "next", "after"]
@@ -71,7 +72,7 @@ class Home:
 
     def __init__(self, path: Path, *, passphrase: Callable[[], bytes] = _from_environment) -> None:
         self.path = path
-        self._passphrase = passphrase
+        self.passphrase = passphrase
         try:
             self.name = (path / "party").read_text("ascii").strip()
         except (OSError, UnicodeDecodeError) as e:
@@ -79,7 +80,7 @@ class Home:
 
     def key(self, purpose: Purpose, which: Which = "") -> PrivateKey:
         """The key in use; with `which`, the one that it was committed to be followed by, or the one after that."""
-        return load_key(self._file(purpose, which), self._passphrase)
+        return load_key(self._file(purpose, which), self.passphrase)
 
     def holds(self, purpose: Purpose, which: Which = "") -> bool:
         return self._file(purpose, which).exists()
@@ -97,7 +98,7 @@ class Home:
         if not path.exists():
             with disk_errors():
                 encrypted = b"ENCRYPTED" in self._file(purpose, "next").read_bytes()
-            save_key(path, new_key(), self._passphrase() if encrypted else None)
+            save_key(path, new_key(), self.passphrase() if encrypted else None)
         return self.key(purpose, "after")
 
     def promote(self, purpose: Purpose) -> None:
@@ -139,6 +140,11 @@ class Home:
             return self.treaty
         except OSError as e:
             raise Unavailable(f"cannot read the text in {self.path}: {e.strerror}") from e
+
+    @property
+    def granted(self) -> Granted:
+        """What this party's permit signer must not forget. Raises as `Granted`."""
+        return Granted(self.path / "signer" / "granted.json")
 
     def me(self, treaty: Treaty) -> Party:
         """This home's party in `treaty`, or in the newest text that it has signed.

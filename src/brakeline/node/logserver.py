@@ -6,7 +6,7 @@ long poll need this process.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -31,12 +31,28 @@ _FOREVER: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
 _NEVER: Final = {"Cache-Control": "no-store"}
 
 
+def tiles(directory: Callable[[], Path]) -> Callable[[Request], Awaitable[Response]]:
+    """GET /tile/…, from the folder of a store."""
+
+    async def tile(request: Request) -> Response:
+        try:
+            # Only the canonical path of a tile is looked for: nothing else of the disk can be named.
+            path = directory() / parse_path(f"tile/{request.path_params['path']}").path
+            data = path.read_bytes()
+        except (Malformed, OSError):
+            return Response(status_code=404, headers=_NEVER)
+        return Response(data, headers=_FOREVER, media_type="application/octet-stream")
+
+    return tile
+
+
 def app(sequencer: Sequencer, offered: Callable[[], bytes | None] = lambda: None) -> Starlette:
     """GET /checkpoint?after=<size>&wait=<seconds>, GET /tile/…, GET /snapshot, POST /add, GET /healthz.
 
     Runs the sequencer. `offered` gives the state that the log offers to newcomers, who believe only a signers' quorum.
     """
     store = sequencer.store
+    tile = tiles(lambda: store.directory)
 
     async def checkpoint(request: Request) -> Response:
         after = query_number(request, "after", -1)
@@ -45,15 +61,6 @@ def app(sequencer: Sequencer, offered: Callable[[], bytes | None] = lambda: None
         if latest is None:
             raise Unavailable("nothing is published yet", hint="are enough witnesses up?")
         return Response(latest.note, headers=_NEVER, media_type=_TEXT)
-
-    async def tile(request: Request) -> Response:
-        try:
-            # Only the canonical path of a tile is looked for: nothing else of the disk can be named.
-            path = store.directory / parse_path(f"tile/{request.path_params['path']}").path
-            data = path.read_bytes()
-        except (Malformed, OSError):
-            return Response(status_code=404, headers=_NEVER)
-        return Response(data, headers=_FOREVER, media_type="application/octet-stream")
 
     async def snapshot(request: Request) -> Response:
         data = await asyncio.to_thread(offered)

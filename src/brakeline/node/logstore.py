@@ -31,13 +31,14 @@ from brakeline.node.disk import connect, database_errors, disk_errors, replace_f
 _CHUNK: Final = 4096  # rows read back at once
 _WAIT: Final = 10.0  # s for a process that is being stopped to let go
 
-# `number` is index + 1: SQLite numbers the rows itself, from one, and an ignored duplicate takes no number.
+# `number` is index + 1: SQLite numbers the rows itself, from one, and a duplicate that is left out takes no number.
 _SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS entries (
-    number INTEGER PRIMARY KEY,
-    digest BLOB NOT NULL UNIQUE,
-    data BLOB NOT NULL
-)"""
+CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, digest BLOB NOT NULL, data BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS digests ON entries (digest);
+"""
+_ONCE: Final = """
+INSERT INTO entries (digest, data) SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM entries WHERE digest = ?1)"""
+_AS_IS: Final = "INSERT INTO entries (digest, data) VALUES (?1, ?2)"
 
 
 class LogStore:
@@ -78,7 +79,7 @@ class LogStore:
             path = self.directory / "log.db"
             self._writer = connect(path)
             self._connections.append(self._writer)
-            self._writer.execute(_SCHEMA)
+            self._writer.executescript(_SCHEMA)
             # Reads go through a connection of their own: its pages come from the file, not from the cache
             # into which the rows were just written.
             self._reader = connect(path)
@@ -140,8 +141,10 @@ class LogStore:
             raise Misuse(f"no root of size {size}: the log has {self.size} entries")
         return subtree_root(size, self.read)
 
-    def append(self, entries: Sequence[bytes]) -> list[int]:
+    def append(self, entries: Sequence[bytes], *, as_is: bool = False) -> list[int]:
         """Make `entries` durable in one transaction; returns their indices. A duplicate has that of its first.
+
+        With `as_is` they are taken from another log, whose keeper may have logged one twice: so are they here.
 
         Raises:
             Malformed: an entry is empty or over 65,535 bytes; nothing is appended.
@@ -155,7 +158,7 @@ class LogStore:
         self._integrate()  # a commit that failed before may have lasted all the same
         before = self.size
         with database_errors(), transaction(self._writer):
-            self._writer.executemany("INSERT OR IGNORE INTO entries (digest, data) VALUES (?, ?)", rows)
+            self._writer.executemany(_AS_IS if as_is else _ONCE, rows)
         self._integrate()
         if self.size - before == len(rows):
             return list(range(before, self.size))
@@ -210,8 +213,9 @@ class LogStore:
     def index_of(self, digest: bytes) -> int | None:
         """Index of the entry whose SHA-256 is `digest`, durable perhaps not yet published; None if not here."""
         with database_errors():
-            row = self._reader.execute("SELECT number FROM entries WHERE digest = ?", (digest,)).fetchone()
-        return row[0] - 1 if row else None
+            query = "SELECT min(number) FROM entries WHERE digest = ?"
+            row = self._reader.execute(query, (digest,)).fetchone()
+        return None if row[0] is None else row[0] - 1
 
     def entry(self, index: int) -> bytes:
         """The entry at `index`. Raises as `entries` does."""

@@ -12,7 +12,7 @@ none is given to a second statement: that would be to equivocate.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS said (
     key TEXT, lane TEXT, seq INTEGER, data BLOB NOT NULL, idx INTEGER, refused TEXT, instead TEXT, reviewed INTEGER,
     PRIMARY KEY (key, lane, seq)
 )"""
+_MOVED: Final = "CREATE TABLE IF NOT EXISTS reopened (entry INTEGER PRIMARY KEY)"  # what `follow` has heeded
 # Of a home that is older than keys that change: all that it said, it said with one key.
 _OLDER: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'outgoing'"
 _MIGRATE: Final = """
@@ -66,12 +67,14 @@ class Outbox:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = connect(path / "outbox.sqlite")
             self._db.execute(_SCHEMA)
+            self._db.execute(_MOVED)
             with transaction(self._db):
                 if self._db.execute(_OLDER).fetchone():
                     self._db.execute(_MIGRATE, (self._id,))
                     self._db.execute("DROP TABLE outgoing")
         self._using = threading.Lock()  # the connection
         self._sending = threading.Lock()  # so that statements reach the log in order
+        self._followed = set[int]()  # entries at which the log was reopened
         self._unseen = set[int]()  # log entries whose effect this process cannot tell
 
     def close(self) -> None:
@@ -89,6 +92,22 @@ class Outbox:
     def with_key(self, key: PrivateKey) -> "Outbox":
         """This outbox, with another key that signs."""
         return Outbox(self._path, self._text, self.issuer, key, self._clock)
+
+    def follow(self, reopened: Iterable[int]) -> None:
+        """Send again what the log held beyond where it was reopened, in these entries: there it is void. Treaty 11.9.
+
+        What the new log holds all the same answers with the place that it has.
+        """
+        new = set(reopened) - self._followed
+        if not new:
+            return
+        with self._using, database_errors(), transaction(self._db):
+            for entry in new:
+                if self._db.execute("INSERT OR IGNORE INTO reopened VALUES (?)", (entry,)).rowcount:
+                    again = "UPDATE said SET idx = NULL, reviewed = NULL WHERE idx >= ?"
+                    self._db.execute(again, (entry,))
+        self._followed |= new
+        self._unseen.clear()
 
     def carried(self, data: bytes) -> None:
         """What others bring to the log in a statement of theirs: its number is spent here, and it is not sent."""

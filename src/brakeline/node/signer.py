@@ -26,6 +26,7 @@ from brakeline.core.state import State
 from brakeline.core.statement import MAX_BYTES, sign
 from brakeline.node.client import Follower
 from brakeline.node.disk import disk_errors, write_atomic
+from brakeline.node.granted import Granted
 from brakeline.node.http import HANDLERS, read_body, run
 from brakeline.node.outbox import Outbox
 from brakeline.node.speech import newest
@@ -46,15 +47,17 @@ class Signer:
         key: Callable[[State], PrivateKey | None],
         clock: Callable[[], float],
         votes: Path,
+        granted: Granted,
     ) -> None:
         """`key` gives the key with which this signer signs at a state, if it has one in force.
 
-        `votes` is the file in which votes that the log may not show yet outlive a restart.
+        `votes` is the file in which votes that the log may not show yet outlive a restart, `granted` what was signed.
         """
         self._follower = follower
         self._key = key
         self._clock = clock
         self._votes = votes
+        self._granted = granted
         self._holding = threading.Lock()
         self._held: dict[tuple[str, int], int] = {}  # party and epoch → when the vote expires, POSIX s
         self._kept: dict[tuple[str, int], bytes] = {}  # the same votes
@@ -129,8 +132,9 @@ class Signer:
                 key = self._key(state)
                 if key is None:
                     raise Refused(Reason.RETIRED_KEY, "this signer has no key for permits in force (Treaty 5.2, 12.1)")
-                # Under both locks: no trip can slip in between the check and the signature.
-                return sign(KIND, permit, key)
+                # Under all locks: no trip and no closing can slip in between the check and the signature.
+                with self._granted.signing(state.chain.log.key.name, permit.epoch):
+                    return sign(KIND, permit, key)
 
     def _catch_up(self, permit: Permit) -> None:
         """Wait a moment for what an asker in earnest has seen. Anybody may ask, so few wait, and none for nothing."""
@@ -196,8 +200,11 @@ class Stater:
                     return
 
 
-def app(signer: Signer) -> Starlette:
-    """POST /permit: canonical permit payload in, envelope with one signature out. POST /vote: an envelope to hold."""
+def app(signer: Signer, reopening: Callable[[], bytes | None] = lambda: None) -> Starlette:
+    """POST /permit: canonical permit payload in, envelope with one signature out. POST /vote: an envelope to hold.
+
+    GET /reopening: where the log has gone on, for those who do not find it any more; `reopening` gives the envelope.
+    """
     permits, votes = CapacityLimiter(_THREADS), CapacityLimiter(_THREADS)  # whoever asks in vain keeps no vote out
 
     async def permit(request: Request) -> Response:
@@ -208,7 +215,15 @@ def app(signer: Signer) -> Starlette:
         await run_sync(signer.hold, await read_body(request, MAX_BYTES), limiter=votes)
         return Response(status_code=204)
 
-    routes = [Route("/permit", permit, methods=["POST"]), Route("/vote", vote, methods=["POST"])]
+    async def moved(_: Request) -> Response:
+        data = await run_sync(reopening, limiter=votes)
+        return Response(data or b"", 404 if data is None else 200, media_type="application/json")
+
+    routes = [
+        Route("/permit", permit, methods=["POST"]),
+        Route("/vote", vote, methods=["POST"]),
+        Route("/reopening", moved),
+    ]
     return Starlette(routes=routes, exception_handlers=HANDLERS)
 
 
@@ -216,18 +231,20 @@ def serve(
     follower: Follower,
     key: Callable[[State], PrivateKey | None],
     votes: Path,
+    granted: Granted,
     stater: Stater,
     *,
     host: str = "127.0.0.1",
     port: int = 0,
     clock: Callable[[], float] = time.time,
     on_trouble: Callable[[Exception], None] = lambda _: None,
+    reopening: Callable[[], bytes | None] = lambda: None,
 ) -> None:
     """Run a permit signer until it is stopped. Raises as `http.run`."""
     stop = threading.Event()
     threading.Thread(target=follower.follow, args=(stop, on_trouble), daemon=True).start()
     threading.Thread(target=stater.run, args=(stop,), daemon=True).start()
     try:
-        run(app(Signer(follower, key, clock, votes)), host, port)
+        run(app(Signer(follower, key, clock, votes, granted), reopening), host, port)
     finally:
         stop.set()

@@ -20,6 +20,7 @@ def settled(home: Home, outbox: Outbox, state: State) -> Outbox:
         Misuse: the log has a key in force that this home does not hold. As `Home.promote`, `Outbox`.
     """
     outbox.under(state.treaty)
+    outbox.follow(r.entry for r in state.chain.reopened)
     keys = state.keyring.of.get(home.name)
     # It joins when the next text turns, it was revoked, or all is as ever.
     if keys is None or keys.statement.key in ("", outbox.key.text):

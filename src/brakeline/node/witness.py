@@ -9,6 +9,7 @@ history.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -39,6 +40,7 @@ CREATE TABLE IF NOT EXISTS logs (
     time INTEGER NOT NULL,
     note BLOB NOT NULL
 )"""
+_CLOSED: Final = "CREATE TABLE IF NOT EXISTS closed (origin TEXT PRIMARY KEY, time INTEGER NOT NULL)"
 
 
 class Seen(NamedTuple):
@@ -93,13 +95,15 @@ def add_checkpoint(
     *,
     logs: Mapping[str, VerifierKey],
     last: Callable[[str], Seen | None],
+    closed: Callable[[str], bool] = lambda _: False,
     name: str,
     key: PrivateKey,
     now: int,
 ) -> Answer:
     """Decide on one add-checkpoint request: the checks of C2SP tlog-witness, in its order.
 
-    `logs` are the trusted keys by origin; `last` tells what was cosigned for an origin, None before the first time.
+    `logs` are the trusted keys by origin; `last` tells what was cosigned for an origin, None before the first time, and
+    `closed` whether nothing is cosigned for it any more.
     """
     try:
         old, proof, note, checkpoint = parse_request(body)
@@ -108,6 +112,8 @@ def add_checkpoint(
     origin, size, root = checkpoint.origin, checkpoint.size, checkpoint.root
     if origin not in logs:
         return Answer(404, b"unknown log\n")
+    if closed(origin):  # Treaty 11.10
+        return Answer(403, b"this witness has closed the log\n")
     try:
         signed = verify_note(note, keyring([logs[origin]]))
     except Refused as e:
@@ -143,8 +149,10 @@ class Witness:
         key: PrivateKey,
         logs: Iterable[VerifierKey],
         clock: Callable[[], float],
+        news: Callable[[], Iterable[VerifierKey]] = tuple,
     ) -> None:
-        """`logs` are the keys of the logs to witness; a key's name is the origin of its log.
+        """`logs` are the keys of the logs to witness; a key's name is the origin of its log. When one is asked about
+        that is not among them, `news` gives those that have come since.
 
         Raises:
             Misuse: two keys for one origin, or the witness would witness itself.
@@ -154,17 +162,37 @@ class Witness:
         self._key = key
         self._clock = clock
         self._logs: dict[str, VerifierKey] = {}
-        for log in logs:
-            if log.name in self._logs:
-                raise Misuse(f"two keys for the log {log.name}")
-            if log.key == key.public:
-                raise Misuse(f"the key of {name} is also the key of the log {log.name}")
-            self._logs[log.name] = log
+        self._news = news
+        self._trust(logs)
         with disk_errors():
             directory.mkdir(parents=True, exist_ok=True)
         with database_errors():
             self._db = connect(directory / "witness.db")
             self._db.execute(_SCHEMA)
+            self._db.execute(_CLOSED)
+
+    def _trust(self, logs: Iterable[VerifierKey]) -> None:
+        for log in logs:
+            if log.name in self._logs:
+                raise Misuse(f"two keys for the log {log.name}")
+            if log.key == self._key.public:
+                raise Misuse(f"the key of {self.name} is also the key of the log {log.name}")
+            self._logs[log.name] = log
+
+    def close_log(self, origin: str) -> tuple[Seen | None, int]:
+        """Cosign nothing for this origin from here on, whoever asks: durable when it returns. Treaty 11.10.
+
+        Returns the largest tree that was cosigned for it, and the time (POSIX s), which no cosignature is later than.
+        """
+        with database_errors(), transaction(self._db):
+            seen = self._last(origin)
+            when = max(int(self._clock()), seen.time if seen else 1)
+            self._db.execute("INSERT OR IGNORE INTO closed VALUES (?, ?)", (origin, when))
+            when = self._db.execute("SELECT time FROM closed WHERE origin = ?", (origin,)).fetchone()[0]
+        return seen, when
+
+    def _closed(self, origin: str) -> bool:
+        return self._db.execute("SELECT 1 FROM closed WHERE origin = ?", (origin,)).fetchone() is not None
 
     def close(self) -> None:
         self._db.close()
@@ -175,9 +203,22 @@ class Witness:
         Raises:
             Unavailable: the state could not be made durable; no cosignature has left.
         """
+        answer = self._decide(body)
+        if answer.status == HTTPStatus.NOT_FOUND and (new := [k for k in self._news() if k.name not in self._logs]):
+            self._trust(new)
+            answer = self._decide(body)
+        return answer
+
+    def _decide(self, body: bytes) -> Answer:
         with database_errors(), transaction(self._db):
             answer = add_checkpoint(
-                body, logs=self._logs, last=self._last, name=self.name, key=self._key, now=int(self._clock())
+                body,
+                logs=self._logs,
+                last=self._last,
+                closed=self._closed,
+                name=self.name,
+                key=self._key,
+                now=int(self._clock()),
             )
             if answer.seen is not None:
                 self._db.execute(
@@ -222,9 +263,10 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     clock: Callable[[], float] = time.time,
+    news: Callable[[], Iterable[VerifierKey]] = tuple,
 ) -> None:
     """Run a witness until it is stopped. Raises as `Witness` and `http.run`."""
-    witness = Witness(directory, name, key, logs, clock)
+    witness = Witness(directory, name, key, logs, clock, news)
     try:
         run(witness.app(), host, port)
     finally:

@@ -71,6 +71,7 @@ def check(state: State, envelope: Envelope) -> Reopening:
     r, chain = reopening.check(envelope), state.chain
     if (r.treaty, r.over[0]) != (state.first, chain.log.key.name):
         raise Refused(Reason.FOREIGN, f"it reopens another log than {chain.log.key.name} (Treaty 11.8)")
+    check_members(state, envelope)
     if r.key.name in chain.origins:
         raise Refused(Reason.DUPLICATE, f"the log has been {r.key.name} before: it takes another origin (Treaty 11.8)")
     cosigned = verify_all(r.stamp.encode(), chain.need)
@@ -83,29 +84,49 @@ def check(state: State, envelope: Envelope) -> Reopening:
         raise Refused(Reason.UNKNOWN_ISSUER, f"{r.keeper[:60]!r} is no party: it keeps no log (Treaty 11.8)")
     if digest_of(r.key.key) in state.keyring.digests | chain.witnesses.keys() | chain.log_keys:
         raise Refused(Reason.REUSED_KEY, "the new log's key is one that the log knows (Treaty 11.8)")
-    sides = tuple(benches(state))
-    for closing in r.closings:
-        _check_closing(state, r, closing, sides)
-    for side in sides:
-        _check_quorums(r, envelope, side)
+    check_closed(state, r, size=state.size)
     return r
 
 
-def _check_closing(state: State, r: Reopening, closing: Closing, sides: tuple[_Bench, ...]) -> None:
+def _check_closing(r: Reopening, closing: Closing, sides: tuple[_Bench, ...], size: int) -> None:
     keys = {key for side in sides if (key := side.key(closing))}
     if closing.origin not in r.over[: 1 if closing.role == "permit-signer" else None] or not keys:
         text = f"{closing.party[:60]!r} closes {closing.origin[:60]!r} as {closing.role}: nobody asked it (Treaty 11.8)"
         raise Refused(Reason.UNKNOWN_ISSUER, text)
     for key in keys:
         reopening.check_closing(closing, r.treaty, key)
-    if closing.settled > state.size:
-        text = f"{closing.party} has seen {closing.settled} entries stamped; it begins behind {state.size}"
+    if closing.settled > size:
+        text = f"{closing.party} has seen {closing.settled} entries stamped; it begins behind {size}"
         raise Refused(Reason.ROLLBACK, f"{text} (Treaty 11.8)")
     if closing.role == "witness" and closing.origin != r.over[0] and closing.size:
         raise Refused(Reason.ROLLBACK, f"{closing.origin} was published: the log goes on from there (Treaty 11.8)")
 
 
-def _check_quorums(r: Reopening, envelope: Envelope, side: _Bench) -> None:
+def check_members(state: State, envelope: Envelope) -> None:
+    """That members have signed it, as many as decide by what is known here.
+
+    Raises:
+        Refused: FORGED; NO_QUORUM.
+    """
+    for side in benches(state):
+        who = signing_parties(envelope, side.speakers)
+        if len(who) < side.treaty.members:
+            raise _too_few(who, "signed it", side.treaty.members, side.treaty)
+
+
+def check_closed(state: State, r: Reopening, *, size: int) -> None:
+    """That witnesses and permit signers have closed the origin, by what is known here, and name no stamp beyond `size`.
+
+    Raises as `check`.
+    """
+    sides = tuple(benches(state))
+    for closing in r.closings:
+        _check_closing(r, closing, sides, size)
+    for side in sides:
+        _check_closers(r, side)
+
+
+def _check_closers(r: Reopening, side: _Bench) -> None:
     t = side.treaty
     for origin in r.over:
         who = side.closed(r, "witness", origin)
@@ -114,9 +135,6 @@ def _check_quorums(r: Reopening, envelope: Envelope, side: _Bench) -> None:
     who = side.closed(r, "permit-signer", r.over[0])
     if len(who) < t.permit:
         raise _too_few(who, "closed it as permit signers", t.permit, t)
-    who = signing_parties(envelope, side.speakers)
-    if len(who) < t.members:
-        raise _too_few(who, "signed it", t.members, t)
 
 
 def _too_few(who: frozenset[str], did: str, need: int, t: Treaty) -> Refused:

@@ -1,0 +1,95 @@
+"""What a permit signer must not forget: the highest epoch that it signed a permit in, and which logs it has closed.
+
+Two processes use it, the server that signs and the command that closes a log. What is told of one holds for the other:
+no permit is signed after a closing that does not count it (Treaty 11.9, 11.10).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import filelock
+import msgspec
+
+from brakeline.core.errors import Malformed, Reason, Refused, Unavailable
+from brakeline.node.disk import disk_errors, write_atomic
+
+_WAIT: Final = 10.0  # s for the other process
+
+
+class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`closed`: origins, in the order in which they were closed."""
+
+    epoch: int = 0
+    closed: tuple[str, ...] = ()
+
+
+class Granted:
+    """Kept in the file `path`."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises:
+        Malformed: the file is damaged. Unavailable: the disk fails.
+        """
+        self._path = path
+        with disk_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(f"{path}.lock", timeout=_WAIT, thread_local=False)
+        self._stamp: tuple[int, int] = (0, 0)
+        self._kept = _Kept()
+        self._read()
+
+    def _read(self) -> _Kept:
+        """What is kept now, whoever wrote it last."""
+        with disk_errors():
+            try:
+                found = self._path.stat()
+            except FileNotFoundError:
+                return self._kept
+            stamp = (found.st_mtime_ns, found.st_ino)
+            if stamp != self._stamp:
+                try:
+                    self._kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
+                except msgspec.DecodeError as e:
+                    hint = "put it back from a copy: without it nobody knows which logs this signer has closed"
+                    raise Malformed(f"{self._path} is damaged: {e}", hint=hint) from e
+                self._stamp = stamp
+        return self._kept
+
+    @contextmanager
+    def _locked(self) -> Iterator[_Kept]:
+        with disk_errors():
+            try:
+                self._lock.acquire()
+            except filelock.Timeout:
+                raise Unavailable(f"{self._path} is in use", hint="is another command of this home running?") from None
+            try:
+                yield self._read()
+            finally:
+                self._lock.release()
+
+    @contextmanager
+    def signing(self, origin: str, epoch: int) -> Iterator[None]:
+        """A permit may be signed meanwhile, in this epoch of the log of this origin.
+
+        Raises:
+            Refused(LEFT): this signer has closed that log.
+        """
+        with self._locked() as kept:
+            if origin in kept.closed:
+                text = f"this signer has closed the log {origin}, and signs nothing by it (Treaty 11.10)"
+                raise Refused(Reason.SUPERSEDED, text)
+            if epoch > kept.epoch:
+                self._write(_Kept(epoch, kept.closed))
+            yield
+
+    def close(self, origin: str) -> int:
+        """Sign nothing by the log of this origin from here on; returns the highest epoch that was signed in."""
+        with self._locked() as kept:
+            if origin not in kept.closed:
+                self._write(_Kept(kept.epoch, (*kept.closed, origin)))
+            return kept.epoch
+
+    def _write(self, kept: _Kept) -> None:
+        write_atomic(self._path, msgspec.json.encode(kept))
