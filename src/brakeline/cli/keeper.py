@@ -241,7 +241,7 @@ def _sign(party: Home, made: Reopening, payload: bytes) -> None:
             raise Refused(
                 Reason.EQUIVOCATION,
                 f"{party.name} has signed another reopening, by which {first.keeper} goes on as {name}",
-                hint=f"if nothing was published there: `keeper close --origin {name}`, and `keeper reopen --over {name}`",
+                hint=f"if that was never published: `keeper close --origin {name}`, `keeper reopen --over {name}`",
             )
     write_atomic(path, reopening.signed(payload, party.key("statement")))
 

@@ -7,6 +7,7 @@ import click
 
 from brakeline.cli.common import address, home_option, host_option, port_option
 from brakeline.core.errors import Misuse, Reason, Refused
+from brakeline.core.statement import open_envelope
 from brakeline.node.home import Home
 from brakeline.node.http import run
 from brakeline.node.judge import LogJudge
@@ -52,7 +53,8 @@ def _go_on(store: LogStore, reopening: bytes, start: int) -> None:
     """Have the reopening as the first entry of the new log, behind those of the old one."""
     if store.size == start:
         store.append([reopening])
-    if store.size <= start or store.entry(start) != reopening:
+    # Others may have signed it since: it is the same reopening.
+    if store.size <= start or open_envelope(store.entry(start)).payload != open_envelope(reopening).payload:
         raise Refused(
             Reason.TAMPERED,
             f"{store.directory} does not hold the {start} entries behind which the log goes on",

@@ -100,6 +100,8 @@ def show(report: dict[str, Any], console: Console) -> None:
         f"{checkpoint['size']} log entries, cosigned by {', '.join(checkpoint['witnesses'])}, "
         f"state {report['state'][:16]}…"
     )
+    for r in report["succession"]["reopened"]:
+        console.print(f"from entry {r['entry']} on the log is {r['origin']}, kept by {r['keeper']} at {r['url']}")
     for motion, voters in report["votes"].items():
         if voters:
             console.print(f"votes to {motion}: {', '.join(voters)}")

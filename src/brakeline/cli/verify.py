@@ -40,13 +40,15 @@ def command(file: Path, treaty_file: Path | None, digest: str | None, anchor_tex
     c = proven.cosigned.checkpoint
     click.echo(f"VERIFIED {file}")
     whose = "as you trust it" if trusted else "taken from the bundle: compare this digest with the one you know"
-    texts = proven.state.chain.texts
+    texts, reopened = proven.state.chain.texts, proven.state.chain.reopened
     first = texts[0].treaty
     click.echo(f"treaty   {first.name} v{first.version}, rules {first.rules}, sha256 {first.digest}")
     click.echo(f"         {whose}")
     for text in texts[1:]:
         click.echo(f"text     v{text.treaty.version} from entry {text.turned} on, sha256 {text.ground.digest}")
-    if len(texts) > 1:
+    for r in reopened:
+        click.echo(f"reopened from entry {r.entry} on the log is {r.origin}, kept by {r.keeper}")
+    if len(texts) > 1 or reopened:
         click.echo(f"         {_ANCHORED if anchor else _UNANCHORED}")
     click.echo(f"log      {c.size} entries, cosigned by {', '.join(sorted(proven.cosigned.witnesses))}")
     click.echo(f"state    {proven.digest}")

@@ -151,6 +151,8 @@ def succession(state: State) -> dict[str, Any]:
     chain, coming = state.chain, state.chain.coming
     return {
         "first": state.first,
+        "log": {"origin": chain.log.key.name, "keeper": chain.log.keeper, "url": chain.log.url},
+        "reopened": [{"entry": r.entry, "origin": r.origin, "keeper": r.keeper, "url": r.url} for r in chain.reopened],
         "texts": [
             {"version": t.treaty.version, "sha256": t.ground.digest, "turned": t.turned, "closed": t.closed}
             for t in chain.texts
