@@ -38,6 +38,7 @@ from brakeline.core.tlog.note import ED25519, cosignature_message, parse_note
 from brakeline.core.tlog.policy import verify_cosigned
 from brakeline.core.tlog.proof import Proof, verify_proof
 from brakeline.node.client import Follower
+from brakeline.node.granted import Granted
 from brakeline.node.permits import LiveGate
 from brakeline.node.signer import Signer, app
 from world import LABS, Live, World, key, log_key, witness_key
@@ -98,7 +99,9 @@ def following(world: World) -> Follower:
 @contextmanager
 def serving(world: World, party: str, folder: Path) -> Iterator[str]:
     """A permit signer on loopback; yields its address."""
-    signer = Signer(following(world), lambda _: key(party, "signer"), lambda: world.now, folder / f"{party}-votes")
+    own = lambda _: key(party, "signer")  # noqa: E731
+    granted = Granted(folder / f"{party}-granted")
+    signer = Signer(following(world), own, lambda: world.now, folder / f"{party}-votes", granted)
     server = uvicorn.Server(uvicorn.Config(app(signer), log_level="error", access_log=False))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))

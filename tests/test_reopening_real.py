@@ -1,4 +1,4 @@
-"""A log whose keeper is gone goes on under another one, with real processes, while a run trains. Rules 11.8 to 11.10."""
+"""A log whose keeper is gone goes on under another, with real processes, while a run trains. Rules 11.8 to 11.10."""
 
 import shutil
 import time

@@ -25,6 +25,7 @@ from brakeline.core.statement import open_envelope
 from brakeline.node import client, http
 from brakeline.node import signer as node_signer
 from brakeline.node.client import Follower
+from brakeline.node.granted import Granted
 from brakeline.node.outbox import Outbox
 from brakeline.node.signer import Signer, Stater, app
 from succession import revoke, rotate
@@ -44,10 +45,14 @@ def votes_of(tmp_path: Path) -> Path:
     return tmp_path / "signer" / "votes.jsonl"
 
 
+def granted(tmp_path: Path) -> Granted:
+    return Granted(tmp_path / "signer" / "granted.json")
+
+
 def signer(world: World, tmp_path: Path) -> Signer:
     follower = Follower(WorldLog(world), world.treaty)
     follower.update()
-    return Signer(follower, lambda _: key("alpha", "signer"), lambda: world.now, votes_of(tmp_path))
+    return Signer(follower, lambda _: key("alpha", "signer"), lambda: world.now, votes_of(tmp_path), granted(tmp_path))
 
 
 def hidden_vote(world: World, party: str, epoch: int = 0, motion: str = "trip", **changes: Any) -> bytes:
@@ -269,7 +274,7 @@ def test_votes_of_a_later_epoch_survive_a_restart(tmp_path: Path) -> None:
     log = WorldLog(world)
     log.away = True
     follower = Follower(log, world.treaty)
-    again = Signer(follower, lambda _: key("alpha", "signer"), lambda: world.now, votes_of(tmp_path))
+    again = Signer(follower, lambda _: key("alpha", "signer"), lambda: world.now, votes_of(tmp_path), granted(tmp_path))
     for act in (lambda: again.sign(request), lambda: again.hold(hidden_vote(world, "delta", epoch=2))):
         with pytest.raises(Refused) as e:
             act()
@@ -334,7 +339,7 @@ def test_a_signer_that_doubts_its_own_state_signs_nothing(tmp_path: Path, monkey
     file.write_bytes(pack(unpack(file.read_bytes()).replace(b'"assented":true', b'"assented":false', 1)))
     follower = Follower(WorldLog(world), world.treaty, tmp_path, stating=True)
     follower.update()
-    mine = Signer(follower, lambda _: key("alpha", "signer"), lambda: world.now, votes_of(tmp_path))
+    mine = Signer(follower, lambda _: key("alpha", "signer"), lambda: world.now, votes_of(tmp_path), granted(tmp_path))
     mine.sign(request)
     told: list[str] = []
     box = Outbox(tmp_path, world.treaty, "alpha", key("alpha"), lambda: world.now)

@@ -209,6 +209,7 @@ class Follower:
         self.state = begin(treaty)
         self._moves = Moves(*([put] if put else []), *([memory / REOPENED] if memory else []))
         self._address = self.state.chain.log.url
+        self._astray: BrakelineError | None = None  # why the log was not followed to where it is said to go on
         self._before = self._stamped = self.state  # one to go back to, and one that a stamp will cover
         self.cosigned: Cosigned | None = None
         self.lock = threading.Condition()
@@ -274,15 +275,15 @@ class Follower:
             return True
         try:
             note, new = self._newest(wait)
-        except BrakelineError:
+        except BrakelineError as e:
             if self._moved(progress, stalled=True):
                 return True
-            raise
+            raise (self._astray or e) from e
         if self._is_stale() and self._moved(progress, stalled=True):
             return True
         with self._updating:
             before = self.state.size
-            folded = self._fold(note, new, progress, state=self.state, client=self.client, floor=self._floor)
+            folded = self._fold(note, new, progress, state=self.state, client=self.client, kept=self._kept)
             state, events, stated, new = folded
             with self.lock:
                 if state.size > self.state.size:
@@ -300,6 +301,10 @@ class Follower:
         if wait and self.state.size == known:  # a keeper that does not let us wait must not make us spin
             time.sleep(max(0.0, began + _PACE - time.monotonic()))
         return state.size > before
+
+    @property
+    def _kept(self) -> list[tuple[int, bytes]]:
+        return [(self._floor.checkpoint.size, self._floor.checkpoint.root)] if self._floor else []
 
     def _is_stale(self) -> bool:
         """Whether the log stands still, as far as is known here: it may have gone on elsewhere."""
@@ -322,16 +327,14 @@ class Follower:
 
         What it held beyond where the new one begins is void. Nothing is taken unless the new log, folded, holds.
         """
-        trouble: BrakelineError | None = None
+        self._astray = None
         for r, data in self._moves.candidates(self.state, stalled=stalled):
             try:
                 with self._updating:
                     self._move(r, data, progress)
                 return True
             except BrakelineError as e:
-                trouble = e
-        if trouble is not None and stalled:
-            raise trouble
+                self._astray = e
         return False
 
     def _move(self, r: Reopening, data: bytes, progress: Progress) -> None:
@@ -339,15 +342,17 @@ class Follower:
             return
         client = LogClient(r.url)
         note = client.checkpoint()
-        start, floor = begins(r), self._floor
-        if floor and floor.checkpoint.origin in r.over and floor.checkpoint.size > start:
-            floor = None  # of what is void
+        start, mark = begins(r), self.state.clock.mark
+        # What this follower has seen stamped is in every log that it goes on with; what came after may be void.
+        kept = [(mark.size, mark.root())] if mark.size else []
+        if (floor := self._floor) and (floor.checkpoint.size <= start or floor.checkpoint.origin not in r.over):
+            kept.append((floor.checkpoint.size, floor.checkpoint.root))
         tentative = Refused(Reason.FOREIGN, f"{r.url} shows no log that goes on from this one (Treaty 11.8)")
         for state in (self.state, self._before, begin(self.first)):
             try:
-                if state.size > start:
+                if state.size > start or checkpoint_in(note).size < max((size for size, _ in kept), default=0):
                     raise tentative
-                folded = self._fold(note, tentative, progress, state=state, client=client, floor=floor)
+                folded = self._fold(note, tentative, progress, state=state, client=client, kept=kept)
                 if r.key.name not in folded.state.chain.origins:
                     raise tentative
                 break
@@ -390,9 +395,12 @@ class Follower:
         *,
         state: State,
         client: LogClient,
-        floor: Seen | None,
+        kept: Sequence[tuple[int, bytes]],
     ) -> _Folded:
-        """The state at the checkpoint of `note`, after proving that all seen before leads there, from `state` on."""
+        """The state at the checkpoint of `note`, from `state` on, after proving that all seen before leads there.
+
+        `kept` are sizes and roots that the log had.
+        """
         checkpoint, began = checkpoint_in(note), state
         end, chain = checkpoint.size, state.chain
         events: deque[Event] = deque(maxlen=_RECENT)
@@ -401,12 +409,12 @@ class Follower:
             if end >= state.clock.base.size and state.root(end) != checkpoint.root:
                 self._fork(note)
             return _Folded(state, events, stated, new)
-        least = floor.checkpoint if floor else None
+        had = dict(kept)
         start, due = state.size, end - end % self.treaty.snapshot_every if self._stating else -1
         for entry in client.stream(start, end):
             state, happened = apply(state, entry)
             events.extend(happened)
-            if least is not None and state.size == least.size and state.root() != least.root:
+            if state.size in had and state.root() != had[state.size]:
                 return self._differs(note, new, progress)
             if state.size == due:
                 stated = (state.size, state.root().hex(), digest(state))
@@ -422,7 +430,7 @@ class Follower:
             if differs:
                 raise new
             new = verify_all(note, state.chain.need)
-        elif differs or (least and least.size == start and began.root() != least.root):
+        elif differs or (start in had and began.root() != had[start]):
             return self._differs(note, new, progress)
         elif state.chain.texts != chain.texts or state.chain.reopened != chain.reopened:
             new = verify_all(note, state.chain.need)
@@ -436,7 +444,7 @@ class Follower:
             self._fork(note)
         with self.lock:  # nothing has borne the kept state out yet: before anybody is accused, it is made anew
             self.state, self._saved = begin(self.first), (0, 0)
-        return self._fold(note, new, progress, state=self.state, client=self.client, floor=self._floor)
+        return self._fold(note, new, progress, state=self.state, client=self.client, kept=self._kept)
 
     def _remember(self, memory: Path, note: bytes, state: State) -> None:
         write_atomic(memory / "checkpoint", note)

@@ -36,9 +36,10 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, digest BLOB NOT NULL, data BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS digests ON entries (digest);
 """
-_ONCE: Final = """
-INSERT INTO entries (digest, data) SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM entries WHERE digest = ?1)"""
 _AS_IS: Final = "INSERT INTO entries (digest, data) VALUES (?1, ?2)"
+_ONCE: Final = (
+    "INSERT INTO entries (digest, data) SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM entries WHERE digest = ?1)"
+)
 
 
 class LogStore:
