@@ -9,6 +9,7 @@ import pytest
 from brakeline.cli.demo.stage import PARTIES, free_ports
 from brakeline.core.brake import Phase
 from brakeline.core.bundle import verify_bundle
+from brakeline.core.state.events import Reported
 from brakeline.core.treaty import parse_treaty
 from brakeline.node.client import Follower, LogClient
 from test_circle_real import Circle, until
@@ -41,28 +42,39 @@ def mirror(circle: Circle, party: str) -> str:
     return url
 
 
-def reopen(circle: Circle, keeper: str, source: str, closers: tuple[str, ...], signers: tuple[str, ...]) -> str:
-    """Close, draft, sign and move: what people do by hand. Returns the new log's address."""
-    stage = circle.stage
-    for party in closers:
-        out = stage.call("keeper", "close", "--home", party, "--out", f"{party}.closing")
-        assert f"{party} has closed" in out
+def close(circle: Circle, *parties: str, also: str = "") -> list[str]:
+    """The closings of these parties, as options for a draft; `also` of a log that was never published."""
+    given: list[str] = []
+    for party in parties:
+        for origin in ["", *([also] if also else [])]:
+            file = f"{party}{origin.replace('/', '-')}.closing"
+            named = ("--origin", origin) if origin else ()
+            out = circle.stage.call("keeper", "close", "--home", party, *named, "--out", file)
+            assert f"{party} has closed" in out
+            given += ["--closing", file]
+    return given
+
+
+def draft(circle: Circle, keeper: str, source: str, *options: str) -> str:
+    """A new keeper's draft; returns the address that it names."""
     (port,) = free_ports(1)
-    url = f"http://127.0.0.1:{port}"
-    given = [x for party in closers for x in ("--closing", f"{party}.closing")]
-    stage.call(
-        "keeper", "reopen", "--home", keeper, "--from", source, *given, "--url", url, "--reason", "the keeper is gone",
-        "--out", "reopening.json",
-    )  # fmt: skip
-    for party in signers:
+    url, why = f"http://127.0.0.1:{port}", ("--reason", "the keeper is gone", "--out", "reopening.json")
+    circle.stage.call("keeper", "reopen", "--home", keeper, "--from", source, "--url", url, *why, *options)
+    return url
+
+
+def go_on(circle: Circle, keeper: str, *signers: str) -> None:
+    """Sign and move, and start the log."""
+    stage = circle.stage
+    for party in (keeper, *signers):
         out = stage.call("keeper", "sign", "reopening.json", "--home", party, "--out", f"{party}.signed")
         assert f"kept by {keeper}" in out
-    files = ["reopening.json", *(f"{party}.signed" for party in signers)]
+    files = ["reopening.json", *(f"{party}.signed" for party in (keeper, *signers))]
     for party in PARTIES:
         stage.call("keeper", "move", *files, "--home", party)
-    stage.serve(f"log-{keeper}", "log", "--home", keeper)
-    stage.await_listening([f"log-{keeper}"])
-    return url
+    name = f"log-{keeper}-{len(stage.processes)}"
+    stage.serve(name, "log", "--home", keeper)
+    stage.await_listening([name])
 
 
 def test_a_dead_keeper_is_replaced_while_a_run_trains(circle: Circle) -> None:
@@ -73,9 +85,13 @@ def test_a_dead_keeper_is_replaced_while_a_run_trains(circle: Circle) -> None:
     until(lambda: circle.steps("alpha", "through") > 100)
     stage.kill("log")
     shutil.rmtree(stage.home("delta") / "log")
-    reading = stage.result("duty", "report", "--about", "0", "--home", "beta")
-    assert reading.returncode != 0
-    url = reopen(circle, "gamma", source, ("alpha", "beta", "gamma"), ("alpha", "beta"))
+    waits = stage.result("duty", "notice", "--text", "said while no log was there", "--home", "beta")
+    assert waits.returncode == 5
+    url = draft(circle, "gamma", source, *close(circle, "alpha", "beta", "gamma"))
+    early = stage.result("keeper", "move", "reopening.json", "--home", "alpha")
+    assert early.returncode == 3
+    assert "nobody has signed" in early.stderr
+    go_on(circle, "gamma", "alpha", "beta")
     follower = Follower(LogClient(stage.log_url), parse_treaty((stage.folder / "demo.toml").read_bytes()))
     until(lambda: moved(follower))
     assert follower.client.url == url
@@ -92,6 +108,10 @@ def test_a_dead_keeper_is_replaced_while_a_run_trains(circle: Circle) -> None:
     assert stage.processes[process].returncode == 0
     until(lambda: circle.status("alpha", "through") == "ended")
     assert circle.shadow("alpha", "through"), "not a bit is lost"
+    stage.call("duty", "notice", "--text", "and after it", "--home", "beta")
+    circle.state()
+    said = [e.text for e in circle.follower.recent if isinstance(e, Reported)]
+    assert said == ["said while no log was there", "and after it"]
     assert circle.state().members.equivocators == frozenset()
     assert "kept by gamma" in stage.call("status", "--home", "beta")
 
@@ -112,3 +132,29 @@ def test_a_bundle_over_a_reopening_verifies(circle: Circle) -> None:
     assert proven.state.chain.log.keeper == "gamma"
     out = stage.call("verify", "all.bundle", "--treaty", "demo.toml")
     assert "gamma/log" in out
+
+
+def test_a_key_is_lost_and_the_first_attempt_led_nowhere(circle: Circle) -> None:
+    """The old log is alive meanwhile, and cannot go on. A reopening that was signed and never published is replaced."""
+    stage = circle.stage
+    source = mirror(circle, "delta")
+    given = close(circle, "alpha", "beta", "delta")
+    size = circle.state().size
+    frozen = stage.result("vote", "trip", "--reason", "the old log takes nothing more", "--home", "gamma")
+    assert frozen.returncode == 5, frozen.stderr
+    draft(circle, "beta", source, *given)
+    for party in ("alpha", "delta"):
+        stage.call("keeper", "sign", "reopening.json", "--home", party)
+    draft(circle, "gamma", source, *given)
+    refused = stage.result("keeper", "sign", "reopening.json", "--home", "alpha")
+    assert refused.returncode == 4
+    assert "has signed another reopening, by which beta goes on as beta/log" in refused.stderr
+    given = close(circle, "alpha", "beta", "delta", also="beta/log")
+    draft(circle, "gamma", source, *given)
+    go_on(circle, "gamma", "alpha", "delta")
+    until(lambda: moved(circle.follower) and circle.follower.state.chain.log.key.name == "gamma/log-2")
+    state = circle.state()
+    assert state.epoch == 2
+    assert size <= state.size
+    stage.call("vote", "lift", "--reason", "is heard again", "--home", "gamma")
+    assert "gamma" in circle.state().ballot.lift

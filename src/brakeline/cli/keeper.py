@@ -122,7 +122,6 @@ def _close(
 )
 @click.option("--url", required=True, help="Where this party will keep the log.")
 @click.option("--origin", help="The new log's name.  [default: this party's name, /log, and a number]")
-@click.option("--over", multiple=True, help="A log that was named in a reopening, and never published.")
 @click.option("--reason", default="", help="Why, for the record.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where to write the reopening.")
 def reopen(
@@ -131,23 +130,23 @@ def reopen(
     closings: tuple[Path, ...],
     url: str,
     origin: str | None,
-    over: tuple[str, ...],
     reason: str,
     out: Path,
 ) -> None:
-    """Draft the reopening of the log with this party as its keeper, and sign it as one party.
+    """Draft the reopening of the log with this party as its keeper, for the parties to sign.
 
-    Copies the old log's entries into this home, behind which `brakeline log` goes on.
+    Copies the old log's entries into this home, behind which `brakeline log` goes on. A log that an earlier reopening
+    named and that was never published ends with it, where its closings are given, too.
     """
     party = Home(home)
     found = [c for path in closings for c in reopening.decode_closings(read_file(path))]
-    name = origin or _origin(party, over)
+    name = origin or _origin(party, (c.origin for c in found))
     with LogStore(folder_of(party, name), name) as store, folding() as progress:
         state, cosigned = take(party.treaty, source, store, progress)
-    key = log_key(party, state)
+    key, ended = log_key(party, state), state.chain.log.key.name
     made = Reopening(
         treaty=state.first,
-        over=(state.chain.log.key.name, *over),
+        over=(ended, *sorted({c.origin for c in found} - {ended})),
         keeper=party.name,
         log_key=VerifierKey(name, ED25519, key.public).text,
         url=url,
@@ -155,7 +154,6 @@ def reopen(
         closings=reopening.ordered(found),
         reason=reason,
     )
-    payload = canonical(made)
     late = max((c.settled for c in found), default=0)
     if late > state.size:
         raise Refused(
@@ -165,10 +163,9 @@ def reopen(
         )
     check_closed(state, made, size=state.size)
     _check_seen(_state(party)[1], made)
-    _sign(party, made, payload)
-    write_atomic(out, reopening.signed(payload, party.key("statement")))
+    write_atomic(out, canonical(made))
     _show(made)
-    click.echo(f"drafted and signed by {party.name}: {out}")
+    click.echo(f"{state.treaty.members} parties sign it: brakeline keeper sign {out}")
 
 
 def _origin(party: Home, over: Iterable[str]) -> str:
@@ -197,13 +194,14 @@ def sign(files: tuple[Path, ...], home: Path, source: str | None, out: Path | No
     party = Home(home)
     _, state = _state(party)
     data = [read_file(path) for path in files]
-    made, envelope = reopening.read(data[0])
+    payload = reopening.payload_of(data[0])
+    made = reopening.check(payload)
     if not is_news(state, made) or made.over[0] != state.chain.log.key.name:
         raise Refused(Reason.FOREIGN, f"it reopens {made.over[0]}; the log is {state.chain.log.key.name}")
     _check_seen(state, made)
     check_closed(_at(party, made, source) or state, made, size=begins(made))
-    _sign(party, made, envelope.payload)
-    write_atomic(out or files[0], reopening.signed(envelope.payload, party.key("statement"), *data))
+    _remember(party, made, payload)
+    write_atomic(out or files[0], reopening.signed(payload, party.key("statement"), *data))
     _show(made)
     click.echo(f"signed by {party.name}: {out or files[0]}")
 
@@ -227,7 +225,7 @@ def _at(party: Home, made: Reopening, source: str | None) -> State | None:
     return state
 
 
-def _sign(party: Home, made: Reopening, payload: bytes) -> None:
+def _remember(party: Home, made: Reopening, payload: bytes) -> None:
     """Remember what is signed before it is: of two reopenings over one log an honest party signs one. Treaty 11.8.
 
     Another one only, if it ends what the first one began.
@@ -241,7 +239,7 @@ def _sign(party: Home, made: Reopening, payload: bytes) -> None:
             raise Refused(
                 Reason.EQUIVOCATION,
                 f"{party.name} has signed another reopening, by which {first.keeper} goes on as {name}",
-                hint=f"if that was never published: `keeper close --origin {name}`, `keeper reopen --over {name}`",
+                hint=f"if {name} was never published: `keeper close --origin {name}`, and draft anew with it",
             )
     write_atomic(path, reopening.signed(payload, party.key("statement")))
 
@@ -259,9 +257,8 @@ def move(files: tuple[Path, ...], home: Path, source: str | None) -> None:
     party = Home(home)
     _, state = _state(party)
     data = [read_file(path) for path in files]
-    made, envelope = reopening.read(data[0])
-    merged = reopening.joined(envelope.payload, (), data)
-    _, envelope = reopening.read(merged)
+    merged = reopening.joined(reopening.payload_of(data[0]), (), data)
+    made, envelope = reopening.read(merged)
     if is_news(state, made):
         at = _at(party, made, source) or state
         check_members(at, envelope)

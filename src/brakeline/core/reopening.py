@@ -126,12 +126,12 @@ def read(data: bytes) -> tuple[Reopening, Envelope]:
     envelope = open_envelope(data)
     if envelope.kind != KIND:
         raise Malformed(f"a {envelope.kind} is no reopening")
-    return check(envelope), envelope
+    return check(envelope.payload), envelope
 
 
-def check(envelope: Envelope) -> Reopening:
-    """What an envelope `reopen` says. Raises as `read`."""
-    r = parse(envelope.payload, Reopening)
+def check(payload: bytes) -> Reopening:
+    """What the payload of a `reopen` says. Raises as `read`."""
+    r = parse(payload, Reopening)
     if not is_text(r.reason) or len(r.reason) > MAX_REASON:
         raise Malformed(f"a reason is up to {MAX_REASON} characters of printable text")
     if not r.url or len(r.url) > MAX_REASON or not all("!" <= c <= "~" for c in r.url):
@@ -146,28 +146,32 @@ def check(envelope: Envelope) -> Reopening:
     return r
 
 
-def draft(reopening: Reopening) -> bytes:
-    """The payload that members sign."""
-    return canonical(reopening)
+def payload_of(data: bytes) -> bytes:
+    """What a file says that is a draft, or an envelope with signatures. Raises as `read`."""
+    if data.startswith(b'{"payload"'):
+        return read(data)[1].payload
+    check(data)
+    return data
 
 
-def signed(payload: bytes, key: PrivateKey, *earlier: bytes) -> bytes:
-    """The envelope over `payload` with this key's signature, and those of `earlier` envelopes over the same.
+def signed(payload: bytes, key: PrivateKey, *files: bytes) -> bytes:
+    """The envelope over `payload` with this key's signature, and those in `files`, drafts or envelopes of the same.
 
     Raises:
         Malformed: one of them is of something else.
     """
-    return joined(payload, [(key.public.id, key.sign(pae(KIND, payload)))], earlier)
+    return joined(payload, [(key.public.id, key.sign(pae(KIND, payload)))], files)
 
 
-def joined(payload: bytes, signatures: Iterable[tuple[str, bytes]], envelopes: Iterable[bytes]) -> bytes:
+def joined(payload: bytes, signatures: Iterable[tuple[str, bytes]], files: Iterable[bytes]) -> bytes:
     """One envelope with all signatures there are over `payload`. Raises as `signed`."""
     found = set(signatures)
-    for data in envelopes:
-        envelope = open_envelope(data)
-        if (envelope.kind, envelope.payload) != (KIND, payload):
-            raise Malformed("these are signatures over another reopening")
-        found |= set(envelope.signatures)
+    for data in files:
+        if payload_of(data) != payload:
+            raise Malformed("these are files of different reopenings")
+        found |= set() if data == payload else set(open_envelope(data).signatures)
+    if not found:
+        raise Malformed("nobody has signed the reopening yet", hint="brakeline keeper sign FILE")
     return seal(KIND, payload, sorted(found))
 
 

@@ -68,7 +68,7 @@ def check(state: State, envelope: Envelope) -> Reopening:
             another size, or too early; TAMPERED, from another tree; REUSED_KEY; UNKNOWN_ISSUER, a keeper or closer
             that the text does not know; FORGED; NO_QUORUM.
     """
-    r, chain = reopening.check(envelope), state.chain
+    r, chain = reopening.check(envelope.payload), state.chain
     if (r.treaty, r.over[0]) != (state.first, chain.log.key.name):
         raise Refused(Reason.FOREIGN, f"it reopens another log than {chain.log.key.name} (Treaty 11.8)")
     check_members(state, envelope)
