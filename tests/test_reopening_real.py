@@ -27,9 +27,9 @@ def circle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Circle]:
 def mirror(circle: Circle, party: str) -> str:
     """Start one; returns its address, once it has all."""
     (port,) = free_ports(1)
-    circle.stage.serve(f"mirror-{party}", "mirror", "--home", party, "--port", str(port))
-    circle.stage.await_listening([f"mirror-{party}"])
     url, size = f"http://127.0.0.1:{port}", circle.state().size
+    circle.stage.serve(f"mirror-{party}", "mirror", "--home", party, "--url", url)
+    circle.stage.await_listening([f"mirror-{party}"])
     client = LogClient(url)
 
     def there() -> bool:

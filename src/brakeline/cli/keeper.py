@@ -1,10 +1,11 @@
 """`brakeline keeper`: go on with a log whose keeper is dead or hostile, or whose key is lost. Rules 11.8 to 11.10."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -17,8 +18,10 @@ from brakeline.core.snapshot import unpack
 from brakeline.core.state import State
 from brakeline.core.state.codec import decode
 from brakeline.core.state.reopen import check_closed, check_members
+from brakeline.core.tlog.checkpoint import checkpoint_in
 from brakeline.core.tlog.note import ED25519, VerifierKey
 from brakeline.core.tlog.policy import verify_all
+from brakeline.node.client import stamped_in
 from brakeline.node.desk import Desk
 from brakeline.node.disk import write_atomic
 from brakeline.node.home import Home
@@ -46,19 +49,38 @@ def command() -> None:
     """
 
 
-def _state(home: Home) -> tuple[Desk, State]:
-    """The newest state that this home has seen, in whatever role; the log is asked, and may not answer."""
+class _Seen(NamedTuple):
+    """The newest state that a home has kept, in whatever role; and what it has seen since: checkpoint and stamp."""
+
+    state: State
+    size: int
+    root: bytes
+    stamped: int
+
+
+def _seen(home: Home) -> _Seen:
+    """What a home has seen. The log is asked, and may not answer."""
     desk = Desk(home, tell=lambda text: click.echo(text, err=True))
     try:
         with within(_LOOKING):
             desk.update()
     except BrakelineError as e:
         click.echo(f"the log does not answer as it should, so this goes by what this home has seen: {e}", err=True)
-    states = [desk.state]
-    for folder in ("signer", "mirror/seen"):
+    states, folders = [desk.state], [home.path / name for name in ("seen", "signer", "mirror/seen")]
+    for folder in folders:
         with suppress(OSError, BrakelineError):
-            states.append(decode(unpack((home.path / folder / "state").read_bytes()), home.treaty))
-    return desk, max(states, key=lambda state: (len(state.chain.reopened), state.size))
+            states.append(decode(unpack((folder / "state").read_bytes()), home.treaty))
+    newest = max(states, key=lambda state: (len(state.chain.reopened), state.size))
+    size, root = max([(newest.size, newest.root()), *_checkpoints(folders, newest.chain.log.key.name)])
+    return _Seen(newest, size, root, max(newest.clock.mark.size, *(stamped_in(folder)[0] for folder in folders)))
+
+
+def _checkpoints(folders: Iterable[Path], origin: str) -> Iterator[tuple[int, bytes]]:
+    for folder in folders:
+        with suppress(OSError, BrakelineError):
+            checkpoint = checkpoint_in((folder / "checkpoint").read_bytes())
+            if checkpoint.origin == origin:
+                yield checkpoint.size, checkpoint.root
 
 
 @command.command(name="close")
@@ -71,22 +93,21 @@ def close_(home: Path, out: Path, origin: str | None) -> None:
     There is no way back: only a log that is reopened goes on. Permits that were given lapse by themselves.
     """
     party = Home(home)
-    _, state = _state(party)
-    current = state.chain.log.key.name
+    seen = _seen(party)
+    state, current = seen.state, seen.state.chain.log.key.name
     ended = origin or current
     text = party.newest
     me = party.me(text)
     made: list[Closing] = []
     if me.witness_key:
         witness = Witness(home / "witness", me.witness_key.name, party.key("witness"), (), time.time)
-        seen, when = witness.close_log(ended)
+        cosigned, when = witness.close_log(ended)
         witness.close()
-        size, root = (seen.size, seen.root) if seen else (0, bytes(32))
-        made.append(_close(party, "witness", state, ended, size, root, 0, when))
+        size, root = (cosigned.size, cosigned.root) if cosigned else (0, bytes(32))
+        made.append(_close(party, "witness", seen, ended, size, root, 0, when))
     if me.signer_key and ended == current:
         epoch = max(party.granted.close(ended), state.epoch)
-        root = state.root() if state.size else bytes(32)
-        made.append(_close(party, "permit-signer", state, ended, state.size, root, epoch, int(time.time())))
+        made.append(_close(party, "permit-signer", seen, ended, seen.size, seen.root, epoch, int(time.time())))
     if not made:
         raise Misuse(f"{party.name} is neither a witness nor a permit signer: there is nothing for it to close")
     write_atomic(out, reopening.encode_closings(made))
@@ -96,18 +117,18 @@ def close_(home: Path, out: Path, origin: str | None) -> None:
 
 
 def _close(
-    party: Home, role: reopening.Role, state: State, origin: str, size: int, root: bytes, epoch: int, when: int
+    party: Home, role: reopening.Role, seen: _Seen, origin: str, size: int, root: bytes, epoch: int, when: int
 ) -> Closing:
     key = party.key("witness" if role == "witness" else "signer")
     said = Closed(
-        treaty=state.first,
+        treaty=seen.state.first,
         origin=origin,
         party=party.name,
         role=role,
         key=key.public.id,
         size=size,
         root=root.hex(),
-        settled=state.clock.mark.size if origin == state.chain.log.key.name else 0,
+        settled=seen.stamped if origin == seen.state.chain.log.key.name else 0,
         epoch=epoch,
         time=when,
     )
@@ -162,7 +183,7 @@ def reopen(
             hint="find a copy that goes further: ask whoever runs a mirror",
         )
     check_closed(state, made, size=state.size)
-    _check_seen(_state(party)[1], made)
+    _check_seen(_seen(party), made)
     write_atomic(out, canonical(made))
     _show(made)
     click.echo(f"{state.treaty.members} parties sign it: brakeline keeper sign {out}")
@@ -192,13 +213,14 @@ def sign(files: tuple[Path, ...], home: Path, source: str | None, out: Path | No
     Refuses one that begins before what this home has seen stamped, and a second one over the same log.
     """
     party = Home(home)
-    _, state = _state(party)
+    seen = _seen(party)
+    state = seen.state
     data = [read_file(path) for path in files]
     payload = reopening.payload_of(data[0])
     made = reopening.check(payload)
     if not is_news(state, made) or made.over[0] != state.chain.log.key.name:
         raise Refused(Reason.FOREIGN, f"it reopens {made.over[0]}; the log is {state.chain.log.key.name}")
-    _check_seen(state, made)
+    _check_seen(seen, made)
     check_closed(_at(party, made, source) or state, made, size=begins(made))
     _remember(party, made, payload)
     write_atomic(out or files[0], reopening.signed(payload, party.key("statement"), *data))
@@ -206,10 +228,10 @@ def sign(files: tuple[Path, ...], home: Path, source: str | None, out: Path | No
     click.echo(f"signed by {party.name}: {out or files[0]}")
 
 
-def _check_seen(state: State, made: Reopening) -> None:
-    start, seen = begins(made), state.clock.mark.size
-    if made.over[0] == state.chain.log.key.name and seen > start:
-        text = f"it begins behind {start} entries, and this home has seen {seen} stamped (Treaty 11.8)"
+def _check_seen(seen: _Seen, made: Reopening) -> None:
+    start = begins(made)
+    if made.over[0] == seen.state.chain.log.key.name and seen.stamped > start:
+        text = f"it begins behind {start} entries, and this home has seen {seen.stamped} stamped (Treaty 11.8)"
         raise Refused(Reason.ROLLBACK, text, hint="what is stamped must not be lost: draft it from a copy that has it")
 
 
@@ -255,7 +277,7 @@ def move(files: tuple[Path, ...], home: Path, source: str | None) -> None:
     its permit signer tells others.
     """
     party = Home(home)
-    _, state = _state(party)
+    state = _seen(party).state
     data = [read_file(path) for path in files]
     merged = reopening.joined(reopening.payload_of(data[0]), (), data)
     made, envelope = reopening.read(merged)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import folding, home_option, log_url, read_file
+from brakeline.cli.common import address, folding, home_option, log_url, read_file
 from brakeline.core.treaty import parse_treaty
 from brakeline.node.client import Follower, LogClient
 from brakeline.node.home import Home
@@ -18,10 +18,9 @@ from brakeline.node.moving import FILE
 @home_option
 @click.option("--treaty", "treaty_file", type=click.Path(path_type=Path), help="A treaty file, instead of a home.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to keep the copy.  [default: HOME/mirror]")
-@click.option("--port", type=click.IntRange(0, 65535), help="Serve the copy on this port.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Serve it at this address.")
+@click.option("--url", help="Serve the copy at this address.")
 @click.option("--once", is_flag=True, help="Take what is published now, and end.")
-def command(home: Path, treaty_file: Path | None, folder: Path | None, port: int | None, host: str, once: bool) -> None:
+def command(home: Path, treaty_file: Path | None, folder: Path | None, url: str | None, once: bool) -> None:
     """Keep a verified copy of the whole log, and serve it to whoever asks (C2SP tlog-tiles).
 
     A log whose keeper is dead or hostile goes on from a mirror: see `brakeline keeper`. Needs no keys.
@@ -37,12 +36,12 @@ def command(home: Path, treaty_file: Path | None, folder: Path | None, port: int
             click.echo(f"{size} entries of {follower.state.chain.log.key.name} in {mirror.directory}")
             return
     stop = threading.Event()
-    if port is None:
+    if url is None:
         mirror.run(stop, _tell)
         return
     threading.Thread(target=mirror.run, args=(stop, _tell), daemon=True).start()
     try:
-        run(app(mirror), host, port)
+        run(app(mirror), *address(url, None, None))
     finally:
         stop.set()
 

@@ -17,6 +17,7 @@ from brakeline.core.treaty import parse_treaty
 from brakeline.core.units import about_flop
 from brakeline.node.client import Follower, LogClient
 from brakeline.node.home import Home
+from brakeline.node.moving import FILE
 
 _SHOWN: Final = 40
 
@@ -34,10 +35,10 @@ def command(home: Path, treaty_file: Path | None, from_signers: bool, refold: bo
     anybody can run it, verified from the log's first entry.
     """
     if treaty_file:
-        treaty, memory = parse_treaty(read_file(treaty_file)), None
+        treaty, memory, put = parse_treaty(read_file(treaty_file)), None, None
     else:
-        treaty, memory = Home(home).treaty, home / "seen"
-    follower = Follower(LogClient(log_url(treaty)), treaty, memory)
+        treaty, memory, put = Home(home).treaty, home / "seen", home / FILE
+    follower = Follower(LogClient(log_url(treaty)), treaty, memory, put=put)
     with folding() as progress:
         if from_signers:
             follower.start_from_signers()

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import httpx
 
 from brakeline.core.admission import Admission
+from brakeline.core.encoding import decimal, unhex32
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused, Unavailable
 from brakeline.core.reopening import Reopening
 from brakeline.core.snapshot import Snapshot, check_stated, pack, unpack
@@ -20,6 +21,7 @@ from brakeline.core.state.events import Event
 from brakeline.core.state.said import authenticate
 from brakeline.core.statement import open_envelope
 from brakeline.core.tlog.checkpoint import Checkpoint, checkpoint_in
+from brakeline.core.tlog.merkle import EMPTY_ROOT
 from brakeline.core.tlog.policy import Cosigned, Policy, verify_all
 from brakeline.core.tlog.proof import parse_proof, verify_proof
 from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
@@ -35,6 +37,7 @@ _SAVE_EVERY: Final = 500  # entries; folding as many costs as much as writing a 
 _UNVOUCHED: Final = 2**16  # entries without a stamp among them that are folded before a quorum vouches for them
 _RECENT: Final = 10_000  # events kept in memory
 _SLOW: Final = 60.0  # s for an answer of some size
+STAMPED: Final = "stamped"  # in a follower's memory: the highest stamp that it has seen
 REOPENED: Final = "reopening"  # in a follower's memory: by which it moved last
 _PACE: Final = 0.25  # s that waiting in vain takes at least
 
@@ -162,9 +165,25 @@ class Seen(NamedTuple):
     note: bytes
 
 
-def _era(state: State) -> int:
-    """What rises with every epoch and every text."""
-    return state.epoch + len(state.chain.texts) - 1
+def _era(state: State) -> tuple[int, ...]:
+    """What changes with every epoch, text, key and keeper: how a home speaks, and whom it believes."""
+    chain = state.chain
+    return state.epoch, len(chain.texts), chain.now.closed, len(chain.reopened), len(state.keyring.past)
+
+
+def stamped_in(memory: Path) -> tuple[int, bytes]:
+    """Size and root of the highest stamp that a follower with this memory has seen; 0 before the first.
+
+    Raises:
+        Malformed: the file is damaged.
+    """
+    try:
+        size, root = (memory / STAMPED).read_text("ascii").split()
+    except FileNotFoundError:
+        return 0, EMPTY_ROOT
+    except (OSError, ValueError) as e:
+        raise Malformed(f"{memory / STAMPED} is damaged: {e}", hint="put it back from a copy, or remove it") from e
+    return decimal(size.encode()), unhex32(root)
 
 
 class Trail(NamedTuple):
@@ -218,7 +237,8 @@ class Follower:
         self.recent: deque[Event] = deque(maxlen=_RECENT)
         self._updating = threading.Lock()  # waiting for a checkpoint is done outside it
         self._memory = memory
-        self._saved = (0, 0)  # size and epoch of the state that was written down last
+        self._saved: tuple[int, tuple[int, ...]] = (0, ())  # size and era of the state that was written down last
+        self._mark = stamped_in(memory) if memory else (0, EMPTY_ROOT)  # of the highest stamp that was seen
         self._floor: Seen | None = None
         self.doubted = False  # `trail` found that `state` is not what the log gives
         if memory is not None and (memory / "checkpoint").exists():
@@ -312,8 +332,13 @@ class Follower:
 
     def _settle(self) -> None:
         """Remember a state that a stamp covers: a reopening goes back no further. Treaty 11.8."""
-        if self.state.clock.mark.size >= self._stamped.size:
+        mark = self.state.clock.mark
+        if mark.size >= self._stamped.size:
             self._before, self._stamped = self._stamped, self.state
+        if mark.size > self._mark[0]:
+            self._mark = mark.size, mark.root()
+            if self._memory is not None:
+                write_atomic(self._memory / STAMPED, f"{mark.size} {mark.root().hex()}\n".encode())
         self._heed_address()
 
     def _heed_address(self) -> None:
@@ -342,9 +367,9 @@ class Follower:
             return
         client = LogClient(r.url)
         note = client.checkpoint()
-        start, mark = begins(r), self.state.clock.mark
+        start = begins(r)
         # What this follower has seen stamped is in every log that it goes on with; what came after may be void.
-        kept = [(mark.size, mark.root())] if mark.size else []
+        kept = [self._mark] if self._mark[0] else []
         if (floor := self._floor) and (floor.checkpoint.size <= start or floor.checkpoint.origin not in r.over):
             kept.append((floor.checkpoint.size, floor.checkpoint.root))
         tentative = Refused(Reason.FOREIGN, f"{r.url} shows no log that goes on from this one (Treaty 11.8)")
@@ -365,10 +390,10 @@ class Follower:
             self.recent.extend(folded.events)
             self.lock.notify_all()
         self._before = self._stamped = folded.state
-        self._heed_address()
+        self._settle()
         if self._memory is not None:
             write_atomic(self._memory / REOPENED, data)
-            self._saved = (0, 0)
+            self._saved = (0, ())
             self._remember(self._memory, note, folded.state)
 
     def _newest(self, wait: int = 0) -> tuple[bytes, Cosigned | Refused]:
@@ -443,7 +468,7 @@ class Follower:
         if self.cosigned is not None or not self.state.size:
             self._fork(note)
         with self.lock:  # nothing has borne the kept state out yet: before anybody is accused, it is made anew
-            self.state, self._saved = begin(self.first), (0, 0)
+            self.state, self._saved = begin(self.first), (0, ())
         return self._fold(note, new, progress, state=self.state, client=self.client, kept=self._kept)
 
     def _remember(self, memory: Path, note: bytes, state: State) -> None:

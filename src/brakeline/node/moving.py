@@ -14,7 +14,7 @@ from brakeline.core import reopening
 from brakeline.core.errors import BrakelineError
 from brakeline.core.reopening import Reopening
 from brakeline.core.state import State
-from brakeline.core.state.reopen import check_members
+from brakeline.core.state.reopen import may_be_signed
 from brakeline.core.statement import MAX_BYTES
 from brakeline.core.tlog.checkpoint import checkpoint_in
 from brakeline.node.http import raise_for
@@ -86,10 +86,9 @@ def _believed(state: State, data: bytes) -> Reopening | None:
     """A signer alone sends nobody anywhere: only what members have signed is looked at, as many as decide."""
     try:
         r, envelope = reopening.read(data)
-        check_members(state, envelope)
+        return r if may_be_signed(state, envelope) else None
     except BrakelineError:
         return None
-    return r
 
 
 def is_news(state: State, r: Reopening) -> bool:

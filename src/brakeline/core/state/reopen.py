@@ -114,6 +114,16 @@ def check_members(state: State, envelope: Envelope) -> None:
             raise _too_few(who, "signed it", side.treaty.members, side.treaty)
 
 
+def may_be_signed(state: State, envelope: Envelope) -> bool:
+    """Whether enough members of one text have signed it: a state that is behind may not know that this has closed.
+
+    Raises:
+        Refused(FORGED).
+    """
+    sides = benches(state)
+    return any(len(signing_parties(envelope, side.speakers)) >= side.treaty.members for side in sides)
+
+
 def check_closed(state: State, r: Reopening, *, size: int) -> None:
     """That witnesses and permit signers have closed the origin, by what is known here, and name no stamp beyond `size`.
 
