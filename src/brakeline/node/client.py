@@ -237,7 +237,7 @@ class Follower:
         self.recent: deque[Event] = deque(maxlen=_RECENT)
         self._updating = threading.Lock()  # waiting for a checkpoint is done outside it
         self._memory = memory
-        self._saved: tuple[int, tuple[int, ...]] = (0, ())  # size and era of the state that was written down last
+        self._saved = (0, _era(self.state))  # size and era of the state that was written down last
         self._mark = stamped_in(memory) if memory else (0, EMPTY_ROOT)  # of the highest stamp that was seen
         self._floor: Seen | None = None
         self.doubted = False  # `trail` found that `state` is not what the log gives
@@ -468,7 +468,8 @@ class Follower:
         if self.cosigned is not None or not self.state.size:
             self._fork(note)
         with self.lock:  # nothing has borne the kept state out yet: before anybody is accused, it is made anew
-            self.state, self._saved = begin(self.first), (0, ())
+            self.state = begin(self.first)
+            self._saved = (0, _era(self.state))
         return self._fold(note, new, progress, state=self.state, client=self.client, kept=self._kept)
 
     def _remember(self, memory: Path, note: bytes, state: State) -> None:
