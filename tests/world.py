@@ -612,10 +612,16 @@ MOVES: dict[type[ev.Event], Event] = {
 
 
 def check_history(events: Sequence[ev.Event], state: State) -> None:
-    """The brake moved only by its table, time only forwards, and the epoch by one with every trip."""
+    """The brake moved only by its table, time only forwards, and the epoch by one with every trip.
+
+    Where the log was reopened it may rise by more (Treaty 11.9).
+    """
     brake = START_STATE
     for event in events:
-        if move := MOVES.get(type(event)):
+        if isinstance(event, ev.Tripped) and isinstance(event.cause, ev.ByReopening):
+            assert event.epoch > brake.epoch
+            brake = step(replace(brake, epoch=event.epoch - 1), Event.REOPENED, now=event.time)
+        elif move := MOVES.get(type(event)):
             brake = step(brake, move, now=event.time)  # type: ignore[attr-defined]
             assert not isinstance(event, ev.Tripped) or event.epoch == brake.epoch
     assert brake == state.ballot.brake
