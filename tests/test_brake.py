@@ -16,6 +16,7 @@ from brakeline.core.gate import GateState, admit, decide, halt
 from brakeline.core.permit import Permit
 from brakeline.core.state import events as ev
 from brakeline.core.statement import open_envelope
+from succession import reopening
 from vector import refused
 from world import DAY, LABS, PARTIES, Live, World
 
@@ -31,6 +32,7 @@ DIAGRAM = {  # as drawn at the top of brake.py
 
 def test_the_table_is_the_diagram() -> None:
     drawn = {(Phase(a), Event(e)): Phase(b) for a, arrows in DIAGRAM.items() for e, b in arrows.items()}
+    drawn |= {(phase, Event.REOPENED): Phase.TRIPPED for phase in Phase}
     assert drawn == TRANSITIONS
     assert {p for p, _ in TRANSITIONS} == set(TRANSITIONS.values()) == set(Phase)
     assert {e for _, e in TRANSITIONS} == set(Event)
@@ -44,7 +46,7 @@ def test_every_event_in_every_phase(phase: Phase, event: Event) -> None:
         with pytest.raises(Misuse):
             step(state, event, now=1000)
     else:
-        epoch = 4 if event is Event.TRIP else 3  # Treaty 5.5
+        epoch = 4 if event in (Event.TRIP, Event.REOPENED) else 3  # Treaty 5.5, 11.9
         assert step(state, event, now=1000) == BrakeState(TRANSITIONS[phase, event], epoch, 1000)
         assert step(state, event, now=2000) == BrakeState(TRANSITIONS[phase, event], epoch, 2000)
         with pytest.raises(Misuse):
@@ -61,7 +63,7 @@ def test_no_history_leaves_the_table(events: list[tuple[Event, int]]) -> None:
             state = step(state, event, now=now)
         except Misuse:
             continue
-        trips += event is Event.TRIP
+        trips += event in (Event.TRIP, Event.REOPENED)
         assert (state.epoch, state.since) == (trips, now)
 
 
@@ -122,6 +124,7 @@ class Adversary(RuleBasedStateMachine):
         self.accusers: set[str] = set()
         self.phase = Phase.CLEAR
         self.known = self.tripped = 0
+        self.reopened = False
 
     @initialize(bound=st.sampled_from([PARTIES, LABS]))
     def begin(self, bound: tuple[str, ...]) -> None:
@@ -131,6 +134,14 @@ class Adversary(RuleBasedStateMachine):
         self.gates = {r.id: GateState(r.id) for r in self.runs}
 
     # what parties do
+
+    @rule(keeper=st.sampled_from(LABS))
+    def reopen(self, keeper: str) -> None:
+        """The keeper is replaced, by all who still count. Treaty 11.8"""
+        able = [p for p in PARTIES if p not in self.world.state.members.equivocators]
+        if len(self.world.state.chain.reopened) < 2:
+            outcome = self.world.append(reopening(self.world, keeper, *able))
+            assert outcome.reason is None, outcome.text
 
     @rule(parties=SOME, motion=st.sampled_from(["trip", "lift", "lift"]), age=st.sampled_from([-1, 0, 0, 0, 0, 1]))
     def vote(self, parties: list[str], motion: str, age: int) -> None:
@@ -300,15 +311,18 @@ class Adversary(RuleBasedStateMachine):
         state = self.world.state
         new, self.known = self.world.events[self.known :], len(self.world.events)
         for event in new:
-            if isinstance(event, ev.Tripped):
+            if isinstance(event, ev.Tripped) and isinstance(event.cause, ev.ByReopening):
+                self.trip_voters, self.lifters = set(), set()
+                self.tripped, self.reopened = self.world.now, True
+            elif isinstance(event, ev.Tripped):
                 # Treaty 4.1-4.4: f parties trip nothing, whatever they sign, and unbound ones do not count.
                 voters, readers = self.trip_voters & self.bound, self.readers & self.bound
                 assert max(len(voters), len(readers), len(self.accusers)) > self.world.treaty.faults
                 self.trip_voters, self.lifters = set(), set()
-                self.tripped = self.world.now
+                self.tripped, self.reopened = self.world.now, False
             if isinstance(event, ev.Paused):
-                # Treaty 4.5: all have said that they stopped, or no permit of before can be alive.
-                stopped = all(r.stopped for r in self.runs if state.concerned(r.now))
+                # Treaty 4.5: all have said that they stopped, or no permit of before can be alive; 11.9: the latter.
+                stopped = all(r.stopped for r in self.runs if state.concerned(r.now)) and not self.reopened
                 assert stopped or self.world.now >= self.tripped + self.world.treaty.permit_lifetime + 30
             if isinstance(event, ev.Lifting):
                 assert len(self.lifters & self.bound) >= self.world.treaty.lift  # Treaty 8.1
