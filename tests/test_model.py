@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "spec" / "model"))
 import brake as brake_model
 import handover
 import keys as keys_model
+import reopen as reopen_model
 import takeover
 
 WORLDS = {world.name: world for world in handover.worlds()}
@@ -104,7 +105,32 @@ def test_the_next_log_begins_with_all_that_was_settled(liar: int | None, states:
     assert (found.states, found.wrong) == (states, {})
 
 
-@pytest.mark.parametrize(("rule", "fault"), [("head", "two logs begin"), ("published", "a settled history is lost")])
+@pytest.mark.parametrize(
+    ("rule", "fault"),
+    [
+        ("head", "two logs begin"),
+        ("published", "a settled history is lost"),
+        ("any", "a settled history is lost"),
+    ],
+)
 def test_a_naive_takeover_fails(rule: str, fault: str) -> None:
     found: Any = takeover.Model(rule, 3, None).run(stop=True)
     assert fault in found.wrong
+
+
+def test_no_reopening_amid_a_succession_loses_what_was_stamped() -> None:
+    # Treaty 11.8; I10, S-24
+    found = reopen_model.Reopening(WORLDS["all of two replaced"], "ours", 3).run(stop=False)
+    assert (found.states, found.wrong, found.cut) == (16_679, {}, False)
+
+
+@pytest.mark.soak
+def test_no_reopening_loses_what_was_stamped_where_one_lies() -> None:
+    found = reopen_model.Reopening(WORLDS["one of four replaced"], "ours", 3).run(stop=False)
+    assert (found.states, found.wrong, found.cut) == (65_142, {}, False)
+
+
+@pytest.mark.parametrize("rule", ["now", "next"])
+def test_the_closers_of_one_text_are_not_enough(rule: str) -> None:
+    found = reopen_model.Reopening(WORLDS["one of four replaced"], rule, 4).run(stop=True)
+    assert set(found.wrong) == {"a settled history is lost"}

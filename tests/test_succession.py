@@ -684,3 +684,60 @@ def test_no_permit_of_a_lab_stops_an_inspector() -> None:
         with pytest.raises(Malformed):
             open_past(world.state, world.sealed(world.request(run, size=size)))
     assert open_past(world.state, world.sealed(world.request(run)))[0].run == run.id
+
+
+# --- what a turn decides by itself: nothing
+
+
+def test_a_turn_upholds_no_old_allegation() -> None:
+    """Two have accused where three were needed, and by the next text two suffice. S-23"""
+    world = succeeding(**{"audit.adjudicators": "3"})
+    run = world.finished("alpha", steps=12)
+    for inspector in ("beta", "gamma"):
+        assert world.audit(inspector, run, violation()).reason is None
+    assert run.bar is None
+    turned(world, next_text(world.treaty, **{"audit.adjudicators": "2"}))
+    assert run.bar is None, "the turn itself bars nobody"
+    assert world.phase is Phase.CLEAR
+    world.stamp(5)
+    assert run.bar is None, "nor does time"
+    world.check()
+
+
+TUF = [
+    # who assents (of alpha, beta, gamma, delta; epsilon joins in delta's place), version, and whether it is adopted
+    ("all of both", ("alpha", "beta", "gamma"), 2, True, True),
+    ("no joiner", ("alpha", "beta", "gamma"), 2, False, False),
+    ("one too few of the old", ("alpha", "beta"), 2, True, False),
+    ("none of the old", (), 2, True, False),
+    ("a version skipped", ("alpha", "beta", "gamma"), 3, True, False),
+    ("the same version", ("alpha", "beta", "gamma"), 1, True, False),
+]
+
+
+@pytest.mark.parametrize(("assenting", "version", "joins", "adopted_"), [x[1:] for x in TUF], ids=[x[0] for x in TUF])
+def test_a_text_is_followed_as_a_root_is_rotated(
+    assenting: tuple[str, ...], version: int, joins: bool, adopted_: bool
+) -> None:
+    """What TUF asks of a new root, each to be signed by enough of the old one and of itself. S-08"""
+    world = succeeding()
+    next_ = next_text(world.treaty, drop="beta", join="epsilon", **{"treaty.version": str(version)})
+    assenting = tuple(p.replace("beta", "delta") for p in assenting)
+    changes = {} if joins else {"joining": ()}
+    outcome = propose(world, next_, by="alpha", **changes)
+    for party in assenting:
+        assent(world, next_, party)
+    assert (world.state.chain.coming is not None) == adopted_, outcome.text
+
+
+def test_many_texts_in_a_row_each_replace_one() -> None:
+    """A chain that ends with nobody who began it, step by step, and an old text that is brought again. S-05, S-08"""
+    world = succeeding()
+    first = next_text(world.treaty, drop="gamma", join="epsilon")
+    turned(world, first)
+    turned(world, next_text(world.treaty, drop="alpha", join="zeta"))
+    turned(world, next_text(world.treaty, drop="beta", join="eta"), by="epsilon")
+    assert world.treaty.version == 4
+    assert propose(world, first, by="epsilon").reason is Reason.ROLLBACK
+    assert {"alpha", "beta", "gamma"}.isdisjoint(world.treaty.parties)
+    world.check()

@@ -24,13 +24,14 @@ from scenes import (  # noqa: E402
     kinds,
     raw,
     refusals,
+    reopening,
     shown,
     succession,
     verdicts,
 )
 from scenes.made import Made  # noqa: E402
 
-LOGS = (kinds, refusals, brake, raw, succession, keychanges, golden_texts)  # for `shown` and `golden`
+LOGS = (kinds, refusals, brake, raw, succession, keychanges, reopening, golden_texts)  # for `shown` and `golden`
 NOUNS = ("log", "envelope", "pledge", "permit", "sample", "verdict", "bundle")
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import brake
 import handover
 import keys
+import reopen
 import takeover
 from explore import Found
 
@@ -43,13 +44,18 @@ def cases(rule: str, *, deep: bool) -> Iterator[Case]:
             depth = 3 if deep or rule != "ours" else 2
             where = f"{'one lies' if liar else 'none lies'}, {depth} entries"
             yield Case("takeover", rule, where, takeover.Model(rule, depth, liar).run)
+    if rule in reopen.RULES:
+        for world in (handover.worlds()[0], handover.worlds()[4]):
+            depth = 5 if deep or rule != "ours" else 3
+            depth = depth - (world.f > 0 and rule == "ours")
+            yield Case("reopen", rule, f"{world.name}, {depth} entries", reopen.Reopening(world, rule, depth).run)
 
 
-NAIVE = tuple(r for m in (handover, brake, keys, takeover) for r in m.RULES if r != "ours")
+NAIVE = tuple(r for m in (handover, brake, keys, takeover, reopen) for r in m.RULES if r != "ours")
 
 
 def sentence(case: Case) -> str:
-    modules = {"handover": handover, "brake": brake, "keys": keys, "takeover": takeover}
+    modules = {"handover": handover, "brake": brake, "keys": keys, "takeover": takeover, "reopen": reopen}
     text: str = modules[case.model].RULES[case.rule]
     return text
 

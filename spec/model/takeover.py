@@ -22,8 +22,9 @@ State = tuple[History, ...]
 WITNESSES: Final = (1, 2, 3, 4)
 QUORUM: Final = 3
 RULES: Final = {
-    "ours": "the next log begins at the highest stamp in the closers' trees (a rule that is not in the code yet)",
+    "ours": "it begins at anything published that is no shorter than the highest stamp in the closers' trees (11.8)",
     "head": "it begins at the largest tree that a closer reports",
+    "any": "it begins at anything published",
     "published": "it begins at the largest tree of which the closings show a quorum",
 }
 
@@ -64,7 +65,8 @@ class Model:
             elif self.rule == "published":
                 yield max((h for h in nodes if sum(is_prefix(h, g) for g in got) >= QUORUM), key=len)
             else:
-                yield max((g[:k] for g in got for k in (0, *stamps(g))), key=len)
+                least = 0 if self.rule == "any" else max(k for g in got for k in (0, *stamps(g)))
+                yield from (h for h in nodes if len(h) >= least and self.signers(v, h) >= QUORUM)
 
     def wrong(self, v: State) -> Iterator[str]:
         nodes = sorted({h[:i] for h in v for i in range(len(h) + 1)}, key=repr)

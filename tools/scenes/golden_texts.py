@@ -9,7 +9,20 @@ from scenes import golden
 from scenes.golden import log
 from scenes.made import world
 from scenes.shown import OTHER, VOTE
-from succession import NOTICE, SHORT, adopted, assent, fresh_key, joining, next_text, propose, revoke, rotate, turned
+from succession import (
+    NOTICE,
+    SHORT,
+    adopted,
+    assent,
+    fresh_key,
+    joining,
+    next_text,
+    propose,
+    reopening,
+    revoke,
+    rotate,
+    turned,
+)
 from world import DAY, LABS, World, key, next_digest, violation
 
 FREE = Pledge(condition="quorum none\n")
@@ -183,6 +196,29 @@ def succession_that_trips() -> World:
     w.head(run, "stopped")
     w.stamp()
     assert w.phase is Phase.PAUSED
+    return w
+
+
+@log("reopening", "A keeper is replaced while a run trains and a text waits; the log goes on, and is reopened again.")
+def reopened() -> World:
+    w = start(**{"lift.conditions": "[]"})
+    run = w.opened("alpha")
+    w.train(run, 3, w.permit(run))
+    w.append(reopening(w, "beta", "alpha", "beta"))
+    w.stamp()
+    w.append(reopening(w, "beta"))
+    assert (w.phase, w.state.epoch) == (Phase.TRIPPED, 1)
+    w.head(run, "stopped")
+    w.stamp()
+    assert w.phase is Phase.TRIPPED
+    w.stamp(w.lapse)
+    assert w.phase is Phase.PAUSED
+    w.vote("lift", *LABS)
+    w.stamp(w.treaty.lift_delay)
+    assert w.phase is Phase.CLEAR
+    w.append(reopening(w, "gamma"))
+    w.stamp()
+    assert [x.keeper for x in w.state.chain.reopened] == ["beta", "gamma"]
     return w
 
 
