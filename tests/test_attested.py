@@ -8,7 +8,8 @@ import pytest
 
 from brakeline.cluster import attested
 from brakeline.cluster.attested import pace, run_attested
-from brakeline.cluster.supervise import Exited, Outcome, Stopped, StopReport
+from brakeline.cluster.running import Exited, Outcome, Stopped
+from brakeline.cluster.supervise import StopReport
 from brakeline.core.brake import Phase
 from brakeline.core.errors import Malformed, Misuse
 from brakeline.core.state.runs import Run

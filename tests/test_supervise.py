@@ -13,8 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from brakeline.cluster import supervise
-from brakeline.cluster.supervise import Exited, Stopped, StopReport, Supervised, run_under
+from brakeline.cluster import running, supervise
+from brakeline.cluster.guard import Guarded
+from brakeline.cluster.running import Exited, Stopped, run_under
+from brakeline.cluster.supervise import StopReport, Supervised
 from brakeline.core.errors import Misuse
 
 NOTHING = StopReport(0, 0, 0.0, ())
@@ -249,7 +251,7 @@ def test_signals_are_passed_on(number: signal.Signals, pids: Path) -> None:
         time.sleep(60)
     """
     supervisor = f"""
-        from brakeline.cluster.supervise import run_under
+        from brakeline.cluster.running import run_under
         outcome = run_under({script(command, pids)!r}, lambda: True, poll=0.02)
         print(outcome.code)
     """
@@ -269,10 +271,75 @@ def test_signals_are_passed_on(number: signal.Signals, pids: Path) -> None:
         outer.kill()
 
 
+SAVES = """
+    def save(*_):
+        open(sys.argv[1] + ".saved", "w").close()
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, save)
+    if os.fork() == 0:
+        os.setsid()  # and one that left the session
+        say()
+        time.sleep(60)
+    say()
+    time.sleep(60)
+"""
+
+
+def supervising(command: list[str], grace: float = 5.0) -> subprocess.Popen[str]:
+    source = str(Path(supervise.__file__).parents[2])
+    text = f"from brakeline.cluster.running import run_under; run_under({command!r}, lambda: True, grace={grace})"
+    return subprocess.Popen([sys.executable, "-c", text], env={**os.environ, "PYTHONPATH": source}, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV])
+def test_a_command_ends_with_its_supervisor(number: signal.Signals, pids: Path) -> None:
+    """However that dies: a checkpoint is written, and nothing trains on."""
+    outer = supervising(script(SAVES, pids))
+    try:
+        soon(lambda: len(said(pids)) == 2)
+        outer.send_signal(number)
+        outer.wait()
+        soon(lambda: gone(pids))
+        assert Path(f"{pids}.saved").exists(), "it was told, and had its time"
+    finally:
+        outer.kill()
+
+
+def test_a_command_that_does_not_listen_ends_with_its_supervisor(pids: Path) -> None:
+    outer = supervising(script("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsay()\ntime.sleep(60)", pids), 0.3)
+    soon(lambda: len(said(pids)) == 1)
+    outer.kill()
+    outer.wait()
+    soon(lambda: gone(pids))
+
+
+def test_a_command_ends_with_its_guard(pids: Path) -> None:
+    """The supervisor adopts what the guard leaves, and says that it was killed."""
+    job = Guarded(script(SAVES, pids), grace=5)
+    soon(lambda: len(said(pids)) == 2)
+    job._guard.kill()
+    assert job.wait(5) == -signal.SIGKILL
+    assert job.stop(5).survivors == ()
+    assert gone(pids)
+    assert job.stop(5) == NOTHING
+
+
+def test_a_guard_says_what_came_of_the_command(pids: Path) -> None:
+    for source, code in (("sys.exit(3)", 3), ("os.kill(os.getpid(), 15)", -15), ("say()", 0)):
+        job = Guarded(script(source, pids), grace=5)
+        try:
+            assert job.wait(10) == code
+        finally:
+            assert job.stop(1).survivors == ()
+    with pytest.raises(Misuse, match="cannot start"):
+        Guarded(["/no/such/command"], grace=1)
+    assert psutil.Process().children() == []
+
+
 def test_under_nohup_a_terminal_that_closes_changes_nothing() -> None:
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with supervise._caught(signal.SIGHUP, signal.SIGQUIT) as caught:
+        with running._caught(signal.SIGHUP, signal.SIGQUIT) as caught:
             os.kill(os.getpid(), signal.SIGHUP)
             os.kill(os.getpid(), signal.SIGQUIT)
         assert caught == [signal.SIGQUIT]

@@ -6,7 +6,7 @@ import click
 
 from brakeline.cli.common import EXIT_STOPPED, home_option
 from brakeline.cluster.attested import run_attested
-from brakeline.cluster.supervise import Exited
+from brakeline.cluster.running import Exited
 from brakeline.core import units
 from brakeline.node.desk import Lab
 from brakeline.node.home import Home

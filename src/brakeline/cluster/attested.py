@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from filelock import FileLock, Timeout
 
-from brakeline.cluster.supervise import Exited, Outcome, run_under
+from brakeline.cluster.running import Exited, Outcome, run_under
 from brakeline.core.encoding import canonical, tagged
 from brakeline.core.errors import BrakelineError, Misuse
 from brakeline.core.run import Declaration, check_declaration

@@ -9,7 +9,7 @@ Stopping: freeze the tree (SIGSTOP, so that nothing forks while it is being list
 it go on, and after the grace SIGKILL whatever is left. A signal goes through a pidfd checked against the
 process's start time, so it never reaches a stranger who got a dead process's number.
 
-What this cannot do: outlive its own SIGKILL; signal another user's processes (they are reported as
+What this cannot do: outlive its own SIGKILL (`guard` does); signal another user's processes (they are reported as
 survivors); reach work handed to a daemon outside the tree (cron, a container engine); win against a chain
 that forks and exits faster than /proc can be read. Where those matter, run the supervisor in a cgroup.
 """
@@ -21,11 +21,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Final, NamedTuple
 
 import psutil
@@ -53,21 +52,7 @@ class StopReport(NamedTuple):
     survivors: tuple[int, ...]
 
 
-class Exited(NamedTuple):
-    """The command ended by itself. `code` is negative for a signal; `left` is what it left running."""
-
-    code: int
-    left: StopReport
-
-
-class Stopped(NamedTuple):
-    """The command was stopped, or never started when the report counts no process."""
-
-    report: StopReport
-
-
-Outcome = Exited | Stopped
-_NOTHING: Final = StopReport(0, 0, 0.0, ())
+NOTHING: Final = StopReport(0, 0, 0.0, ())
 
 
 class Supervised:
@@ -77,14 +62,19 @@ class Supervised:
         Misuse: there is no such command, or this process supervises another one. Unavailable: not on Linux.
     """
 
-    def __init__(self, cmd: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, cmd: Sequence[str], *, env: Mapping[str, str] | None = None, heed_signals: bool = False
+    ) -> None:
+        """With `heed_signals` the command heeds those that this process ignores."""
         if not _ONE.acquire(blocking=False):
             raise Misuse("this process already supervises a command", hint="use one process a command")
         self._over = False
         try:
-            _adopt_orphans(True)
+            adopt_orphans(True)
             self._before = frozenset(psutil.Process().children())
-            self._popen = subprocess.Popen(cmd, env=env, start_new_session=True)
+            self._popen = subprocess.Popen(
+                cmd, env=env, start_new_session=True, preexec_fn=_heed_all if heed_signals else None
+            )
         except BaseException as e:
             _ONE.release()
             if isinstance(e, OSError | ValueError):
@@ -131,7 +121,7 @@ class Supervised:
         A grace of 0 goes straight to SIGKILL. With survivors it may be tried again; after success it does nothing.
         """
         if self._over:
-            return _NOTHING
+            return NOTHING
         began = time.monotonic()
         told: set[psutil.Process] = set()
         while not self._is_gone() and time.monotonic() < began + grace:
@@ -156,7 +146,7 @@ class Supervised:
         if not survivors:
             self._popen.wait()
             self._over = True
-            _adopt_orphans(False)
+            adopt_orphans(False)
             _ONE.release()
         return StopReport(len(told | killed), len(killed), time.monotonic() - began, survivors)
 
@@ -201,60 +191,13 @@ class Supervised:
             return False
 
 
-def run_under(
-    cmd: Sequence[str],
-    may_run: Callable[[], bool],
-    *,
-    poll: float = 0.1,
-    grace: float = 10.0,
-    env: Mapping[str, str] | None = None,
-) -> Outcome:
-    """Run `cmd` while `may_run()`, asked every `poll` seconds, holds; stop all of it as soon as it does not.
-
-    What the command leaves running when it exits is stopped too, as batch schedulers do. SIGINT, SIGTERM,
-    SIGHUP and SIGQUIT are passed on to the command. Whatever `may_run` raises stops the command first: fail closed.
-    It must answer promptly, for nothing is stopped while it thinks.
-
-    Raises:
-        Misuse, Unavailable: as `Supervised`.
-    """
-    if not may_run():
-        return Stopped(_NOTHING)
-    with _caught(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT) as caught:
-        job = Supervised(cmd, env=env)
-        try:
-            while (code := job.wait(poll)) is None:
-                if not may_run():
-                    return Stopped(job.stop(grace))
-                while caught:
-                    job.signal(caught.pop(0))
-            return Exited(code, job.stop(grace))
-        finally:
-            job.stop(grace)
+def _heed_all() -> None:
+    """What is ignored here would be ignored by the command, too: that is inherited."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
-@contextmanager
-def _caught(*numbers: signal.Signals) -> Iterator[list[int]]:
-    """Collect these signals in a list. Only the main thread can; elsewhere they keep their meaning."""
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-
-    def note(number: int, _: FrameType | None) -> None:
-        caught.append(number)
-
-    # Under nohup a terminal that closes is to change nothing.
-    deaf = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
-    former = {number: signal.signal(number, note) for number in numbers if number not in deaf}
-    try:
-        yield caught
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-def _adopt_orphans(yes: bool) -> None:
+def adopt_orphans(yes: bool) -> None:
     if sys.platform != "linux":
         raise Unavailable("whole process trees can be supervised on Linux only")
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, int(yes), 0, 0, 0) != 0:
