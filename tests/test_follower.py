@@ -114,7 +114,7 @@ def test_entries_that_are_not_those_of_the_checkpoint_are_not_taken() -> None:
     for entries, error in (
         (lambda a, b: honest(a, b)[:-1], Malformed),
         (more, Malformed),
-        (lambda a, b: honest(a, b)[::-1], Refused),
+        (lambda a, b: honest(a, b)[::-1], Unavailable),
     ):
         log = WorldLog(world)
         log.entries = entries  # type: ignore[method-assign]
@@ -122,6 +122,66 @@ def test_entries_that_are_not_those_of_the_checkpoint_are_not_taken() -> None:
         with pytest.raises(error):
             follower.update()
         assert (follower.state.size, follower.cosigned) == (0, None)
+
+
+@pytest.mark.parametrize("at", [0, 3, -1])
+def test_a_damaged_tile_accuses_nobody(tmp_path: Path, at: int) -> None:
+    """One entry is other than the log signed, on a disk or in a cache: no fork, and no proof of one is kept."""
+    world = grown()
+    log = WorldLog(world)
+    follower = Follower(log, world.treaty, tmp_path)
+    follower.update()
+    before = follower.state
+    for _ in range(4):
+        world.stamp()
+    honest = log.entries
+
+    def damaged(start: int, end: int) -> list[bytes]:
+        found = honest(start, end)
+        return [*found[:at], b'{"damaged":1}', *(found[at + 1 :] if at != -1 else ())] if start else found
+
+    log.entries = damaged  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="not those of its checkpoint"):
+        follower.update()
+    assert follower.state is before
+    assert not (tmp_path / "forks").exists()
+    calls = iter([damaged])
+    log.entries = lambda a, b: next(calls, honest)(a, b)  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        follower.update()
+    log.entries = honest  # type: ignore[method-assign]
+    assert follower.update(), "once it is whole, it is followed"
+
+
+def test_a_proof_of_a_fork_is_kept_whatever_comes_after(tmp_path: Path) -> None:
+    world = grown()
+    log = WorldLog(world)
+    follower = Follower(log, world.treaty, tmp_path)
+    follower.update()
+    honest, size = list(world.entries), len(world.entries)
+    another_history(world, 4)
+    with pytest.raises(Refused) as e:
+        follower.update()
+    assert e.value.reason is Reason.EQUIVOCATION
+    proof = {p.name: p.read_bytes() for p in (tmp_path / "forks").iterdir()}
+    assert len(proof) == 2
+    world.entries[:] = honest
+    world.stamp()
+    log.entries = lambda a, b: [b"{}"] * (b - a)  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        follower.update()
+    assert {p.name: p.read_bytes() for p in (tmp_path / "forks").iterdir()} == proof
+    del log.entries
+    world.entries[4] = another_statement(world)
+    assert len(world.entries) > size
+    with pytest.raises(Refused):
+        follower.update()
+    kept = {p.name: p.read_bytes() for p in (tmp_path / "forks").iterdir()}
+    assert proof.items() < kept.items(), "another proof stands beside it"
+
+
+def another_statement(world: World) -> bytes:
+    return world.statement("beta", "vote", {"motion": "trip", "epoch": 7, "reason": "a third history"})
 
 
 def test_without_a_witness_quorum_nothing_is_taken() -> None:
@@ -428,7 +488,7 @@ def test_a_fork_is_found_from_a_kept_state(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(Refused) as e:
         follower.update()
     assert e.value.reason is Reason.EQUIVOCATION
-    assert {p.name for p in (tmp_path / "forks").iterdir()} == {f"{floor}-a", f"{floor}-b"}
+    assert sorted(p.name[:2] + p.name[-2:] for p in (tmp_path / "forks").iterdir()) == [f"{floor}-a", f"{floor}-b"]
 
 
 @pytest.mark.parametrize("size", ["below the state", "at the state", "below the checkpoint"])

@@ -39,7 +39,7 @@ def run_under(
 
     What the command leaves running when it exits is stopped too, as batch schedulers do. SIGINT, SIGTERM,
     SIGHUP and SIGQUIT are passed on to the command. Whatever `may_run` raises stops the command first: fail closed.
-    It must answer promptly, for nothing is stopped while it thinks. Once this process is gone, a guard ends the command.
+    It must answer promptly, for nothing is stopped while it thinks. When this process dies, a guard ends the command.
 
     Raises:
         Misuse, Unavailable: as `Guarded`.

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import httpx
 
 from brakeline.core.admission import Admission
-from brakeline.core.encoding import decimal, unhex32
+from brakeline.core.encoding import decimal, sha256, unhex32
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused, Unavailable
 from brakeline.core.reopening import Reopening
 from brakeline.core.snapshot import Snapshot, check_stated, pack, unpack
@@ -21,7 +21,7 @@ from brakeline.core.state.events import Event
 from brakeline.core.state.said import authenticate
 from brakeline.core.statement import open_envelope
 from brakeline.core.tlog.checkpoint import Checkpoint, checkpoint_in
-from brakeline.core.tlog.merkle import EMPTY_ROOT
+from brakeline.core.tlog.merkle import EMPTY_ROOT, Frontier, leaf_hash
 from brakeline.core.tlog.policy import Cosigned, Policy, verify_all
 from brakeline.core.tlog.proof import parse_proof, verify_proof
 from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
@@ -466,11 +466,33 @@ class Follower:
         if isinstance(new, Refused):  # nobody has vouched for it
             raise new
         if self.cosigned is not None or not self.state.size:
+            self._check_sent(checkpoint_in(note))
             self._fork(note)
         with self.lock:  # nothing has borne the kept state out yet: before anybody is accused, it is made anew
             self.state = begin(self.first)
             self._saved = (0, _era(self.state))
         return self._fold(note, new, progress, state=self.state, client=self.client, kept=self._kept)
+
+    def _check_sent(self, new: Checkpoint) -> None:
+        """That it is the log that differs, and not what was sent of it: a damaged tile accuses nobody.
+
+        Raises:
+            Unavailable: the entries do not give the root that was cosigned, or give it with what was seen before.
+        """
+        seen = self._seen()
+        tree = Frontier().extend(leaf_hash(entry) for entry in self.client.stream(0, seen.size))
+        then = tree.root()
+        tree = tree.extend(leaf_hash(entry) for entry in self.client.stream(seen.size, new.size))
+        if tree.root() != new.root or then == seen.root:
+            raise Unavailable(
+                f"the log sent entries that are not those of its checkpoint of {new.size}",
+                hint="a tile is damaged, on its disk or on the way: try again, or ask whoever keeps the log",
+            )
+
+    def _seen(self) -> Checkpoint:
+        """The checkpoint that was verified last."""
+        seen = self._floor.checkpoint if self._floor else self.cosigned.checkpoint if self.cosigned else None
+        return seen or Checkpoint(self.state.chain.log.key.name, 0, EMPTY_ROOT)
 
     def _remember(self, memory: Path, note: bytes, state: State) -> None:
         write_atomic(memory / "checkpoint", note)
@@ -547,9 +569,12 @@ class Follower:
         if mine is None and self.cosigned is not None:
             mine = Seen(self.cosigned.checkpoint, self.cosigned.note.encode())
         if self._memory is not None and mine is not None:
-            folder = self._memory / "forks"
-            write_atomic(folder / f"{mine.checkpoint.size}-a", mine.note)
-            write_atomic(folder / f"{mine.checkpoint.size}-b", note)
+            # Named by what they are: no later proof, and nothing else that is shown, takes the place of this one.
+            name = f"{mine.checkpoint.size}-{sha256(mine.note, note).hex()[:16]}"
+            for part, data in (("a", mine.note), ("b", note)):
+                path = self._memory / "forks" / f"{name}-{part}"
+                if not path.exists():
+                    write_atomic(path, data)
         raise Refused(
             Reason.EQUIVOCATION,
             "the log shows another history than before",

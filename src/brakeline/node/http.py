@@ -6,12 +6,13 @@ from typing import Any, Final
 
 import httpx
 import uvicorn
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from brakeline.core.encoding import Wire, canonical, decimal, parse
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused, Unavailable
+from brakeline.node.connections import bounded
 
 _PLAIN: Final[Mapping[str, type[BrakelineError]]] = {
     "malformed": Malformed,
@@ -107,10 +108,13 @@ async def read_body(request: Request, limit: int) -> bytes:
         Malformed: the body is longer.
     """
     data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > limit:
-            raise Malformed(f"request body over {limit} bytes")
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > limit:
+                raise Malformed(f"request body over {limit} bytes")
+    except ClientDisconnect as e:  # nobody hears this; but it is no fault of ours
+        raise Unavailable("the client has hung up") from e
     return bytes(data)
 
 
@@ -161,7 +165,9 @@ def run(app: ASGIApp, host: str, port: int) -> None:
     Raises:
         Unavailable: the address is taken, or is not this machine's.
     """
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        app, http=bounded(), ws="none", log_level="warning", access_log=False, timeout_graceful_shutdown=2
+    )
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
