@@ -22,7 +22,8 @@ from brakeline.node.sequencer import Sequencer, Timing
 @home_option
 @host_option
 @port_option
-def command(home: Path, host: str | None, port: int | None) -> None:
+@click.option("--check", is_flag=True, help="Check all that is stored, repair what is made of it, and end.")
+def command(home: Path, host: str | None, port: int | None, check: bool) -> None:
     """Keep the log of the treaty in HOME, at the address that the treaty names.
 
     Takes statements of the treaty's parties, and publishes only what a witness quorum has cosigned. Serves C2SP
@@ -41,6 +42,11 @@ def command(home: Path, host: str | None, port: int | None) -> None:
     origin, url = (found[0].key.name, found[0].url) if found else (me.log_key.name if me.log_key else "", me.log_url)
     folder = folder_of(party, origin)
     with LogStore(folder, origin) as store:
+        if check:
+            store.entries(0, store.size)
+            kept = f"{store.size} entries of {origin}, {store.published_size} of them published"
+            click.echo(f"{kept}: every row and the root are right; {store.repaired} tiles were made anew")
+            return
         if found:
             _go_on(store, found[1], begins(found[0]))
         judge = LogJudge(treaty, store, folder / "state")

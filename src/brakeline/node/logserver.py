@@ -31,16 +31,18 @@ _FOREVER: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
 _NEVER: Final = {"Cache-Control": "no-store"}
 
 
-def tiles(directory: Callable[[], Path]) -> Callable[[Request], Awaitable[Response]]:
-    """GET /tile/…, from the folder of a store."""
+def tiles(store: Callable[[], LogStore | None]) -> Callable[[Request], Awaitable[Response]]:
+    """GET /tile/…, of all that is published. Made of the rows, each checked: a file on the disk may have changed."""
 
     async def tile(request: Request) -> Response:
+        kept = store()
         try:
-            # Only the canonical path of a tile is looked for: nothing else of the disk can be named.
-            path = directory() / parse_path(f"tile/{request.path_params['path']}").path
-            data = path.read_bytes()
-        except (Malformed, OSError):
+            asked = parse_path(f"tile/{request.path_params['path']}")
+        except Malformed:
             return Response(status_code=404, headers=_NEVER)
+        if kept is None or not kept.is_published(asked):
+            return Response(status_code=404, headers=_NEVER)
+        data = await asyncio.to_thread(kept.tile, asked)
         return Response(data, headers=_FOREVER, media_type="application/octet-stream")
 
     return tile
@@ -52,7 +54,7 @@ def app(sequencer: Sequencer, offered: Callable[[], bytes | None] = lambda: None
     Runs the sequencer. `offered` gives the state that the log offers to newcomers, who believe only a signers' quorum.
     """
     store = sequencer.store
-    tile = tiles(lambda: store.directory)
+    tile = tiles(lambda: store)
 
     async def checkpoint(request: Request) -> Response:
         after = query_number(request, "after", -1)

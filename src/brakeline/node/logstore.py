@@ -25,7 +25,7 @@ from brakeline.core.encoding import sha256
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailable
 from brakeline.core.tlog.checkpoint import Checkpoint, checkpoint_in
 from brakeline.core.tlog.merkle import HASH_BYTES, Frontier, leaf_hash, node_hash, subtree_root
-from brakeline.core.tlog.tile import ENTRIES, MAX_ENTRY, WIDTH, Tile, encode_bundle, tile_hashes, tiles_for
+from brakeline.core.tlog.tile import ENTRIES, HEIGHT, MAX_ENTRY, WIDTH, Tile, encode_bundle, tile_hashes, tiles_for
 from brakeline.node.disk import connect, database_errors, disk_errors, replace_file, transaction
 
 _CHUNK: Final = 4096  # rows read back at once
@@ -68,6 +68,7 @@ class LogStore:
             except filelock.Timeout:
                 hint = "one process writes a log: stop the other one first"
                 raise Unavailable(f"{directory} is open in another process", hint=hint) from None
+        self.repaired = 0  # tiles that were missing or wrong
         self._connections: list[sqlite3.Connection] = []
         try:
             self._open()
@@ -291,6 +292,7 @@ class LogStore:
             path = self.directory / tile.path
             if repair and path.exists() and path.read_bytes() == data:
                 continue
+            self.repaired += repair
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, data, durable=False)
 
@@ -304,6 +306,11 @@ class LogStore:
             return tile_hashes(tile, self.read)
         start = tile.index * WIDTH
         return encode_bundle(self.entries(start, start + tile.width))
+
+    def is_published(self, tile: Tile) -> bool:
+        """Whether the tile lies within the published tree."""
+        hashes = self._published_size >> (0 if tile.level == ENTRIES else HEIGHT * tile.level)
+        return tile.index * WIDTH + tile.width <= hashes
 
     def _drop_partials(self, old: int, new: int) -> None:
         # C2SP tlog-tiles: partial tiles of published sizes stay until the full tile exists.

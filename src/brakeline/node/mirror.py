@@ -54,7 +54,7 @@ class Mirror:
 
     def __init__(self, follower: Follower, folder: Path) -> None:
         self._follower, self._folder = follower, folder
-        self._store: LogStore | None = None
+        self.store: LogStore | None = None
 
     @property
     def directory(self) -> Path:
@@ -78,10 +78,10 @@ class Mirror:
         return store.published_size
 
     def _open(self, origin: str) -> LogStore:
-        if self._store is None or self._store.origin != origin:
+        if self.store is None or self.store.origin != origin:
             self.close()
-            self._store = LogStore(store_of(self._folder, origin), origin)
-        return self._store
+            self.store = LogStore(store_of(self._folder, origin), origin)
+        return self.store
 
     def _leaves(self, store: LogStore, cosigned: Cosigned) -> list[bytes]:
         """The leaf hashes that the checkpoint adds to the store: what is written down is compared with them."""
@@ -93,9 +93,9 @@ class Mirror:
         return leaves
 
     def close(self) -> None:
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        if self.store is not None:
+            self.store.close()
+            self.store = None
 
     def run(self, stop: threading.Event, tell: Callable[[str], None]) -> None:
         """Until `stop` is set. Trouble is told once, and tried again."""
@@ -121,5 +121,5 @@ def app(mirror: Mirror) -> Starlette:
             raise Unavailable("nothing is mirrored yet") from e
         return Response(note, headers=_NEVER, media_type="text/plain; charset=utf-8")
 
-    routes = [Route("/checkpoint", checkpoint), Route("/tile/{path:path}", tiles(lambda: mirror.directory))]
+    routes = [Route("/checkpoint", checkpoint), Route("/tile/{path:path}", tiles(lambda: mirror.store))]
     return Starlette(routes=routes, exception_handlers=HANDLERS)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from brakeline.core.encoding import canonical, parse_json
-from brakeline.core.errors import Malformed, Reason, Refused
+from brakeline.core.errors import Malformed, Reason, Refused, Unavailable
 from brakeline.core.keys import PrivateKey, PublicKey
 from brakeline.core.kinds import lane_of
 from brakeline.core.state.clock import SECONDS_A_DAY
@@ -63,15 +63,19 @@ class Outbox:
         self.under(treaty)
         self.issuer, self._key, self._clock = issuer, key, clock
         self._id, self._path = key.public.id, path
-        with disk_errors(), database_errors():
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._db = connect(path / "outbox.sqlite")
-            self._db.execute(_SCHEMA)
-            self._db.execute(_MOVED)
-            with transaction(self._db):
-                if self._db.execute(_OLDER).fetchone():
-                    self._db.execute(_MIGRATE, (self._id,))
-                    self._db.execute("DROP TABLE outgoing")
+        try:
+            with disk_errors(), database_errors():
+                path.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._db = connect(path / "outbox.sqlite")
+                self._db.execute(_SCHEMA)
+                self._db.execute(_MOVED)
+                with transaction(self._db):
+                    if self._db.execute(_OLDER).fetchone():
+                        self._db.execute(_MIGRATE, (self._id,))
+                        self._db.execute("DROP TABLE outgoing")
+        except Refused as e:
+            hint = "put it back from a copy, an older one is safe; or move it away: what it had not sent is lost"
+            raise Unavailable(f"{path / 'outbox.sqlite'}: {e}", hint=hint) from e
         self._using = threading.Lock()  # the connection
         self._sending = threading.Lock()  # so that statements reach the log in order
         self._followed = set[int]()  # entries at which the log was reopened
