@@ -15,7 +15,7 @@ from brakeline.core.finding import Fault, Finding
 from brakeline.core.state import State, apply, begin
 from brakeline.core.state import events as ev
 from brakeline.core.state.codec import FORMAT, decode, digest, encode
-from succession import assent, next_text, propose, revoke, rotate
+from succession import adopted, assent, closings, next_text, propose, reopening, revoke, rotate, succeeding
 from vector import refused
 from world import DAY, LABS, PARTIES, Live, World, bound, treaty, violation
 
@@ -143,6 +143,10 @@ class Acts:
             if not self.world.state.keyring.of[party].statement.key:
                 rotate(self.world, party)
 
+    def do_reopen(self) -> None:
+        if self.dice.random() < 0.1 and len(self.world.state.chain.reopened) < 2:
+            self.world.append(reopening(self.world, self.any(*LABS), closings=closings(self.world, *PARTIES)))
+
     def do_leave(self) -> None:
         if self.dice.random() < 0.2:
             self.world.withdraw(self.any(*PARTIES))
@@ -159,6 +163,13 @@ def lived(seed: int, acts: int) -> World:
 def rich() -> World:
     """A log after which the state has a value of everything."""
     return lived(12, 150)
+
+
+def waiting() -> World:
+    """A text is adopted, and has not turned."""
+    world = succeeding()
+    adopted(world, next_text(world.treaty))
+    return world
 
 
 def same(one: State, other: State) -> None:
@@ -194,7 +205,7 @@ def test_the_random_worlds_have_everything() -> None:
     told = set(ev.Event.__subclasses__())
     assert told - kinds <= {ev.NearBudget, ev.Withheld}, told - kinds
     seen: dict[str, bool] = {}
-    for w in (*worlds, rich()):
+    for w in (*worlds, rich(), waiting()):
         written = json.loads(encode(w.state))
         empty = (None, [], {}, -1, "")
         for part in ("ballot", "dues", "clock", "succession"):

@@ -124,6 +124,12 @@ def test_no_reopening_amid_a_succession_loses_what_was_stamped() -> None:
     assert (found.states, found.wrong, found.cut) == (16_679, {}, False)
 
 
+def test_no_reopening_loses_what_was_stamped_where_two_of_four_are_replaced() -> None:
+    # Treaty 11.8; I10
+    found = reopen_model.Reopening(WORLDS["two of four replaced"], "ours", 3).along(stop=False)
+    assert (found.states, found.wrong) == (6_460, {})
+
+
 @pytest.mark.soak
 def test_no_reopening_loses_what_was_stamped_where_one_lies() -> None:
     found = reopen_model.Reopening(WORLDS["one of four replaced"], "ours", 3).run(stop=False)
@@ -133,4 +139,6 @@ def test_no_reopening_loses_what_was_stamped_where_one_lies() -> None:
 @pytest.mark.parametrize("rule", ["now", "next"])
 def test_the_closers_of_one_text_are_not_enough(rule: str) -> None:
     found = reopen_model.Reopening(WORLDS["one of four replaced"], rule, 4).run(stop=True)
+    assert set(found.wrong) == {"a settled history is lost"}
+    found = reopen_model.Reopening(WORLDS["two of four replaced"], rule, 3).along(stop=True)
     assert set(found.wrong) == {"a settled history is lost"}

@@ -18,10 +18,12 @@ from brakeline.core.statement import open_envelope, sign
 from brakeline.core.tlog.merkle import inclusion_proof, leaf_hash, reader, root
 from brakeline.core.tlog.proof import Proof
 from brakeline.core.tlog.tile import encode_bundle
-from brakeline.node import client, http, peers, permits
-from brakeline.node.client import BUNDLE, Follower, LogClient, add_verified
+from brakeline.node import client, http, logclient, peers, permits
+from brakeline.node.client import Follower
 from brakeline.node.home import Home, load_key, new_key, save_key
+from brakeline.node.logclient import BUNDLE, LogClient
 from brakeline.node.permits import LiveGate, boottime
+from brakeline.node.submit import add_verified
 from world import DAY, PARTIES, World, key
 
 
@@ -192,7 +194,7 @@ BOMB = gzip.compress(bytes(10**6))
 @pytest.mark.parametrize("compressed", [True, False])
 def test_an_answer_has_a_bound(compressed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """No log fills its readers' memory, neither with bytes nor with a small answer that unpacks to many."""
-    monkeypatch.setattr(client, "_LIMIT", 10**5)
+    monkeypatch.setattr(logclient, "_LIMIT", 10**5)
     headers = {"content-encoding": "gzip"} if compressed else {}
     sent: list[int] = []
 

@@ -554,8 +554,9 @@ def test_no_copy_of_a_home_ever_equivocates(
 
 def test_a_damaged_outbox_is_an_error_of_ours(folder: Path, world: World) -> None:
     (folder / "outbox.sqlite").write_bytes(b"junk" * 100)
-    with pytest.raises(Refused, match="the database is damaged"):
+    with pytest.raises(Unavailable, match=r"outbox\.sqlite: the database is damaged") as e:
         outbox(folder, world)
+    assert "an older one is safe" in e.value.hint
 
 
 def test_an_outbox_damaged_inside_is_an_error_of_ours(folder: Path, world: World) -> None:

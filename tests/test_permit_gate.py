@@ -379,7 +379,7 @@ def test_a_gate_without_a_permit_names_none() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans()), max_size=12))
 def test_a_gate_never_goes_back(steps: list[tuple[int, int, bool]]) -> None:
-    # Whatever permits and halts come in whatever order: epoch and size only grow, and a halt is undone only by a
+    # Whatever permits and halts come in any order: epochs only grow, and in each the size; a halt is undone only by a
     # permit of its epoch or a later one.
     world, run = READY
     state = GateState(run.id)
@@ -389,15 +389,15 @@ def test_a_gate_never_goes_back(steps: list[tuple[int, int, bool]]) -> None:
             try:
                 state = admitted(world, run, state, epoch=epoch, size=size)
             except BrakelineError:
-                assert epoch < before.epoch or size < before.size
+                assert (epoch, size) < (before.epoch, before.size)
                 assert state == before
                 continue
             assert (state.epoch, state.size, state.halted) == (epoch, size, "")
         else:
             state = halt(state, epoch=epoch, reason="brake")
             assert not decide(state, now=0, flop=0)
-        assert state.epoch >= before.epoch
-        assert state.size >= before.size
+        # Of one epoch the log only grows; in a later one it may be another, that was reopened (Treaty 11.9).
+        assert (state.epoch, state.size) >= (before.epoch, before.size)
 
 
 @pytest.mark.parametrize("generations", [1, 3])

@@ -16,7 +16,7 @@ from brakeline.core.encoding import b64encode, canonical, parse_json
 from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.keys import PrivateKey
 from brakeline.core.reopening import Reopening
-from brakeline.core.state import State, apply
+from brakeline.core.state import State, apply, begin
 from brakeline.core.state import events as e
 from brakeline.core.state.codec import decode, digest, encode
 from brakeline.core.statement import MAX_BYTES, open_envelope, pae, seal
@@ -107,6 +107,37 @@ def test_the_brake_is_on(phase: Phase) -> None:
     assert world.phase is Phase.TRIPPED
     world.stamp(1)
     assert world.phase is Phase.LIFTING
+    world.check()
+
+
+def test_a_trip_that_was_about_to_be_a_pause_begins_anew() -> None:
+    # Treaty 4.5, 11.9: a run that says it has stopped, and a lapse that was known, count no more
+    world = succeeding()
+    run = world.opened("alpha")
+    world.trip()
+    world.stamp()
+    before = world.state.ballot.lapse
+    world.vote("trip", "gamma", epoch=1)
+    reopened(world)
+    assert (world.state.ballot.trip, world.state.ballot.lapse) == ({}, -1)
+    assert world.head(run, "stopped").reason is None
+    assert world.phase is Phase.TRIPPED
+    assert world.vote("trip", "gamma", epoch=1)[0].reason is Reason.REPLAYED
+    world.stamp(before - world.now)
+    assert (world.phase, world.state.ballot.lapse) == (Phase.TRIPPED, before + world.lapse)
+    world.stamp(world.lapse)
+    assert world.phase is Phase.PAUSED
+    world.check()
+
+
+def test_a_log_that_never_began_is_reopened() -> None:
+    # Treaty 11.8: a keeper that takes nothing at all
+    world = World()
+    world.state, world.entries, world.events = begin(world.first), [], []
+    reopened(world)
+    assert (world.state.size, world.phase) == (1, Phase.TRIPPED)
+    assert world.stamp().reason is None
+    world.bind()
     world.check()
 
 
@@ -271,6 +302,50 @@ def test_what_it_says_is_checked(changes: dict[str, Any], reason: Reason) -> Non
         assert refused(world, **{"log_key": log_key("alpha", 1).text, **changes}) is reason
     else:
         assert refused(world, **changes) is reason
+
+
+def test_it_has_one_spelling() -> None:
+    world = succeeding()
+    payload = open_envelope(reopening(world)).payload
+    assert taken(world, payload) is None
+    more = payload.replace(b'"closings":', b'"added":1,"closings":')
+    spaced = payload.replace(b'"closings":', b'"closings": ')
+    twice = payload.replace(b'"keeper":', b'"keeper":"beta","keeper":')
+    escaped = payload.replace(b'"keeper":"alpha"', b'"keeper":"\\u0061lpha"')
+    for other in (more, spaced, twice, escaped, payload + b"\n", b"[" * 40_000):
+        assert taken(world, other) is Reason.MALFORMED
+
+
+def taken(world: World, payload: bytes) -> Reason | None:
+    """Why a payload that a quorum has signed has no effect."""
+    lines = [(key(p).public.id, key(p).sign(pae("reopen", payload))) for p in ("alpha", "beta", "gamma")]
+    _, events = apply(world.state, seal("reopen", payload, lines))
+    return next((x.reason for x in events if isinstance(x, e.Void)), None)
+
+
+def test_strangers_signatures_count_for_nothing() -> None:
+    """They add nothing to too few, and take nothing from enough."""
+    world = succeeding()
+    data = reopening(world)
+    payload, lines = open_envelope(data).payload, open_envelope(data).signatures
+    stranger = (key("mallory").public.id, key("mallory").sign(pae("reopen", payload)))
+    _, few = apply(world.state, seal("reopen", payload, [*lines[:2], stranger]))
+    assert next(x.reason for x in few if isinstance(x, e.Void)) is Reason.NO_QUORUM
+    one, _ = apply(world.state, data)
+    other, _ = apply(world.state, seal("reopen", payload, [*lines, stranger]))
+    assert (one.chain, one.ballot) == (other.chain, other.ballot)
+
+
+def test_it_is_taken_once() -> None:
+    world = succeeding()
+    data = reopening(world)
+    assert world.append(data).reason is None
+    epoch = world.state.epoch
+    assert world.append(data).reason is Reason.FOREIGN, "it is over a log that is no more"
+    world.stamp()
+    assert world.append(data).reason is Reason.FOREIGN
+    assert world.state.epoch == epoch
+    world.check()
 
 
 def test_it_begins_where_a_quorum_has_cosigned() -> None:

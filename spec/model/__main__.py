@@ -46,9 +46,12 @@ def cases(rule: str, *, deep: bool) -> Iterator[Case]:
             yield Case("takeover", rule, where, takeover.Model(rule, depth, liar).run)
     if rule in reopen.RULES:
         for world in (handover.worlds()[0], handover.worlds()[4]):
-            depth = 5 if deep or rule != "ours" else 3
-            depth = depth - (world.f > 0 and rule == "ours")
-            yield Case("reopen", rule, f"{world.name}, {depth} entries", reopen.Reopening(world, rule, depth).run)
+            depth = 5 if rule != "ours" else (4 if deep else 3) - (world.f > 0)
+            where = f"{world.name}, {depth} entries, each state"
+            yield Case("reopen", rule, where, reopen.Reopening(world, rule, depth).run)
+        for world in handover.worlds()[:2]:
+            depth = 5 if deep else 3
+            yield Case("reopen", rule, f"{world.name}, {depth} entries", reopen.Reopening(world, rule, depth).along)
 
 
 NAIVE = tuple(r for m in (handover, brake, keys, takeover, reopen) for r in m.RULES if r != "ours")

@@ -6,9 +6,14 @@ none of whom has seen a stamp of more; liars close with any report. Those who ha
 state is looked at for every set of closers.
 
 Wrong: what an accepted history shows stamped, and the reopened log does not begin with.
+
+`along` goes deeper than `run` in the same time, along one history at a time. No two accepted histories part, says
+`handover`; so what is lost has the start of the reopened log as a prefix. A witness that has gone another way from some
+entry on has signed, of this history, what one has that stopped there, and has seen no less stamped.
 """
 
 from collections.abc import Iterator
+from itertools import combinations_with_replacement, product
 from typing import Final
 
 from explore import Found, explore
@@ -87,3 +92,27 @@ class Reopening(Model):
 
     def run(self, *, stop: bool, limit: int = 5_000_000) -> Found[State]:
         return explore([((),) * len(self.order)], self.steps, self.wrong, stop=stop, limit=limit)
+
+    def along(self, *, stop: bool) -> Found[tuple[History, ...]]:
+        """Every history, and every way in which the honest witnesses have signed some of it."""
+        level: list[History] = [()]
+        for _ in range(self.depth):
+            level = [(*h, e) for h in level for e in self.entries(h)]
+        states, found = 0, dict[str, tuple[History, ...]]()
+        for h in level:
+            parts = [h[:i] for i in range(len(h) + 1)]
+            ways = product(*(combinations_with_replacement(parts, b - a) for a, b in self.cuts))
+            for v in (tuple(x for group in way for x in group) for way in ways):
+                if not self._written_so(v):
+                    continue
+                states += 1
+                for what in self.wrong(v):
+                    found.setdefault(what, v)
+                    if stop:
+                        return Found(states, found)
+        return Found(states, found)
+
+    def _written_so(self, v: State) -> bool:
+        """Whether every stamp in it could be written, by the signatures that there are in the end."""
+        state, longest = dict(zip(self.order, v, strict=True)), max(v, key=len)
+        return all(self.possible(state, longest[:i], e) for i, e in enumerate(longest))

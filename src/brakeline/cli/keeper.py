@@ -21,12 +21,12 @@ from brakeline.core.state.reopen import check_closed, check_members
 from brakeline.core.tlog.checkpoint import checkpoint_in
 from brakeline.core.tlog.note import ED25519, VerifierKey
 from brakeline.core.tlog.policy import verify_all
-from brakeline.node.client import stamped_in
 from brakeline.node.desk import Desk
 from brakeline.node.disk import write_atomic
 from brakeline.node.home import Home
 from brakeline.node.keeping import folder_of, log_key, state_at, take
 from brakeline.node.logstore import LogStore
+from brakeline.node.memory import stamped_in
 from brakeline.node.moving import FILE, begins, is_news, read_reopening
 from brakeline.node.peers import within
 from brakeline.node.witness import Witness

@@ -7,9 +7,10 @@ import click
 
 from brakeline.cli.common import address, folding, home_option, log_url, read_file
 from brakeline.core.treaty import parse_treaty
-from brakeline.node.client import Follower, LogClient
+from brakeline.node.client import Follower
 from brakeline.node.home import Home
 from brakeline.node.http import run
+from brakeline.node.logclient import LogClient
 from brakeline.node.mirror import Mirror, app
 from brakeline.node.moving import FILE
 

@@ -9,12 +9,15 @@ from brakeline.cli.common import address, home_option, host_option, log_url, por
 from brakeline.core import units
 from brakeline.core.errors import Misuse
 from brakeline.core.state import State
-from brakeline.node.client import REOPENED, Follower, LogClient, add_judged
+from brakeline.node.client import Follower
 from brakeline.node.home import Home
+from brakeline.node.logclient import LogClient
+from brakeline.node.memory import REOPENED
 from brakeline.node.moving import FILE, known
 from brakeline.node.outbox import Outbox
 from brakeline.node.signer import Stater, serve
 from brakeline.node.speech import PermitKey, settled
+from brakeline.node.submit import add_judged
 
 
 @click.command()

@@ -15,8 +15,9 @@ from brakeline.core.brake import Phase
 from brakeline.core.encoding import canonical
 from brakeline.core.treaty import parse_treaty
 from brakeline.core.units import about_flop
-from brakeline.node.client import Follower, LogClient
+from brakeline.node.client import Follower
 from brakeline.node.home import Home
+from brakeline.node.logclient import LogClient
 from brakeline.node.moving import FILE
 
 _SHOWN: Final = 40

@@ -12,10 +12,11 @@ from brakeline.core.state.chain import check_next
 from brakeline.core.succession import Amend, assent_to
 from brakeline.core.treaty import Treaty, articles_digest, check_draft, parse_treaty, render
 from brakeline.core.treaty import compare as compare_texts
-from brakeline.node.client import Follower, LogClient
+from brakeline.node.client import Follower
 from brakeline.node.desk import Desk
 from brakeline.node.disk import write_atomic
 from brakeline.node.home import Home
+from brakeline.node.logclient import LogClient
 from brakeline.node.outbox import Outbox
 
 _file = click.argument("file", type=click.Path(path_type=Path))

@@ -56,7 +56,7 @@ def check_request(permit: Permit, state: State, *, view_time: int, now: int) -> 
     treaty = state.treaty
     check_shape(permit, treaty)
     # Treaty 6.4: a signer cut off from the log knows nothing, so it signs nothing.
-    if now - view_time > treaty.stale_after:
+    if stands_still(state, view_time=view_time, now=now):
         raise Refused(Reason.STALE, f"my newest checkpoint is {now - view_time} s old (Treaty 6.4)")
     # Treaty 6.3: while the log records no time, votes look as if they came from the future and do not count.
     if view_time - state.time > treaty.stale_after + treaty.heartbeat:
@@ -96,6 +96,11 @@ def check_request(permit: Permit, state: State, *, view_time: int, now: int) -> 
         raise Refused(Reason.ALLOWANCE, f"asks for {permit.limit - done} FLOP beyond the last head (Treaty 5.4)")
     if permit.limit > run.declaration.total_flop:
         raise Refused(Reason.ALLOWANCE, "asks for more than the run declared")
+
+
+def stands_still(state: State, *, view_time: int, now: int) -> bool:
+    """Whether a view of the log is too old to act on: there is no news of it. Treaty 6.4."""
+    return now - view_time > state.treaty.stale_after
 
 
 def open_past(state: State, data: bytes) -> tuple[Permit, Envelope]:

@@ -1,4 +1,4 @@
-"""The verifying client: it asks a log for everything and believes nothing."""
+"""Who follows a log: everything is asked of it, and nothing is believed."""
 
 import threading
 import time
@@ -8,11 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import httpx
-
-from brakeline.core.admission import Admission
-from brakeline.core.encoding import decimal, sha256, unhex32
+from brakeline.core.encoding import sha256
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused, Unavailable
+from brakeline.core.grant import stands_still
 from brakeline.core.reopening import Reopening
 from brakeline.core.snapshot import Snapshot, check_stated, pack, unpack
 from brakeline.core.state import State, apply, begin
@@ -22,169 +20,17 @@ from brakeline.core.state.said import authenticate
 from brakeline.core.statement import open_envelope
 from brakeline.core.tlog.checkpoint import Checkpoint, checkpoint_in
 from brakeline.core.tlog.merkle import EMPTY_ROOT, Frontier, leaf_hash
-from brakeline.core.tlog.policy import Cosigned, Policy, verify_all
-from brakeline.core.tlog.proof import parse_proof, verify_proof
-from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
+from brakeline.core.tlog.policy import Cosigned, verify_all
 from brakeline.core.treaty import Treaty
 from brakeline.node.disk import disk_errors, write_atomic
-from brakeline.node.http import raise_for
+from brakeline.node.logclient import BUNDLE, LogClient, Progress
+from brakeline.node.memory import REOPENED, STAMPED, Seen, era, stamped_in
 from brakeline.node.moving import Moves, begins, is_news, read_reopening
-from brakeline.node.peers import ask, http_client
 
-BUNDLE: Final = 256  # entries in a full bundle (C2SP tlog-tiles)
-_LIMIT: Final = 32 * 2**20
 _SAVE_EVERY: Final = 500  # entries; folding as many costs as much as writing a state down
 _UNVOUCHED: Final = 2**16  # entries without a stamp among them that are folded before a quorum vouches for them
 _RECENT: Final = 10_000  # events kept in memory
-_SLOW: Final = 60.0  # s for an answer of some size
-STAMPED: Final = "stamped"  # in a follower's memory: the highest stamp that it has seen
-REOPENED: Final = "reopening"  # in a follower's memory: by which it moved last
 _PACE: Final = 0.25  # s that waiting in vain takes at least
-
-Progress = Callable[[int, int], None]  # done, total
-
-
-class LogClient:
-    """One log over HTTP. What it returns is parsed, not yet trusted."""
-
-    def __init__(self, url: str) -> None:
-        self.url = ""
-        self.dial(url)
-
-    def dial(self, url: str) -> None:
-        """Ask at this address from here on. What is being asked elsewhere ends by itself."""
-        if url != self.url:
-            self._http, self.url = http_client(base_url=url.rstrip("/")), url
-
-    def close(self) -> None:
-        self._http.close()
-
-    def checkpoint(self, *, after: int = -1, wait: int = 0) -> bytes:
-        """The newest published checkpoint note; with `wait` (s), as soon as it is larger than `after`."""
-        query = f"?after={after}&wait={wait}" if wait and after >= 0 else ""
-        return self._answer(self._call("GET", f"/checkpoint{query}", seconds=wait + 10.0))
-
-    def entries(self, start: int, end: int) -> list[bytes]:
-        """Entries `start`..`end`-1 of a log that has at least `end`, from its entry bundles."""
-        found: list[bytes] = []
-        for number in range(start // BUNDLE, -(-end // BUNDLE)):
-            width = min(BUNDLE, end - number * BUNDLE)
-            first = max(start - number * BUNDLE, 0)
-            found += self._bundle(number, width)[first:width]
-        return found
-
-    def stream(self, start: int, end: int) -> Iterator[bytes]:
-        """The same, one entry bundle after another."""
-        while start < end:
-            stop = min(end, (start // BUNDLE + 1) * BUNDLE)
-            yield from self.entries(start, stop)
-            start = stop
-
-    def snapshot(self) -> bytes:
-        """A state that the log offers, at a size where permit signers state it. Not trusted by anybody."""
-        response = self._call("GET", "/snapshot", seconds=_SLOW)
-        if response.status_code == 404:
-            raise Unavailable("the log offers no state yet", hint="fold the log from its first entry instead")
-        return self._answer(response)
-
-    def _bundle(self, number: int, width: int) -> tuple[bytes, ...]:
-        response = self._call("GET", f"/{Tile(ENTRIES, number, width).path}", seconds=_SLOW)
-        if response.status_code == 404 and width < BUNDLE:
-            # C2SP tlog-tiles §Partial Tiles: a partial tile may go once the full one is there.
-            width = BUNDLE
-            response = self._call("GET", f"/{Tile(ENTRIES, number, width).path}", seconds=_SLOW)
-        return decode_bundle(self._answer(response), width)
-
-    def add(self, entry: bytes) -> bytes:
-        """Submit an entry; returns its tlog-proof, unverified.
-
-        Raises:
-            Unavailable: out of reach, or no witness quorum: submit the same bytes again. Refused: never.
-        """
-        return self._answer(self._call("POST", "/add", content=entry, seconds=30.0))
-
-    def _call(self, method: str, path: str, *, seconds: float, content: bytes | None = None) -> httpx.Response:
-        try:
-            return ask(self._http, method, path, _LIMIT, content=content, seconds=seconds)
-        except (httpx.HTTPError, OSError) as e:
-            raise Unavailable(f"the log at {self.url} is out of reach: {e}", hint="is it running?") from e
-
-    @staticmethod
-    def _answer(response: httpx.Response) -> bytes:
-        raise_for(response)
-        return response.content
-
-
-def add_verified(client: LogClient, need: Callable[[int], Sequence[Policy]], entry: bytes) -> int:
-    """Submit an entry and verify the proof that it is in the log under a witness quorum; returns its index.
-
-    `need` as for `verify_all`.
-
-    Raises:
-        Unavailable, Refused, Malformed: the log did not take it, or its proof does not hold; then, `later`.
-    """
-    proof = client.add(entry)
-    try:
-        size = checkpoint_in(parse_proof(proof).checkpoint).size
-    except Malformed as e:
-        raise Malformed(f"the log's proof is none: {e}", hint="the statement is kept, and sent again") from e
-    try:
-        for policy in need(size):
-            index, _ = verify_proof(proof, entry, policy)
-        return index
-    except Refused as e:  # what is wrong is the answer: the entry may well be in the log
-        raise Refused(e.reason, f"the log's proof does not hold: {e}", later=True) from e
-
-
-def add_judged(client: LogClient, follower: "Follower", entry: bytes) -> int:
-    """As `add_verified`; and a log that refuses for good is believed only where the state followed refuses, too.
-
-    Otherwise one lying answer would lose an honest statement: it is refused for `later`, and kept.
-    """
-    client.dial(follower.client.url)
-    try:
-        return add_verified(client, lambda size: follower.state.chain.need(size), entry)
-    except Refused as e:
-        if e.later:
-            raise
-        try:
-            follower.update()
-        except (Refused, Malformed) as trouble:
-            raise Refused(e.reason, f"the log refuses it, and does not hold itself: {trouble}", later=True) from e
-        try:
-            Admission(follower.state).admit(entry)
-        except BrakelineError:
-            raise e from None
-        raise Refused(e.reason, f"the log refuses what this home finds in order: {e}", later=True) from e
-
-
-class Seen(NamedTuple):
-    """A checkpoint that was verified when it was kept here, and its note."""
-
-    checkpoint: Checkpoint
-    note: bytes
-
-
-def _era(state: State) -> tuple[int, ...]:
-    """What changes with every epoch, text, key and keeper: how a home speaks, and whom it believes."""
-    chain = state.chain
-    return state.epoch, len(chain.texts), chain.now.closed, len(chain.reopened), len(state.keyring.past)
-
-
-def stamped_in(memory: Path) -> tuple[int, bytes]:
-    """Size and root of the highest stamp that a follower with this memory has seen; 0 before the first.
-
-    Raises:
-        Malformed: the file is damaged.
-    """
-    try:
-        size, root = (memory / STAMPED).read_text("ascii").split()
-    except FileNotFoundError:
-        return 0, EMPTY_ROOT
-    except (OSError, ValueError) as e:
-        raise Malformed(f"{memory / STAMPED} is damaged: {e}", hint="put it back from a copy, or remove it") from e
-    return decimal(size.encode()), unhex32(root)
-
 
 class Trail(NamedTuple):
     """A log folded from its first entry: its state, and all that happened."""
@@ -237,7 +83,7 @@ class Follower:
         self.recent: deque[Event] = deque(maxlen=_RECENT)
         self._updating = threading.Lock()  # waiting for a checkpoint is done outside it
         self._memory = memory
-        self._saved = (0, _era(self.state))  # size and era of the state that was written down last
+        self._saved = (0, era(self.state))  # size and era of the state that was written down last
         self._mark = stamped_in(memory) if memory else (0, EMPTY_ROOT)  # of the highest stamp that was seen
         self._floor: Seen | None = None
         self.doubted = False  # `trail` found that `state` is not what the log gives
@@ -265,7 +111,7 @@ class Follower:
         except (OSError, BrakelineError):
             return
         if self._floor is not None and state.size <= self._floor.checkpoint.size:
-            self.state, self._saved = state, (state.size, _era(state))
+            self.state, self._saved = state, (state.size, era(state))
             self._heed_address()
 
     @property
@@ -328,7 +174,7 @@ class Follower:
 
     def _is_stale(self) -> bool:
         """Whether the log stands still, as far as is known here: it may have gone on elsewhere."""
-        return self.cosigned is not None and time.time() - self.time > self.treaty.stale_after
+        return self.cosigned is not None and stands_still(self.state, view_time=self.time, now=int(time.time()))
 
     def _settle(self) -> None:
         """Remember a state that a stamp covers: a reopening goes back no further. Treaty 11.8."""
@@ -470,7 +316,7 @@ class Follower:
             self._fork(note)
         with self.lock:  # nothing has borne the kept state out yet: before anybody is accused, it is made anew
             self.state = begin(self.first)
-            self._saved = (0, _era(self.state))
+            self._saved = (0, era(self.state))
         return self._fold(note, new, progress, state=self.state, client=self.client, kept=self._kept)
 
     def _check_sent(self, new: Checkpoint) -> None:
@@ -497,7 +343,7 @@ class Follower:
     def _remember(self, memory: Path, note: bytes, state: State) -> None:
         write_atomic(memory / "checkpoint", note)
         # The era, too, so that a vote during an outage is for the right epoch, and names the text in force.
-        saved = _era(state)
+        saved = era(state)
         if state.size - self._saved[0] >= _SAVE_EVERY or saved != self._saved[1]:
             write_atomic(memory / "state", pack(encode(state)))
             self._saved = state.size, saved

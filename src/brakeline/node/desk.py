@@ -26,13 +26,15 @@ from brakeline.core.transcript import Head
 from brakeline.core.treaty import Lane, Party, Treaty
 from brakeline.core.treaty.parties import digest_of
 from brakeline.core.units import about_flop
-from brakeline.node.client import Follower, LogClient, Progress, Trail, add_judged
+from brakeline.node.client import Follower, Trail
 from brakeline.node.home import Home
 from brakeline.node.http import raise_for
+from brakeline.node.logclient import LogClient, Progress
 from brakeline.node.moving import FILE
 from brakeline.node.outbox import Outbox
 from brakeline.node.peers import ask, http_client, within
 from brakeline.node.speech import newest, promoted, settled
+from brakeline.node.submit import add_judged
 
 _ATTEMPTS: Final = 3  # to say one thing: a keeper of the log may void it by the order in which it logs
 _PAUSE: Final = 0.25  # s between looks at the log while waiting

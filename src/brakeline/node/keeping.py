@@ -16,8 +16,8 @@ from brakeline.core.tlog.checkpoint import checkpoint_in
 from brakeline.core.tlog.policy import Cosigned, verify_all
 from brakeline.core.treaty import Treaty
 from brakeline.core.treaty.parties import digest_of
-from brakeline.node.client import LogClient, Progress
 from brakeline.node.home import Home, new_key, save_key
+from brakeline.node.logclient import LogClient, Progress
 from brakeline.node.logstore import LogStore
 from brakeline.node.mirror import store_of
 

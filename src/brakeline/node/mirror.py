@@ -18,8 +18,9 @@ from brakeline.core.encoding import sha256
 from brakeline.core.errors import BrakelineError, Reason, Refused, Unavailable
 from brakeline.core.tlog.merkle import leaf_hash
 from brakeline.core.tlog.policy import Cosigned
-from brakeline.node.client import Follower, LogClient, Progress
+from brakeline.node.client import Follower
 from brakeline.node.http import HANDLERS
+from brakeline.node.logclient import LogClient, Progress
 from brakeline.node.logserver import tiles
 from brakeline.node.logstore import LogStore
 

@@ -26,7 +26,8 @@ from brakeline.core.statement import open_envelope
 from brakeline.core.tlog.tile import ENTRIES, Tile
 from brakeline.core.treaty import parse_treaty
 from brakeline.core.units import about_flop
-from brakeline.node.client import BUNDLE, Follower, LogClient
+from brakeline.node.client import Follower
+from brakeline.node.logclient import BUNDLE, LogClient
 from brakeline.report import ReportTimes, StopTime, write_report
 
 _STEPS: Final = 1500
