@@ -18,7 +18,7 @@ from brakeline.core.statement import open_envelope, sign
 from brakeline.core.tlog.merkle import inclusion_proof, leaf_hash, reader, root
 from brakeline.core.tlog.proof import Proof
 from brakeline.core.tlog.tile import encode_bundle
-from brakeline.node import client, http, logclient, peers, permits
+from brakeline.node import http, logclient, peers, permits
 from brakeline.node.client import Follower
 from brakeline.node.home import Home, load_key, new_key, save_key
 from brakeline.node.logclient import BUNDLE, LogClient
