@@ -146,7 +146,6 @@ def closing(world: World, party: str, role: str, *, by: PrivateKey | None = None
         "role": role,
         "key": own.public.id,
         "size": world.state.size,
-        "root": world.state.root().hex(),
         "settled": world.state.clock.mark.size,
         "epoch": 0 if role == "witness" else min(world.state.epoch, world.state.size),
         "time": world.now,

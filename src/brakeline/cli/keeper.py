@@ -17,10 +17,11 @@ from brakeline.core.reopening import Closed, Closing, Reopening
 from brakeline.core.snapshot import unpack
 from brakeline.core.state import State
 from brakeline.core.state.codec import decode
-from brakeline.core.state.reopen import check_closed, check_members
+from brakeline.core.state.reopen import check_closed, check_members, holds
 from brakeline.core.tlog.checkpoint import checkpoint_in
 from brakeline.core.tlog.note import ED25519, VerifierKey
 from brakeline.core.tlog.policy import verify_all
+from brakeline.core.treaty.values import SKEW
 from brakeline.node.desk import Desk
 from brakeline.node.disk import write_atomic
 from brakeline.node.home import Home
@@ -54,7 +55,6 @@ class _Seen(NamedTuple):
 
     state: State
     size: int
-    root: bytes
     stamped: int
 
 
@@ -71,16 +71,20 @@ def _seen(home: Home) -> _Seen:
         with suppress(OSError, BrakelineError):
             states.append(decode(unpack((folder / "state").read_bytes()), home.treaty))
     newest = max(states, key=lambda state: (len(state.chain.reopened), state.size))
-    size, root = max([(newest.size, newest.root()), *_checkpoints(folders, newest.chain.log.key.name)])
-    return _Seen(newest, size, root, max(newest.clock.mark.size, *(stamped_in(folder)[0] for folder in folders)))
+    size = max(newest.size, *_checkpoints(folders, newest.chain.log.key.name))
+    stamped = max(newest.clock.mark.size, *(stamped_in(folder)[0] for folder in folders))
+    # What the log kept of the one before it is no stamp of its own.
+    began = newest.chain.reopened[-1].entry if newest.chain.reopened else -1
+    return _Seen(newest, size, stamped if stamped > began else 0)
 
 
-def _checkpoints(folders: Iterable[Path], origin: str) -> Iterator[tuple[int, bytes]]:
+def _checkpoints(folders: Iterable[Path], origin: str) -> Iterator[int]:
+    yield 0
     for folder in folders:
         with suppress(OSError, BrakelineError):
             checkpoint = checkpoint_in((folder / "checkpoint").read_bytes())
             if checkpoint.origin == origin:
-                yield checkpoint.size, checkpoint.root
+                yield checkpoint.size
 
 
 @command.command(name="close")
@@ -103,11 +107,10 @@ def close_(home: Path, out: Path, origin: str | None) -> None:
         witness = Witness(home / "witness", me.witness_key.name, party.key("witness"), (), time.time)
         cosigned, when = witness.close_log(ended)
         witness.close()
-        size, root = (cosigned.size, cosigned.root) if cosigned else (0, bytes(32))
-        made.append(_close(party, "witness", seen, ended, size, root, 0, when))
+        made.append(_close(party, "witness", seen, ended, cosigned.size if cosigned else 0, 0, when))
     if me.signer_key and ended == current:
         epoch = max(party.granted.close(ended), state.epoch)
-        made.append(_close(party, "permit-signer", seen, ended, seen.size, seen.root, epoch, int(time.time())))
+        made.append(_close(party, "permit-signer", seen, ended, seen.size, epoch, int(time.time())))
     if not made:
         raise Misuse(f"{party.name} is neither a witness nor a permit signer: there is nothing for it to close")
     write_atomic(out, reopening.encode_closings(made))
@@ -117,7 +120,7 @@ def close_(home: Path, out: Path, origin: str | None) -> None:
 
 
 def _close(
-    party: Home, role: reopening.Role, seen: _Seen, origin: str, size: int, root: bytes, epoch: int, when: int
+    party: Home, role: reopening.Role, seen: _Seen, origin: str, size: int, epoch: int, when: int
 ) -> Closing:
     key = party.key("witness" if role == "witness" else "signer")
     said = Closed(
@@ -127,7 +130,6 @@ def _close(
         role=role,
         key=key.public.id,
         size=size,
-        root=root.hex(),
         settled=seen.stamped if origin == seen.state.chain.log.key.name else 0,
         epoch=epoch,
         time=when,
@@ -164,6 +166,7 @@ def reopen(
     name = origin or _origin(party, (c.origin for c in found))
     with LogStore(folder_of(party, name), name) as store, folding() as progress:
         state, cosigned = take(party.treaty, source, store, progress)
+    found = [c for c in found if _counts(state, c)]
     key, ended = log_key(party, state), state.chain.log.key.name
     made = Reopening(
         treaty=state.first,
@@ -187,6 +190,17 @@ def reopen(
     write_atomic(out, canonical(made))
     _show(made)
     click.echo(f"{state.treaty.members} parties sign it: brakeline keeper sign {out}")
+
+
+def _counts(state: State, closing: Closing) -> bool:
+    """Whether a closing may go into a draft: what is forged, or dated so that nothing later contradicts it, may not."""
+    if closing.time > time.time() + SKEW:
+        click.echo(f"left out: {closing.party} closes {closing.origin} at a time that has not come", err=True)
+    elif not holds(state, closing):
+        click.echo(f"left out: the closing of {closing.party} as {closing.role} is not signed by its key", err=True)
+    else:
+        return True
+    return False
 
 
 def _origin(party: Home, over: Iterable[str]) -> str:
@@ -220,6 +234,8 @@ def sign(files: tuple[Path, ...], home: Path, source: str | None, out: Path | No
     made = reopening.check(payload)
     if not is_news(state, made) or made.over[0] != state.chain.log.key.name:
         raise Refused(Reason.FOREIGN, f"it reopens {made.over[0]}; the log is {state.chain.log.key.name}")
+    if any(c.time > time.time() + SKEW for c in made.closings):
+        raise Refused(Reason.NOT_YET_VALID, "a closing is of a time that has not come: nothing could contradict it")
     _check_seen(seen, made)
     check_closed(_at(party, made, source) or state, made, size=begins(made))
     _remember(party, made, payload)
@@ -283,8 +299,8 @@ def move(files: tuple[Path, ...], home: Path, source: str | None) -> None:
     made, envelope = reopening.read(merged)
     if is_news(state, made):
         at = _at(party, made, source) or state
-        check_members(at, envelope)
         check_closed(at, made, size=begins(made))
+        check_members(at, made, envelope, size=begins(made))
     elif made.treaty != state.first:
         raise Refused(Reason.FOREIGN, "it reopens the log of another treaty")
     write_atomic(home / FILE, merged)

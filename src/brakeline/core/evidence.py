@@ -3,7 +3,8 @@
 Two envelopes of statements; or a checkpoint's note, and the envelope by which a witness on it had closed that log.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
 from brakeline.core.encoding import Wire, parse
 from brakeline.core.errors import Malformed, Reason, Refused
@@ -12,6 +13,13 @@ from brakeline.core.reopening import CLOSE, Closed
 from brakeline.core.statement import Envelope, Statement, open_envelope, verify
 from brakeline.core.tlog.checkpoint import parse_checkpoint, verify_cosignature
 from brakeline.core.tlog.note import Note, VerifierKey, parse_note
+
+
+class Reopened(Protocol):
+    """Where a log was reopened."""
+
+    @property
+    def entry(self) -> int: ...
 
 
 class Evidence(Wire, frozen=True):
@@ -57,7 +65,8 @@ def check_cosigned_again(note: Note, closed: Closed, envelope: Envelope, key: Ve
     line = next((line for line in note.lines if (line.name, line.key_id) == (key.name, key.id)), None)
     if closed.role != "witness" or line is None or parse_checkpoint(note.text).origin != closed.origin:
         raise Malformed(f"the checkpoint does not contradict the closing of {closed.party}")
-    if verify_cosignature(note.text, line, key) <= closed.time:
+    later = verify_cosignature(note.text, line, key) > closed.time
+    if not later and parse_checkpoint(note.text).size <= closed.size:
         raise Malformed(f"{closed.party} cosigned this before it closed the log: that proves nothing")
 
 
@@ -75,7 +84,18 @@ def verified(envelope: Envelope, key: PublicKey, texts: Collection[str], issuer:
     return statement
 
 
-def contradict(first: Statement, second: Statement) -> bool:
-    """Whether two verified `snapshot` statements name two logs or two states at one size."""
+def contradict(first: Statement, second: Statement, reopened: Sequence[Reopened]) -> bool:
+    """Whether two verified `snapshot` statements name two logs or two states at one size.
+
+    `reopened`: where the log was. Treaty 11.9
+    """
     one, two = first.body, second.body
-    return all(one.get(k) == two.get(k) for k in ("rules", "size")) and one != two
+    if one == two or any(one.get(k) != two.get(k) for k in ("rules", "size")):
+        return False
+    size = one.get("size")
+    return isinstance(size, int) and same_log(one.get("root"), two.get("root"), size, reopened)
+
+
+def same_log(root: object, other: object, size: int, reopened: Sequence[Reopened]) -> bool:
+    """Whether an honest party has seen one log only at this size: not beyond where it was reopened. Treaty 11.9"""
+    return root == other or not any(r.entry < size for r in reopened)

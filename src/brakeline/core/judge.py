@@ -133,8 +133,16 @@ def _permits(state: State, run: Run, heads: Sequence[Committed], openings: Openi
     # A stretch between two heads needs permits where both stand under the duty: while a run is exempt, or its lab is
     # not bound, nobody has to ask, and what was begun so may be ended so.
     due = [(a.head.steps, b.head.steps) for a, b in pairwise(heads) if a.concerned and b.concerned]
+    # Treaty 11.9: what the old log held last is void, with the texts and keys by which permits may have been given.
+    cuts = [r.entry for r in state.chain.reopened]
+    lost = [(a.head.steps, b.head.steps) for a, b in pairwise(heads) if any(a.entry < cut < b.entry for cut in cuts)]
     for first, last, fault, detail in _runs_of(openings.leaves[1:], permits, floors, due):
-        found.append(_violation(fault, (first - 1, last), detail))
+        stretch = (first - 1, last)
+        if fault is Fault.NO_PERMIT and any(start < last and first <= end for start, end in lost):
+            detail += "; the log was reopened meanwhile, and may have held what made it valid"
+            found.append(Finding(fault=fault, severity="gap", segment=stretch, detail=detail))
+        else:
+            found.append(_violation(fault, stretch, detail))
     return found
 
 

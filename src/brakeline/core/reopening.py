@@ -10,10 +10,11 @@ Why nothing is lost that anybody may count on: what is stamped in a published tr
 shares an honest witness with the closers, and that one names the stamp (spec/model/takeover.py).
 """
 
+import re
 from collections.abc import Iterable
 from typing import Final, Literal
 
-from brakeline.core.encoding import Wire, b64decode, b64encode, canonical, is_text, parse, unhex32
+from brakeline.core.encoding import Wire, b64decode, b64encode, canonical, is_text, parse
 from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.keys import PrivateKey, PublicKey
 from brakeline.core.statement import Envelope, open_envelope, pae, payload_type, seal
@@ -21,9 +22,10 @@ from brakeline.core.tlog.note import ED25519, VerifierKey, parse_vkey
 
 KIND: Final = "reopen"
 CLOSE: Final = "close"
+_ORIGIN: Final = re.compile(r"[a-z0-9][a-z0-9./-]{0,63}")
 MARK: Final = payload_type(KIND).encode()  # in an entry, nowhere but in the envelope's type
 MAX_REASON: Final = 400  # characters
-_LARGEST: Final = 2**40  # entries of any log; also bounds epochs, each of which takes one
+_LARGEST: Final = 2**40  # entries of any log, and seconds of any date
 
 Role = Literal["witness", "permit-signer"]
 
@@ -31,9 +33,9 @@ Role = Literal["witness", "permit-signer"]
 class Closed(Wire, frozen=True):
     """What is signed by a witness's or a permit signer's key: for this `origin` it signs nothing any more.
 
-    `key` is the id of that key. `size` and `root` are the largest tree that it has cosigned, or has seen; `settled` is
-    the size of the highest stamp that its party has seen in the log, `epoch` the highest in which it signed a permit;
-    `time`: POSIX s.
+    `key` is the id of that key. `size` is the largest tree that it has cosigned, or has seen; `settled` that of the
+    highest stamp of this origin that its party has seen, `epoch` the highest in which it signed a permit; `time`: POSIX
+    s.
     """
 
     treaty: str
@@ -42,7 +44,6 @@ class Closed(Wire, frozen=True):
     role: Role
     key: str
     size: int
-    root: str
     settled: int
     epoch: int
     time: int
@@ -56,7 +57,6 @@ class Closing(Wire, frozen=True):
     role: Role
     key: str
     size: int
-    root: str
     settled: int
     epoch: int
     time: int
@@ -103,9 +103,8 @@ def check_closing(closing: Closing, treaty: str, key: PublicKey) -> None:
     Raises:
         Malformed: numbers out of range. Refused(FORGED).
     """
-    unhex32(closing.root)
-    numbers = (closing.size, closing.settled, closing.epoch, closing.time)
-    if not all(0 <= n <= _LARGEST for n in numbers) or closing.epoch > closing.size:
+    numbers = (closing.size, closing.settled, closing.time)
+    if not all(0 <= n <= _LARGEST for n in numbers) or closing.epoch < 0:
         raise Malformed(f"{closing.party}'s closing has a number that no log gives")
     if not key.verify(b64decode(closing.signature), pae(CLOSE, canonical(closing.said(treaty)))):
         raise Refused(Reason.FORGED, f"the closing of {closing.party} is not signed by its {closing.role}'s key")
@@ -138,6 +137,8 @@ def check(payload: bytes) -> Reopening:
         raise Malformed("a log's address is one word of printable ASCII")
     if r.key.type != ED25519:
         raise Malformed("a log's key is a verifier key of type 01")
+    if not _ORIGIN.fullmatch(r.key.name):
+        raise Malformed("a new origin is up to 64 lowercase letters, digits, dots, hyphens and slashes")
     if not r.over or len(set(r.over)) != len(r.over) or r.key.name in r.over:
         raise Malformed("a reopening is over one or more origins, and has another one")
     ids = [_place(c) for c in r.closings]

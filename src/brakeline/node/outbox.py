@@ -108,8 +108,12 @@ class Outbox:
         with self._using, database_errors(), transaction(self._db):
             for entry in new:
                 if self._db.execute("INSERT OR IGNORE INTO reopened VALUES (?)", (entry,)).rowcount:
-                    again = "UPDATE said SET idx = NULL, reviewed = NULL WHERE idx >= ?"
-                    self._db.execute(again, (entry,))
+                    rows = self._db.execute("SELECT rowid, data FROM said WHERE idx >= ?", (entry,)).fetchall()
+                    for row, data in rows:
+                        # What it stated of the part that is void, it states of no other.
+                        void = "void" if open_envelope(data).kind == "snapshot" else None
+                        again = "UPDATE said SET idx = NULL, reviewed = NULL, refused = ? WHERE rowid = ?"
+                        self._db.execute(again, (void, row))
         self._followed |= new
         self._unseen.clear()
 

@@ -118,8 +118,10 @@ def uphold(treaty: Treaty, ballot: Ballot, entry: int, cause: ByFinding) -> Ball
     return msgspec.structs.replace(ballot, upheld=(Upheld(entry, cause),))
 
 
-def stamped(texts: Sequence[tuple[Treaty, int]], ballot: Ballot, size: int, time: int) -> Ballot:
+def stamped(texts: Sequence[tuple[Treaty, int]], ballot: Ballot, size: int, time: int, least: int) -> Ballot:
     """The ballot after a stamp of `size` entries at `time`. Treaty 4.5; see the module's text.
+
+    `least` is as `Chain.lapse`.
 
     `texts` are those in force so far, each with the time of the stamp at which the next one began, or else `time`: who
     has not seen that stamp may have granted by the old text (Treaty 11.4).
@@ -129,7 +131,7 @@ def stamped(texts: Sequence[tuple[Treaty, int]], ballot: Ballot, size: int, time
     lapse = max(
         min(time, end) + 2 * t.stale_after + t.heartbeat + t.permit_lifetime for t, end in texts
     )
-    return msgspec.structs.replace(ballot, lapse=lapse + SKEW)
+    return msgspec.structs.replace(ballot, lapse=max(lapse, least) + SKEW)
 
 
 def lapsed(ballot: Ballot, time: int) -> bool:

@@ -52,6 +52,12 @@ class Ground:
         return assent_to(self.treaty)
 
     @property
+    def lasts(self) -> int:
+        """Seconds from a stamp over a trip until every permit of before has lapsed; see `ballot`."""
+        t = self.treaty
+        return 2 * t.stale_after + t.heartbeat + t.permit_lifetime
+
+    @property
     def articles(self) -> str:
         """Hex SHA-256 of the articles as this build renders and applies them."""
         return self.asked.articles
@@ -117,12 +123,18 @@ class Text(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reopened(msgspec.Struct, frozen=True, gc=False):
-    """From behind `entry` on the log has another origin: that of `key` (a vkey), kept by `keeper` at `url`."""
+    """From behind `entry` on the log has another origin: that of `key` (a vkey), kept by `keeper` at `url`.
+
+    `over` are the origins that ended there. `lasts`: seconds from a stamp until every permit has lapsed that the void
+    part of the old log may have let anybody give, by whatever text.
+    """
 
     entry: int
     keeper: str
     key: str
     url: str
+    over: tuple[str, ...]
+    lasts: int
 
     @property
     def origin(self) -> str:
@@ -149,9 +161,13 @@ class Lacking(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _kept_by(ground: Ground, reopened: Reopened) -> Policy:
-    """The text's witnesses over the log as it was reopened."""
-    return replace(ground.policy, logs=((parse_vkey(reopened.key), reopened.url),))
+def kept_by(ground: Ground, key: str, url: str) -> Policy:
+    """The text's witnesses over the log that was reopened under this key (a vkey).
+
+    Raises:
+        Malformed: the key has the name and id of a witness's.
+    """
+    return replace(ground.policy, logs=((parse_vkey(key), url),))
 
 
 class Chain(msgspec.Struct, frozen=True, gc=False):
@@ -200,8 +216,10 @@ class Chain(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Under which the log has been kept, in order."""
-        return (self.texts[0].ground.policy.logs[0][0].name, *(r.origin for r in self.reopened))
+        """Under which the log has been kept, or was to be kept, in order."""
+        first = self.texts[0].ground.policy.logs[0][0].name
+        found = [first, *(name for r in self.reopened for name in (*r.over, r.origin))]
+        return tuple(dict.fromkeys(found))
 
     @property
     def witnesses(self) -> Mapping[str, str]:
@@ -216,11 +234,16 @@ class Chain(msgspec.Struct, frozen=True, gc=False):
         first = self.texts[0].ground.policy.logs[0][0]
         return frozenset(digest_of(k.key) for k in (first, *(parse_vkey(r.key) for r in self.reopened)))
 
+    def lapse(self, tripped: int, time: int) -> int:
+        """When permits have lapsed that a void part of the log may have let anybody give, where the trip of entry
+        `tripped` is that of a reopening, and the first stamp over it is of `time` (POSIX s). Treaty 11.9."""
+        return max((time + r.lasts for r in self.reopened if r.entry == tripped), default=0)
+
     def policy(self, ground: Ground, size: int | None = None) -> Policy:
         """Whom to believe about a checkpoint of `size` entries by a text; by default, about the newest."""
         for reopened in reversed(self.reopened):
             if size is None or reopened.entry < size:
-                return _kept_by(ground, reopened)
+                return kept_by(ground, reopened.key, reopened.url)
         return ground.policy
 
     def find(self, digest: str) -> Text | None:
@@ -410,7 +433,8 @@ def closed(chain: Chain, entry: int) -> Chain:
 
 def reopened(chain: Chain, entry: int, r: Reopening) -> Chain:
     """The chain whose log goes on behind `entry` as it says. What was proposed names the old log: it falls."""
-    found = Reopened(entry, r.keeper, r.log_key, r.url)
+    lasts = max(ground.lasts for ground in chain.under_way)
+    found = Reopened(entry, r.keeper, r.log_key, r.url, r.over, lasts)
     return msgspec.structs.replace(chain, proposals={}, reopened=(*chain.reopened, found))
 
 

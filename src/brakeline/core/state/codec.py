@@ -6,6 +6,7 @@ outcomes, envelopes, older roots and the history of events can be had from the l
 the rest is left out, and worked out again on reading.
 """
 
+from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +19,7 @@ from brakeline.core.reading import Standing
 from brakeline.core.state import keyring
 from brakeline.core.state import readings as r
 from brakeline.core.state.ballot import Ballot
-from brakeline.core.state.chain import Assented, Chain, Coming, Ground, Proposal, Reopened, Text
+from brakeline.core.state.chain import Assented, Chain, Coming, Ground, Proposal, Reopened, Text, kept_by
 from brakeline.core.state.clock import Clock, Stamp
 from brakeline.core.state.dues import Dues, Lapse, Owed
 from brakeline.core.state.keyring import Asked, Keyring, Keys, Past
@@ -184,8 +185,12 @@ def _succeeded(form: _Form, treaty: Treaty) -> tuple[Chain, Keyring]:
     if c is not None:
         coming = Coming(ground(c.text), c.entry, c.time, c.due, c.lapses, c.assents, c.joined)
     chain = Chain(texts, proposals, coming, s.reopened)
-    for reopened in s.reopened:  # each is the key of a policy, or this is no state
-        chain.need(reopened.entry + 1)
+    entries = [-1, *(r.entry for r in s.reopened), form.clock.size]
+    if any(a >= b for a, b in pairwise(entries)):
+        raise Malformed("not a state: its log was reopened where it was not")
+    for text in texts:  # each is the key of a policy, or this is no state
+        for reopened in s.reopened:
+            kept_by(text.ground, reopened.key, reopened.url)
     return chain, Keyring.made(s.keys, s.past, s.asked)
 
 

@@ -241,7 +241,7 @@ def _snapshot(state: State, said: Said, s: Snapshot) -> Step:
     if s.size < size:
         raise Refused(Reason.REPLAYED, f"{said.issuer} has stated the state at {size} entries already")
     mine = f"{s.root} {s.state}"
-    if s.size == size and mine != what:
+    if s.size == size and mine != what and ev.same_log(s.root, what.split(" ")[0], s.size, state.chain.reopened):
         return _equivocate(state, said.entry, said.issuer, what, mine)
     event = e.Stated(entry=said.entry, signer=said.issuer, size=s.size, root=s.root, state=s.state)
     return _with(state, members=state.members.put(said.issuer, stated=(s.size, mine))), (event,)
@@ -276,7 +276,8 @@ def _evidence(state: State, index: int, body: Evidence) -> Step:
     first, second = (ev.verified(x, speaker.key, texts, speaker.party) for x in (one, two))
     lanes = {kinds.lane_of(x.kind, state.treaty.rules) for x in (one, two)}
     twice = len(lanes) == 1 and first.seq == second.seq and (one.kind, first) != (two.kind, second)
-    if not twice and not (one.kind == two.kind == "snapshot" and ev.contradict(first, second)):
+    states = one.kind == two.kind == "snapshot" and ev.contradict(first, second, state.chain.reopened)
+    if not twice and not states:
         raise Malformed("the two statements can both be meant: they prove nothing")
     if speaker.party in state.members.equivocators:
         raise Refused(Reason.DUPLICATE, f"{speaker.party} is known to have equivocated")
@@ -317,7 +318,9 @@ def _stamp(state: State, index: int, data: bytes) -> Step:
         state,
         clock=clock,
         runs=labs.stamped(state.treaty, state.runs, waited, index, stamp.size, stamp.beacon),
-        ballot=ballot.stamped(texts, state.ballot, stamp.size, stamp.time),
+        ballot=ballot.stamped(
+            texts, state.ballot, stamp.size, stamp.time, state.chain.lapse(state.ballot.tripped, stamp.time)
+        ),
         dues=owed,
     )
     after, new = succeed.stamped(after, index, stamp.size, stamp.time, data)

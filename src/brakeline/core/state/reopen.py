@@ -1,12 +1,12 @@
 """What a reopening does to the state, and whether it may: rules 11.8 and 11.9."""
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from brakeline.core import reopening
-from brakeline.core.errors import Reason, Refused
+from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused
 from brakeline.core.keys import PublicKey
 from brakeline.core.reopening import Closing, Reopening
 from brakeline.core.state import ballot
@@ -19,6 +19,8 @@ from brakeline.core.statement import Envelope, signing_parties
 from brakeline.core.tlog.policy import verify_all
 from brakeline.core.treaty import Treaty
 from brakeline.core.treaty.parties import digest_of
+
+_EPOCHS: Final = 2**20  # that a log may have come to in its last part, which nobody has
 
 
 class _Bench(NamedTuple):
@@ -71,7 +73,6 @@ def check(state: State, envelope: Envelope) -> Reopening:
     r, chain = reopening.check(envelope.payload), state.chain
     if (r.treaty, r.over[0]) != (state.first, chain.log.key.name):
         raise Refused(Reason.FOREIGN, f"it reopens another log than {chain.log.key.name} (Treaty 11.8)")
-    check_members(state, envelope)
     if r.key.name in chain.origins:
         raise Refused(Reason.DUPLICATE, f"the log has been {r.key.name} before: it takes another origin (Treaty 11.8)")
     cosigned = verify_all(r.stamp.encode(), chain.need)
@@ -80,35 +81,47 @@ def check(state: State, envelope: Envelope) -> Reopening:
         raise Refused(Reason.ROLLBACK, text)
     if cosigned.checkpoint.root != state.root():
         raise Refused(Reason.TAMPERED, "it begins from another tree than this one (Treaty 11.8)")
-    if r.keeper not in state.treaty.parties:
+    if any(r.keeper not in ground.treaty.parties for ground in chain.under_way):
         raise Refused(Reason.UNKNOWN_ISSUER, f"{r.keeper[:60]!r} is no party: it keeps no log (Treaty 11.8)")
-    if digest_of(r.key.key) in state.keyring.digests | chain.witnesses.keys() | chain.log_keys:
+    if digest_of(r.key.key) in state.keyring.digests | chain.witnesses.keys() | chain.log_keys | _entered(chain):
         raise Refused(Reason.REUSED_KEY, "the new log's key is one that the log knows (Treaty 11.8)")
+    for ground in chain.under_way:
+        c.kept_by(ground, r.log_key, r.url)  # no name and key id that a witness has
     check_closed(state, r, size=state.size)
+    check_members(state, r, envelope, size=state.size)
     return r
 
 
-def _check_closing(r: Reopening, closing: Closing, sides: tuple[_Bench, ...], size: int) -> None:
+def _entered(chain: c.Chain) -> frozenset[str]:
+    """Digests of the keys that an adopted text enters."""
+    parties = chain.coming.treaty.parties.values() if chain.coming else ()
+    keys = {digest_of(key) for p in parties for key in (p.key, p.signer_key) if key}
+    return frozenset(keys | {x for p in parties for x in (p.next, p.signer_next) if x})
+
+
+def _check_closing(r: Reopening, closing: Closing, sides: tuple[_Bench, ...], size: int, epoch: int) -> None:
     keys = {key for side in sides if (key := side.key(closing))}
     if closing.origin not in r.over[: 1 if closing.role == "permit-signer" else None] or not keys:
         text = f"{closing.party[:60]!r} closes {closing.origin[:60]!r} as {closing.role}: nobody asked it (Treaty 11.8)"
         raise Refused(Reason.UNKNOWN_ISSUER, text)
     for key in keys:
         reopening.check_closing(closing, r.treaty, key)
+    if closing.epoch > epoch + _EPOCHS:
+        raise Malformed(f"{closing.party} has signed permits of an epoch that no log has come to: {closing.epoch}")
     if closing.settled > size:
         text = f"{closing.party} has seen {closing.settled} entries stamped; it begins behind {size}"
         raise Refused(Reason.ROLLBACK, f"{text} (Treaty 11.8)")
-    if closing.role == "witness" and closing.origin != r.over[0] and closing.size:
-        raise Refused(Reason.ROLLBACK, f"{closing.origin} was published: the log goes on from there (Treaty 11.8)")
+    if closing.origin != r.over[0] and closing.settled:
+        raise Refused(Reason.ROLLBACK, f"{closing.origin} has stamps: the log goes on from there (Treaty 11.8)")
 
 
-def check_members(state: State, envelope: Envelope) -> None:
-    """That members have signed it, as many as decide by what is known here.
+def check_members(state: State, r: Reopening, envelope: Envelope, *, size: int) -> None:
+    """That members have signed it, as many as decide by what is known here. `size` is where it begins.
 
     Raises:
         Refused: FORGED; NO_QUORUM.
     """
-    for side in benches(state):
+    for side in _asked(state, r, size):
         who = signing_parties(envelope, side.speakers)
         if len(who) < side.treaty.members:
             raise _too_few(who, "signed it", side.treaty.members, side.treaty)
@@ -131,9 +144,34 @@ def check_closed(state: State, r: Reopening, *, size: int) -> None:
     """
     sides = tuple(benches(state))
     for closing in r.closings:
-        _check_closing(r, closing, sides, size)
-    for side in sides:
+        _check_closing(r, closing, sides, size, state.epoch)
+    for side in _asked(state, r, size):
         _check_closers(r, side)
+
+
+def _asked(state: State, r: Reopening, size: int) -> tuple[_Bench, ...]:
+    """Whose quorums it takes.
+
+    Not those of a text that waits, where so many witnesses of the one in force have cosigned nothing beyond `size` that
+    nothing beyond it can have been published: it has not turned, and never will there. Who joins has no veto.
+    """
+    sides = tuple(benches(state))
+    if state.chain.coming is None:
+        return sides
+    now = sides[-2]
+    still = {x.party for x in reopening.closings_of(r, "witness", r.over[0]) if x.size <= size and now.key(x)}
+    return sides[:-1] if now.treaty.policy.quorum.holds(frozenset(still)) else sides
+
+
+def holds(state: State, closing: Closing) -> bool:
+    """Whether a closing is what its party's key signed, by what is known here."""
+    keys = {key for side in benches(state) if (key := side.key(closing))}
+    try:
+        for key in keys:
+            reopening.check_closing(closing, state.first, key)
+    except BrakelineError:
+        return False
+    return bool(keys)
 
 
 def _check_closers(r: Reopening, side: _Bench) -> None:

@@ -15,9 +15,10 @@ from brakeline.core.state import members, readings, tiers
 from brakeline.core.state.events import Event
 from brakeline.core.state.state import State
 from brakeline.core.statement import Statement
-from brakeline.core.succession import Amend, KeyChange, Purpose, Revocation, check_assent
+from brakeline.core.succession import Amend, KeyChange, Purpose, Revocation, check_assent, check_change
 from brakeline.core.tlog.policy import verify_cosigned
 from brakeline.core.treaty import parse_treaty
+from brakeline.core.treaty.parties import digest_of
 from brakeline.core.treaty.text import rules_of
 
 Step = tuple[State, tuple[Event, ...]]
@@ -61,6 +62,8 @@ def change_key(state: State, entry: int, issuer: str, body: KeyChange, *, itself
     Raises:
         Refused: FORGED, a key for statements is shown by another one; as `keyring.change`.
     """
+    if {body.next, digest_of(check_change(body))} & (state.chain.witnesses.keys() | state.chain.log_keys):
+        raise Refused(Reason.REUSED_KEY, "a key that witnesses, or has kept the log, serves nothing else (Treaty 1.1)")
     after = _with(state, keyring=k.change(state.keyring, entry, issuer, body))
     if body.purpose == "statement" and not itself:
         # Whoever stole the old key would see the next one in its owner's words, and name another to come after it.
