@@ -93,7 +93,8 @@ def _() -> World:
     w = start()
     adopted(w, next_text(w.treaty, drop="gamma", join="epsilon"))
     w.stamp()
-    w.append(reopening(w, "alpha", "alpha", "beta", "delta", closings=closings(w, "alpha", "beta", "gamma")))
+    some = closings(w, "alpha", "beta", "gamma", size=w.state.size + 1)
+    w.append(reopening(w, "alpha", "alpha", "beta", "delta", closings=some))
     return w
 
 
