@@ -463,7 +463,7 @@ def test_floods_delay_nobody_else(network: Network, client: httpx.Client) -> Non
     same, and so is whatever gamma says."""
     for name in NAMES:
         network.start_witness(name)
-    timing = TIMING._replace(interval=0.05, heartbeat=600, patience=60)
+    timing = TIMING._replace(interval=0.25, heartbeat=600, patience=60)
     log = network.start_log(timing=timing, serve=serve_small_log)
     add(client, log, entry(0))
     floods = [("alpha", False)] * 60 + [("alpha", True)] * 12 + [("beta", False)] * 60

@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -91,6 +92,18 @@ def test_a_crash_between_the_two_files_is_finished(tmp_path: Path, world: World)
     (tmp_path / "keys" / "past").write_text(f"statement {key('alpha').public.text}\n")
     settled(home, box_of(home, world), world.state)
     home.tidy("statement")
+    assert home.key("statement", "next").public == after
+
+
+def test_processes_that_go_on_to_a_key_at_a_time_destroy_none(tmp_path: Path, world: World) -> None:
+    """The trainer, the signer and a command of one home all see the change in the log at once."""
+    home = home_of(tmp_path)
+    world.append(change(world, home))
+    held, after = (home.key("statement", which).public for which in ("next", "after"))
+    with ThreadPoolExecutor(8) as pool:
+        went = list(pool.map(lambda _: Home(tmp_path).promote("statement", held.text), range(64)))
+    assert went.count(True) == 1
+    assert home.key("statement").public == held
     assert home.key("statement", "next").public == after
 
 

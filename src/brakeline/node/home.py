@@ -2,10 +2,12 @@
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
+import filelock
 from cryptography.hazmat.primitives import serialization as ser
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -18,6 +20,7 @@ from brakeline.node.granted import Granted
 Purpose = Literal["statement", "log", "witness", "signer"]
 Which = Literal["", "next", "after"]
 PASSPHRASE: Final = "BRAKELINE_PASSPHRASE"  # the environment variable that opens encrypted keys
+_WAIT: Final = 30.0  # s for another process of the home that changes its keys
 _KEYGEN: Final = "`brakeline keygen NAME --home DIR --enroll TREATY`"
 PURPOSES: Final[tuple[Purpose, ...]] = ("statement", "log", "witness", "signer")
 
@@ -95,29 +98,48 @@ class Home:
     def new_after(self, purpose: Purpose) -> PrivateKey:
         """The key after the next one; it is made where there is none yet, protected as the others are."""
         path = self._file(purpose, "after")
-        if not path.exists():
-            with disk_errors():
+        with self._alone():
+            if not path.exists():
                 encrypted = b"ENCRYPTED" in self._file(purpose, "next").read_bytes()
-            save_key(path, new_key(), self.passphrase() if encrypted else None)
+                save_key(path, new_key(), self.passphrase() if encrypted else None)
         return self.key(purpose, "after")
 
-    def promote(self, purpose: Purpose) -> None:
-        """Go on to the next key: the log has it in force. What was in use is destroyed; its public key is noted."""
-        folder = self.path / "keys"
-        with disk_errors():
-            past = folder / "past"
+    def promote(self, purpose: Purpose, key: str) -> bool:
+        """Go on to the next key if it is `key`, which the log has in force.
+
+        What was in use is destroyed, and its public key noted. Several processes of one home may come to this at a
+        time: the second would destroy the key that the first went on to.
+        """
+        with self._alone():
+            self._tidy(purpose)
+            if not self.holds(purpose, "next") or self.key(purpose, "next").public.text != key:
+                return False
+            past = self.path / "keys" / "past"
             known = past.read_text() if past.exists() else ""
             line = f"{purpose} {self.key(purpose).public.text}\n"
             if line not in known:
                 write_atomic(past, (known + line).encode())
             os.replace(self._file(purpose, "next"), self._file(purpose))
-        self.tidy(purpose)
+            self._tidy(purpose)
+        return True
 
     def tidy(self, purpose: Purpose) -> None:
         """Finish what a crash in the middle of `promote` has left."""
-        with disk_errors():
-            if self.holds(purpose, "after") and not self.holds(purpose, "next"):
-                os.replace(self._file(purpose, "after"), self._file(purpose, "next"))
+        with self._alone():
+            self._tidy(purpose)
+
+    def _tidy(self, purpose: Purpose) -> None:
+        if self.holds(purpose, "after") and not self.holds(purpose, "next"):
+            os.replace(self._file(purpose, "after"), self._file(purpose, "next"))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process of this home changes its keys meanwhile."""
+        try:
+            with disk_errors(), filelock.FileLock(self.path / "keys" / "lock", timeout=_WAIT):
+                yield
+        except filelock.Timeout:
+            raise Unavailable(f"another process is changing the keys of {self.path}", hint="try again") from None
 
     @property
     def treaty(self) -> Treaty:

@@ -15,9 +15,10 @@ What may be lost and what may not:
 
 import shutil
 import sqlite3
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import filelock
 
@@ -85,6 +86,7 @@ class LogStore:
             # Reads go through a connection of their own: its pages come from the file, not from the cache
             # into which the rows were just written.
             self._reader = connect(path)
+            self._reading = threading.Lock()
             self._connections.append(self._reader)
         # _levels[l] holds the hashes of all perfect subtrees of 2**l leaves, one after another: 64 bytes an
         # entry.
@@ -170,11 +172,8 @@ class LogStore:
         """Read every row beyond the tree back from the file, and extend the tree by it."""
         while True:
             size = self.size
-            with database_errors():
-                rows = self._reader.execute(
-                    "SELECT number, digest, data FROM entries WHERE number > ? ORDER BY number LIMIT ?",
-                    (size, _CHUNK),
-                ).fetchall()
+            query = "SELECT number, digest, data FROM entries WHERE number > ? ORDER BY number LIMIT ?"
+            rows = self._rows(query, size, _CHUNK)
             if not rows:
                 return
             hashes = []
@@ -214,10 +213,13 @@ class LogStore:
 
     def index_of(self, digest: bytes) -> int | None:
         """Index of the entry whose SHA-256 is `digest`, durable perhaps not yet published; None if not here."""
-        with database_errors():
-            query = "SELECT min(number) FROM entries WHERE digest = ?"
-            row = self._reader.execute(query, (digest,)).fetchone()
-        return None if row[0] is None else row[0] - 1
+        ((number,),) = self._rows("SELECT min(number) FROM entries WHERE digest = ?", digest)
+        return None if number is None else number - 1
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        # One at a time: a statement that another thread has not finished keeps the connection at an older state.
+        with self._reading, database_errors():
+            return self._reader.execute(query, values).fetchall()
 
     def entry(self, index: int) -> bytes:
         """The entry at `index`. Raises as `entries` does."""
@@ -231,11 +233,8 @@ class LogStore:
         """
         if not 0 <= start <= end <= self.size:
             raise Misuse(f"no entries {start} to {end}: the log has {self.size}")
-        with database_errors():
-            rows = self._reader.execute(
-                "SELECT data FROM entries WHERE number > ? AND number <= ? ORDER BY number", (start, end)
-            ).fetchall()
-        data = [row[0] for row in rows]
+        query = "SELECT data FROM entries WHERE number > ? AND number <= ? ORDER BY number"
+        data = [row[0] for row in self._rows(query, start, end)]
         if len(data) != end - start or any(
             not isinstance(d, bytes) or leaf_hash(d) != self.read(0, i) for i, d in enumerate(data, start)
         ):

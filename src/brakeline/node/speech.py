@@ -40,12 +40,8 @@ def settled(home: Home, outbox: Outbox, state: State) -> Outbox:
 
 def promoted(home: Home, purpose: Purpose, state: State) -> bool:
     """Go on to the home's next key, if the log has it in force."""
-    home.tidy(purpose)
     held = state.keyring.of[home.name].of(purpose).key
-    if not held or not home.holds(purpose, "next") or home.key(purpose, "next").public.text != held:
-        return False
-    home.promote(purpose)
-    return True
+    return bool(held) and home.promote(purpose, held)
 
 
 def newest(state: State, outbox: Outbox, lane: Lane) -> Last:

@@ -256,8 +256,8 @@ def _succession(t: Treaty) -> dict[str, str]:
         "key, kept by a party, behind the old log's entries up to a checkpoint that a witness quorum has cosigned. "
         f"Before it {t.witnesses} witnesses and {t.permit} permit signers close the old origin, and say how much of it "
         f"they have seen stamped. {t.members} parties sign the reopening. It begins no earlier than the highest stamp "
-        "that one of the closers has seen. While one text goes to another, it takes these numbers of both; not of one that "
-        "waits, where so many witnesses have cosigned nothing beyond where it begins that it cannot have turned.",
+        "that one of the closers has seen. While one text goes to another, it takes these numbers of both; not of one "
+        "that waits, where so many witnesses have cosigned nothing beyond where it begins that it cannot have turned.",
         "11.9": "A reopening turns the brake on, in an epoch above every one in which a closer has signed a permit. "
         "The pause begins when every permit of before has lapsed, whatever the runs say. What the old log held "
         "beyond where it begins is void, and is said anew.",
