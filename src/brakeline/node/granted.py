@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import filelock
 import msgspec
 
-from brakeline.core.errors import Malformed, Reason, Refused, Unavailable
-from brakeline.node.disk import disk_errors, write_atomic
+from brakeline.core.errors import Malformed, Reason, Refused
+from brakeline.node.disk import disk_errors, locked, write_atomic
 
 _WAIT: Final = 10.0  # s for the other process
 
@@ -35,7 +34,6 @@ class Granted:
         self._path = path
         with disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = filelock.FileLock(f"{path}.lock", timeout=_WAIT, thread_local=False)
         self._stamp: tuple[int, int] = (0, 0)
         self._kept = _Kept()
         self._read()
@@ -59,15 +57,9 @@ class Granted:
 
     @contextmanager
     def _locked(self) -> Iterator[_Kept]:
-        with disk_errors():
-            try:
-                self._lock.acquire()
-            except filelock.Timeout:
-                raise Unavailable(f"{self._path} is in use", hint="is another command of this home running?") from None
-            try:
-                yield self._read()
-            finally:
-                self._lock.release()
+        lock, hint = self._path.with_name(f"{self._path.name}.lock"), "is another command of this home running?"
+        with locked(lock, _WAIT, busy=f"{self._path} is in use", hint=hint):
+            yield self._read()
 
     @contextmanager
     def signing(self, origin: str, epoch: int) -> Iterator[None]:

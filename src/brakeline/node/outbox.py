@@ -11,7 +11,6 @@ A home that was put back from a copy has forgotten numbers that it gave. Whoever
 none is given to a second statement: that would be to equivocate.
 """
 
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from brakeline.core.state.members import LANES, Last
 from brakeline.core.statement import GENESIS, Statement, open_envelope, sign
 from brakeline.core.treaty import Lane, Treaty
 from brakeline.core.treaty.values import SKEW
+from brakeline.node import ports
 from brakeline.node.disk import connect, database_errors, disk_errors, transaction
 
 LIFETIME: Final = 365 * 86400  # s: how long a statement may still be logged and counts, unless told otherwise
@@ -76,8 +76,8 @@ class Outbox:
         except Refused as e:
             hint = "put it back from a copy, an older one is safe; or move it away: what it had not sent is lost"
             raise Unavailable(f"{path / 'outbox.sqlite'}: {e}", hint=hint) from e
-        self._using = threading.Lock()  # the connection
-        self._sending = threading.Lock()  # so that statements reach the log in order
+        self._using = ports.clock().lock()  # the connection
+        self._sending = ports.clock().lock()  # so that statements reach the log in order
         self._followed = set[int]()  # entries at which the log was reopened
         self._unseen = set[int]()  # log entries whose effect this process cannot tell
 
