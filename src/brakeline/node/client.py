@@ -161,7 +161,8 @@ class Follower:
                     self.cosigned = new
                 self._floor = None
                 self.lock.notify_all()
-            self._told()
+            for heed in tuple(self.heed):
+                heed()
             self._settle()
             if self._memory is not None and state.size > before:
                 self._remember(self._memory, note, state)
@@ -169,17 +170,14 @@ class Follower:
             ports.clock().sleep(max(0.0, began + _PACE - ports.clock().monotonic()))
         return state.size > before
 
-    def _told(self) -> None:
-        for heed in tuple(self.heed):
-            heed()
-
     @property
     def _kept(self) -> list[tuple[int, bytes]]:
         return [(self._floor.checkpoint.size, self._floor.checkpoint.root)] if self._floor else []
 
     def _is_stale(self) -> bool:
         """Whether the log stands still, as far as is known here: it may have gone on elsewhere."""
-        return self.cosigned is not None and stands_still(self.state, view_time=self.time, now=int(ports.clock().wall()))
+        now = int(ports.clock().wall())
+        return self.cosigned is not None and stands_still(self.state, view_time=self.time, now=now)
 
     def _settle(self) -> None:
         """Remember a state that a stamp covers: a reopening goes back no further. Treaty 11.8."""
@@ -219,7 +217,7 @@ class Follower:
         client = LogClient(r.url)
         note = client.checkpoint()
         start = begins(r)
-        # What this follower has seen stamped is in every log that it goes on with; what came after may be void.
+        # What was seen stamped is in every log that it goes on with; what came after may be void.
         kept = [self._mark] if self._mark[0] else []
         if (floor := self._floor) and (floor.checkpoint.size <= start or floor.checkpoint.origin not in r.over):
             kept.append((floor.checkpoint.size, floor.checkpoint.root))
@@ -240,7 +238,8 @@ class Follower:
             self.recent = deque((e for e in self.recent if e.entry < state.size), maxlen=_RECENT)
             self.recent.extend(folded.events)
             self.lock.notify_all()
-        self._told()
+        for heed in tuple(self.heed):
+            heed()
         self._before = self._stamped = folded.state
         self._settle()
         if self._memory is not None:

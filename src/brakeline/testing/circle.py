@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from brakeline.core.brake import Phase, Vote
-from brakeline.core.encoding import sha256
-from brakeline.core.errors import Reason, Refused, Unavailable
+from brakeline.core.encoding import canonical, sha256
+from brakeline.core.errors import BrakelineError, Reason, Refused, Unavailable
+from brakeline.core.grant import request
 from brakeline.core.pledge import Assent, Pledge
 from brakeline.core.run import Declaration
 from brakeline.core.state import State
@@ -22,6 +24,7 @@ from brakeline.node.logclient import LogClient
 from brakeline.node.logserver import app as log_app
 from brakeline.node.logstore import LogStore
 from brakeline.node.outbox import Outbox
+from brakeline.node.peers import ask, http_client
 from brakeline.node.permits import LiveGate
 from brakeline.node.sequencer import Sequencer, Timing
 from brakeline.node.signer import Signer, Stater
@@ -146,6 +149,27 @@ class Circle:
                         self._persist(process, lambda: lab.commit(_head(run, steps, "running")))  # noqa: B023
             self._persist(process, lambda: lab.commit(_head(run, steps, "stopped")))  # noqa: B023
             self._persist(process, lab.catch_up)
+
+    async def thief(self, process: Process) -> None:
+        await fiber(self._thief, process)
+
+    def _thief(self, process: Process) -> None:
+        """A lab that asks for permits whatever the log says, in the hope that some signer errs."""
+        follower = Follower(_log(), treaty())
+        while True:
+            with suppress(BrakelineError):
+                follower.update()
+                state, run = follower.state, next(iter(follower.state.runs.by_id.values()), None)
+                if run is not None and follower.cosigned is not None:
+                    permit = request(state, run, time=follower.time, nonce=ports.dice(16).hex())
+                    for party in state.treaty.with_role("permit-signer"):
+                        self._steal(party.signer_url, canonical(permit))
+            block(asyncio.sleep(0.5))
+
+    @staticmethod
+    def _steal(url: str, body: bytes) -> None:
+        with suppress(BrakelineError, OSError):
+            ask(http_client(), "POST", f"{url}/permit", 65536, seconds=2.0, content=body)
 
     # As a person or a supervisor does it
 

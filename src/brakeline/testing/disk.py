@@ -42,6 +42,7 @@ class _Database:
 class Backup:
     """A folder as it was: files and databases by path."""
 
+    folder: Path
     files: dict[Path, bytes]
     databases: dict[Path, bytes]
 
@@ -227,10 +228,15 @@ class HostDisk:
                 db = sqlite3.connect(path)
                 databases[path] = db.serialize()
                 db.close()
-        return Backup(files, databases)
+        return Backup(folder, files, databases)
 
     def put_back(self, backup: Backup) -> None:
-        """Old state comes back, as from a backup. No process of the host may run."""
+        """The folder is again as it was. No process that uses it may run."""
+        for name in [n for n in self._live if n.startswith(f"{backup.folder}/") and Path(n) not in backup.files]:
+            del self._live[name]
+            self._durable.pop(name, None)
+            Path(name).unlink(missing_ok=True)
+        self._pending = [o for o in self._pending if not o[1].startswith(f"{backup.folder}/")]
         for path, data in backup.files.items():
             self._live[str(path)] = self._durable[str(path)] = _Inode(data, data)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ another.
 from random import Random
 from typing import Final, NamedTuple
 
-from brakeline.testing.treaty import KEEPER, PARTIES
+from brakeline.testing.treaty import KEEPER, LAB, PARTIES
 
 KINDS: Final = (
     "kill",  # a process dies: SIGKILL
@@ -20,9 +20,11 @@ KINDS: Final = (
     "weather",  # the network loses, delays and doubles for a while
     "stale",  # the keeper of the log lies: it shows some hosts what it showed before
     "hide",  # the keeper of the log lies: it takes no votes to trip
+    "restore",  # an old copy of a witness's memory, or of the log, is put back
+    "ask",  # a Byzantine process of the lab asks for permits at any time
     "trip",  # an ambush: operators trip while a permit is on its way, and the permit is slow
 )
-BYZANTINE: Final = frozenset(("stale", "hide"))
+BYZANTINE: Final = frozenset(("stale", "hide"))  # of the keeper of the log
 
 
 class Fault(NamedTuple):
@@ -52,17 +54,23 @@ def draw(seed: int, services: tuple[str, ...], until: float) -> tuple[Fault, ...
                 found.append(Fault(time, kind, rng.choice(PARTIES), rng.uniform(0.5, 3), rng.choice((0.003, 0.02))))
             case "cut":
                 side = " ".join(p for p in PARTIES if rng.random() < 0.5)
-                found.append(Fault(time, kind, side, rng.uniform(0.5, 8), 0))
+                found.append(Fault(time, kind, side, rng.uniform(0.5, 15), 0))
             case "swizzle":
                 found += [Fault(time + rng.uniform(0, 2), kind, p, rng.uniform(0.5, 4), 0) for p in PARTIES]
             case "io":
                 found.append(Fault(time, kind, rng.choice(PARTIES), rng.uniform(0.1, 2), rng.choice((0.02, 0.2, 1.0))))
             case "weather":
                 found.append(Fault(time, kind, "", rng.uniform(1, 10), rng.choice((0.01, 0.05))))
-            case "stale":
-                found.append(Fault(time, kind, rng.choice(PARTIES), rng.uniform(1, 8), 0))
+            case "stale":  # and something of that host may be started again meanwhile
+                again = rng.choice((0.0, rng.uniform(0.1, 0.9)))
+                found.append(Fault(time, kind, rng.choice(PARTIES), rng.uniform(1, 8), again))
             case "hide":
                 found.append(Fault(time, kind, KEEPER, rng.uniform(1, 8), 0))
+            case "restore":
+                of = f"log.{KEEPER}" if rng.random() < 0.5 else f"witness.{rng.choice(PARTIES)}"
+                found.append(Fault(time, kind, of, rng.uniform(1, 6), 0))
             case "trip":
-                found.append(Fault(float(rng.randint(3, 40)), kind, "", rng.uniform(0.5, 2.5), 0))
+                found.append(Fault(float(rng.randint(3, 40)), kind, "", rng.uniform(0.5, 4.5), 0))
+            case "ask":
+                found.append(Fault(time, kind, LAB, 0, 0))
     return tuple(sorted(found))

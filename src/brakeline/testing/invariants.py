@@ -38,7 +38,12 @@ from brakeline.testing.report import Violation
 from brakeline.testing.treaty import KEEPER, treaty
 from brakeline.testing.wire import Answer, Request
 
+_STEP: Final = 0.25  # s that a step takes
+_ASKED: Final = 0.3  # s that a head may take between the question and the step
 _LATE_STEPS: Final = 2  # that may follow a trip which the watching thread folds between the loop's look and its step
+
+
+_OVERTAKEN: Final = ("vote for epoch", "a vote for epoch")  # a vote for an epoch that is over is rightly given up
 
 
 class Observer:
@@ -50,6 +55,7 @@ class Observer:
         self.counts: dict[str, int] = {}
         self.lines: list[str] | None = None  # of the trace, where somebody wants to read it
         self.liars: set[str] = set()
+        self.restored: set[str] = set()  # services whose old state was put back
         self.truth: State = begin(treaty())
         self.stop: asyncio.Future[None] = loop.create_future()
         self.tripped: dict[int, float] = {}  # epoch → when its trip was visible
@@ -57,6 +63,7 @@ class Observer:
         self._trace = hashlib.blake2b(digest_size=8)
         self._roots: dict[int, bytes] = {}
         self._brakes: dict[int, tuple[Phase, int]] = {0: (self.truth.phase, 0)}
+        self._signed: dict[int, bytes] = {}
         self._digests: dict[int, str] = {}
         self._acknowledged: set[bytes] = set()
         self._floors: dict[str, int] = {}
@@ -97,7 +104,8 @@ class Observer:
         if isinstance(error, Unavailable) or (isinstance(error, Refused) and error.later):
             self.count(f"unavailable to {process.name.split('.')[0]}")
             return
-        if KEEPER in self.liars and isinstance(error, Refused) and error.reason in (Reason.ROLLBACK, Reason.NO_QUORUM):
+        lies = KEEPER in self.liars or f"log.{KEEPER}" in self.restored
+        if lies and isinstance(error, Refused) and error.reason in (Reason.ROLLBACK, Reason.NO_QUORUM):
             self.count("a lying log was refused")
             return
         name = type(error).__name__
@@ -106,15 +114,19 @@ class Observer:
     def told(self, process: Process, text: str) -> None:
         self.count(f"{process.name.split('.')[0]} told something")
 
-    def ended(self, process: Process, error: Exception) -> None:
-        """A process ended, and its supervisor starts it again."""
+    def ended(self, process: Process, error: Exception) -> bool:
+        """Whether the supervisor of a process that ended starts it again."""
         self.trace("ended", process.name, type(error).__name__)
         if isinstance(error, Unavailable):
             self.count("process ended: unavailable")
+        elif process.name in self.restored and isinstance(error, Refused) and error.reason is Reason.ROLLBACK:
+            self.count("an old log was found out")
+            return False
         elif isinstance(error, BrakelineError):
             self.violated("S3", f"{process.name} ended: {type(error).__name__} {error}")
         else:
             self.violated("S3", f"{process.name} ended with a traceback: {type(error).__name__} {error}")
+        return True
 
     # The log, as it is
 
@@ -143,6 +155,8 @@ class Observer:
 
     def log_starts(self, process: Process, store: LogStore) -> None:
         rows = {sha256(entry) for entry in store.entries(0, store.size)}
+        if process.name in self.restored:
+            return
         if lost := self._acknowledged - rows:
             self.violated("S2", f"{len(lost)} acknowledged statements are not in the log")
 
@@ -152,6 +166,12 @@ class Observer:
             rows = {sha256(row[0]) for row in db.execute("SELECT data FROM entries")}
         if lost := self._acknowledged - rows:
             self.violated("S2", f"{len(lost)} acknowledged statements are not in the log")
+        for host in self.hosts.values():
+            with closing(sqlite3.connect(host.home / "outbox.sqlite")) as db:
+                query = "SELECT lane, seq, refused FROM said WHERE refused IS NOT NULL AND instead IS NULL"
+                for lane, number, why in db.execute(query):
+                    if not why.startswith(_OVERTAKEN):
+                        self.violated("S2", f"{host.name} gave up number {number} of {lane}: {why}")
 
     # Followers
 
@@ -192,6 +212,8 @@ class Observer:
         votes = {party for party, expires in shown.items() if expires > now}
         if len(votes | state.ballot.trip.keys()) >= treaty().trip:
             self.violated("S5", f"{process.name} signs though it holds {treaty().trip} votes to trip")
+        if (age := now - self._signers[process].time) > treaty().stale_after + 1:
+            self.violated("S5", f"{process.name} signs on a view that is {age:.1f} s old")
         self.count("permits signed")
 
     def admitted(self, epoch: int) -> None:
@@ -212,6 +234,9 @@ class Observer:
                 self.violated("S5", "steps go on after the gate's own log shows a trip")
         else:
             self._late = 0
+        beyond = (self._loop.time() - _STEP) * 1e9 + 10**12 - live._state.deadline  # it was asked before the step
+        if beyond > _ASKED * 1e9:
+            self.violated("S5", f"a step {beyond / 1e9:.1f} s after its permit has lapsed")
         bound = treaty().stale_after + treaty().permit_lifetime + SKEW
         for tripped, at in self.tripped.items():
             if epoch < tripped and now > at + bound:
@@ -222,6 +247,10 @@ class Observer:
     def emitted(self, request: Request, answer: Answer) -> None:
         self.trace(request.source.name, request.service, request.path, answer.status_code, len(answer.content))
         kind, _, host = request.service.partition(".")
+        if request.path == "/add-checkpoint" and KEEPER not in self.liars:
+            checkpoint = checkpoint_in(request.body.partition(b"\n\n")[2])
+            if self._signed.setdefault(checkpoint.size, checkpoint.root) != checkpoint.root:
+                self.violated("S1", f"the log signed another root of size {checkpoint.size}")
         if host in self.liars or answer.status_code not in (200, 204):
             return
         match kind, request.path:

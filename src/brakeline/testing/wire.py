@@ -66,7 +66,7 @@ class Network:
         self.dice = dice
         self.cut: dict[tuple[str, str], float] = {}  # from host to host, until when
         self.tamper: list[Tamper] = []  # what a Byzantine server answers instead
-        self.on_request: list[Callable[[Request], float]] = []  # says how long it is to wait
+        self.on_answer: list[Callable[[Request], float]] = []  # says how long it is to wait
         self.emitted: list[Emitted] = []  # what has left a process
         self._rng = rng
         self._services: dict[str, Process] = {}
@@ -106,9 +106,6 @@ class Network:
         request = Request(source, parts.hostname or "", method, parts.path, parts.query.encode(), body)
         host = request.service.split(".")[1]
         await self._leg(source.host_name, host)
-        for heed in self.on_request:
-            if wait := heed(request):
-                await asyncio.sleep(wait)
         server = self._services.get(request.service)
         if server is None or not server.alive or server.app is None:
             raise ConnectionRefusedError("connection refused")
@@ -123,6 +120,9 @@ class Network:
             answer = tamper(request, answer)
         for emitted in self.emitted:
             emitted(request, answer)
+        for heed in self.on_answer:
+            if wait := heed(request):
+                await asyncio.sleep(wait)
         await self._leg(host, source.host_name)
         return answer
 

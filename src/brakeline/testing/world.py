@@ -18,6 +18,7 @@ from brakeline.core.keys import PublicKey
 from brakeline.core.statement import open_envelope
 from brakeline.core.tlog import note
 from brakeline.testing.circle import Circle
+from brakeline.testing.disk import Backup
 from brakeline.testing.faults import BYZANTINE, Fault, draw
 from brakeline.testing.invariants import Observer, observing
 from brakeline.testing.loop import VirtualLoop
@@ -80,11 +81,11 @@ class _Play:
         secrets = self.observer.dice_for("secrets")
         self.network = Network(self.observer.dice_for("network"), secrets.randbytes)
         self.network.emitted.append(self.observer.emitted)
-        self.network.on_request.append(self._ambush)
+        self.network.on_answer.append(self._ambush)
         self.network.tamper.append(self._lie)
         self.circle = Circle(self.observer)
         self.mains: dict[str, Callable[[Process], Any]] = {
-            service: getattr(self.circle, service.split(".")[0]) for service in SERVICES
+            service: getattr(self.circle, service.split(".")[0]) for service in (*SERVICES, f"thief.{LAB}")
         }
         self._permits = 0
         self._shown: list[Answer] = []  # checkpoints that the log has shown
@@ -102,8 +103,8 @@ class _Play:
 
     def _failed(self, process: Process, error: Exception) -> None:
         process.kill()
-        self.observer.ended(process, error)
-        self.loop.call_later(1.0, self._again, process)
+        if self.observer.ended(process, error):
+            self.loop.call_later(1.0, self._again, process)
 
     def _again(self, process: Process) -> None:
         if process.host.processes.get(process.name) is process and not self.observer.stop.done():
@@ -162,17 +163,34 @@ class _Play:
                 self.network.loss = self.network.tail = fault.amount
                 self.network.double = 0.01
                 loop.call_later(fault.length, self._calm)
+            case "restore":
+                service, _, party = fault.target.partition(".")
+                backup = self.hosts[party].disk.copy(self.hosts[party].home / service)
+                loop.call_later(fault.length, self._restore, fault.target, backup)
             case "stale":
                 self._lies[fault.target] = now + fault.length
+                if fault.amount:
+                    for service in [s for s in SERVICES if s.endswith(f".{fault.target}") and s[:3] != "log"]:
+                        loop.call_later(fault.amount, self._kill, service, 0.2)
+            case "ask":
+                if f"thief.{fault.target}" not in self.hosts[fault.target].processes:
+                    self.launch(f"thief.{fault.target}")
             case "hide":
                 self._hides = now + fault.length
+
+    def _restore(self, service: str, backup: Backup) -> None:
+        process = self.hosts[service.split(".")[1]].processes[service]
+        process.kill()
+        process.host.disk.put_back(backup)
+        self.observer.restored.add(service)
+        self.loop.call_later(0.5, self._again, process)
 
     def _calm(self) -> None:
         self.network.loss = self.network.tail = self.network.double = 0.0
 
     def _ambush(self, request: Request) -> float:
-        """Seconds that a request waits: where it hurts most, a trip comes while a permit is on its way."""
-        if request.path != "/permit" or self._healed:
+        """Seconds that an answer waits: where it hurts most, a trip comes while a permit is on its way."""
+        if request.path != "/permit" or self._healed or request.source.name != f"lab.{LAB}":
             return 0.0
         self._permits += 1
         for fault in self.world.faults:
@@ -214,6 +232,14 @@ class _Play:
                 self.circle.wish = wish
                 await asyncio.sleep(rng.uniform(2, 6))
         self._heal()
+        if f"log.{KEEPER}" in self.observer.restored:  # it is meant to end, and people decide
+            await asyncio.sleep(5)
+        else:
+            await self._live_again()
+        if not self.observer.stop.done():
+            self.observer.stop.set_result(None)
+
+    async def _live_again(self) -> None:
         # L1. A brake that lost its permits' owner waits until they have lapsed (Treaty 4.5).
         self.circle.wish = "lift"
         await asyncio.sleep(3)  # a trip that was voted before may still come
@@ -225,8 +251,6 @@ class _Play:
         await self._within(15, lambda: self.observer.truth.epoch > epoch, "tripped")
         await self._within(25, lambda: self.observer.truth.phase is Phase.PAUSED, "paused")
         self.observer.finish()
-        if not self.observer.stop.done():
-            self.observer.stop.set_result(None)
 
     async def _within(self, seconds: float, ready: Callable[[], bool], what: str) -> None:
         end = self.loop.time() + seconds
