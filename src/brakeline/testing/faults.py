@@ -19,7 +19,7 @@ KINDS: Final = (
     "skew",  # a clock jumps
     "weather",  # the network loses, delays and doubles for a while
     "stale",  # the keeper of the log lies: it shows some hosts what it showed before
-    "hide",  # the keeper of the log lies: it takes no votes to trip
+    "hide",  # the keeper of the log lies: it takes no votes, or says that it never will
     "restore",  # an old copy of a witness's memory, or of the log, is put back
     "ask",  # a Byzantine process of the lab asks for permits at any time
     "trip",  # an ambush: operators trip while a permit is on its way, and the permit is slow
@@ -35,6 +35,11 @@ class Fault(NamedTuple):
     target: str
     length: float
     amount: float
+
+
+def ends(fault: Fault) -> float:
+    """When it is over (s of the world); an ambush has no time of its own."""
+    return 0.0 if fault.kind == "trip" else fault.at + fault.length
 
 
 def draw(seed: int, services: tuple[str, ...], until: float) -> tuple[Fault, ...]:
@@ -65,7 +70,7 @@ def draw(seed: int, services: tuple[str, ...], until: float) -> tuple[Fault, ...
                 again = rng.choice((0.0, rng.uniform(0.1, 0.9)))
                 found.append(Fault(time, kind, rng.choice(PARTIES), rng.uniform(1, 8), again))
             case "hide":
-                found.append(Fault(time, kind, KEEPER, rng.uniform(1, 8), 0))
+                found.append(Fault(time, kind, KEEPER, rng.uniform(1, 8), rng.choice((0, 1))))
             case "restore":
                 of = f"log.{KEEPER}" if rng.random() < 0.5 else f"witness.{rng.choice(PARTIES)}"
                 found.append(Fault(time, kind, of, rng.uniform(1, 6), 0))

@@ -17,6 +17,7 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from brakeline.core import gate, statement
+from brakeline.core.admission import Admission
 from brakeline.core.brake import Phase, Vote
 from brakeline.core.encoding import parse, sha256
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused, Unavailable
@@ -27,11 +28,13 @@ from brakeline.core.state.codec import digest
 from brakeline.core.state.events import Barred, Equivocated, Event
 from brakeline.core.statement import open_envelope
 from brakeline.core.tlog.checkpoint import checkpoint_in
+from brakeline.core.treaty import Lane
 from brakeline.core.treaty.values import SKEW
 from brakeline.node import permits
 from brakeline.node import signer as node_signer
 from brakeline.node.client import Follower
 from brakeline.node.logstore import LogStore
+from brakeline.node.outbox import Outbox
 from brakeline.node.permits import LiveGate
 from brakeline.testing.process import Host, Process, here
 from brakeline.testing.report import Violation
@@ -41,9 +44,6 @@ from brakeline.testing.wire import Answer, Request
 _STEP: Final = 0.25  # s that a step takes
 _ASKED: Final = 0.3  # s that a head may take between the question and the step
 _LATE_STEPS: Final = 2  # that may follow a trip which the watching thread folds between the loop's look and its step
-
-
-_OVERTAKEN: Final = ("vote for epoch", "a vote for epoch")  # a vote for an epoch that is over is rightly given up
 
 
 class Observer:
@@ -166,22 +166,25 @@ class Observer:
             rows = {sha256(row[0]) for row in db.execute("SELECT data FROM entries")}
         if lost := self._acknowledged - rows:
             self.violated("S2", f"{len(lost)} acknowledged statements are not in the log")
-        for host in self.hosts.values():
-            with closing(sqlite3.connect(host.home / "outbox.sqlite")) as db:
-                query = "SELECT lane, seq, refused FROM said WHERE refused IS NOT NULL AND instead IS NULL"
-                for lane, number, why in db.execute(query):
-                    if not why.startswith(_OVERTAKEN):
-                        self.violated("S2", f"{host.name} gave up number {number} of {lane}: {why}")
+
+    def gave_up(self, data: bytes, why: str) -> None:
+        """A party's outbox does not send a statement any more: rightly, if the log as it is would not take it."""
+        try:
+            Admission(self.truth).admit(data)
+        except BrakelineError:
+            self.count("statements rightly given up")
+            return
+        self.violated("S2", f"{here().name} gave up what the log may take: {why}")
 
     # Followers
 
     def followed(self, follower: Follower) -> None:
         process, state = here(), follower.state
-        if process.host.name in self.liars:
-            return
         size = state.size
         if size > self.truth.size:
             self._learn(size)
+        if process.host.name in self.liars:
+            return
         if self._roots.get(size, state.root()) != state.root():
             self.violated("S1", f"{process.name} follows another history at {size} entries")
             return
@@ -327,7 +330,7 @@ def _read(line: bytes) -> Any:
 @contextmanager
 def observing(observer: Observer) -> Iterator[None]:
     """The observer stands where the code under test already calls out."""
-    update, admit, sign = Follower.update, gate.admit, statement.sign
+    update, admit, sign, mark = Follower.update, gate.admit, statement.sign, Outbox._mark
 
     def updated(self: Follower, **options: Any) -> bool:
         grown = update(self, **options)
@@ -344,7 +347,14 @@ def observing(observer: Observer) -> Iterator[None]:
             observer.signing(payload)
         return sign(kind, payload, *keys)
 
+    def marked(self: Outbox, lane: Lane, seq: int, column: str, value: object) -> None:
+        if column == "refused":
+            row = self._db.execute("SELECT data FROM said WHERE lane = ? AND seq = ?", (lane, seq)).fetchone()
+            observer.gave_up(row[0], str(value))
+        mark(self, lane, seq, column, value)
+
     with (
+        patch.object(Outbox, "_mark", marked),
         patch.object(Follower, "update", updated),
         patch.object(permits, "admit", admitted),
         patch.object(node_signer, "sign", signed),

@@ -59,7 +59,7 @@ settle_within = "30 s"
 
 [permit]
 lifetime = "10 s"
-allowance = "40 GFLOP"
+allowance = "200 GFLOP"
 lineage_gate = false
 
 [log]

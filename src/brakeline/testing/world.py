@@ -13,13 +13,14 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from brakeline.core.brake import Phase
-from brakeline.core.errors import Malformed
+from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.keys import PublicKey
 from brakeline.core.statement import open_envelope
 from brakeline.core.tlog import note
+from brakeline.node.http import error_response
 from brakeline.testing.circle import Circle
 from brakeline.testing.disk import Backup
-from brakeline.testing.faults import BYZANTINE, Fault, draw
+from brakeline.testing.faults import BYZANTINE, Fault, draw, ends
 from brakeline.testing.invariants import Observer, observing
 from brakeline.testing.loop import VirtualLoop
 from brakeline.testing.process import Host, Process
@@ -90,7 +91,7 @@ class _Play:
         self._permits = 0
         self._shown: list[Answer] = []  # checkpoints that the log has shown
         self._lies: dict[str, float] = {}  # host → until when the log shows it what is old
-        self._hides = 0.0
+        self._hides, self._refuses = 0.0, False
         self._healed = False
 
     # Processes
@@ -176,7 +177,7 @@ class _Play:
                 if f"thief.{fault.target}" not in self.hosts[fault.target].processes:
                     self.launch(f"thief.{fault.target}")
             case "hide":
-                self._hides = now + fault.length
+                self._hides, self._refuses = now + fault.length, bool(fault.amount)
 
     def _restore(self, service: str, backup: Backup) -> None:
         process = self.hosts[service.split(".")[1]].processes[service]
@@ -212,6 +213,9 @@ class _Play:
                 return self._shown[int(self.network.dice(4).hex(), 16) % len(self._shown)]
         if request.path == "/add" and self._hides > now and _is_vote(request.body):
             self.observer.count("hidden votes")
+            if self._refuses:
+                response = error_response(Refused(Reason.UNKNOWN_ISSUER, "no party says this"))
+                return Answer(response.status_code, bytes(response.body))
             return Answer(503, b"")
         return answer
 
@@ -227,7 +231,8 @@ class _Play:
     async def _script(self) -> None:
         rng = self.observer.dice_for("wishes")
         await asyncio.sleep(rng.uniform(2, 5))
-        while self.loop.time() < self.world.until:
+        until = max([self.world.until, *(ends(f) for f in self.world.faults if f.kind == "cut")])
+        while self.loop.time() < until:
             for wish in ("trip", "lift"):
                 self.circle.wish = wish
                 await asyncio.sleep(rng.uniform(2, 6))
