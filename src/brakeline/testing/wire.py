@@ -183,10 +183,11 @@ class Client:
     def close(self) -> None: ...
 
     def ask(self, process: Process, method: str, url: str, limit: int, content: bytes) -> Answer:
-        loop = asyncio.get_running_loop()
+        # Here, and not in the coroutine: that runs in the context of the task that carries this fiber.
+        left = max(0.0, UNTIL.get() - asyncio.get_running_loop().time())
 
         async def bounded() -> Answer:
-            async with asyncio.timeout(max(0.0, UNTIL.get() - loop.time())):
+            async with asyncio.timeout(left):
                 return await process.exchange(method, self._base + url, content)
 
         return _of_size(block(bounded()), limit)
