@@ -13,7 +13,6 @@ What may be lost and what may not:
   them. Opening compares every one with the rows and rewrites what is missing, short or wrong.
 """
 
-import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,7 +24,7 @@ from brakeline.core.tlog.checkpoint import Checkpoint, checkpoint_in
 from brakeline.core.tlog.merkle import HASH_BYTES, Frontier, leaf_hash, node_hash, subtree_root
 from brakeline.core.tlog.tile import ENTRIES, HEIGHT, MAX_ENTRY, WIDTH, Tile, encode_bundle, tile_hashes, tiles_for
 from brakeline.node.disk import connect, database_errors, disk_errors, locked, replace_file, transaction
-from brakeline.node.ports import Connection, disk
+from brakeline.node.ports import Connection, clock, disk
 
 _CHUNK: Final = 4096  # rows read back at once
 _WAIT: Final = 10.0  # s for a process that is being stopped to let go
@@ -83,7 +82,7 @@ class LogStore:
             # Reads go through a connection of their own: its pages come from the file, not from the cache
             # into which the rows were just written.
             self._reader = connect(path)
-            self._reading = threading.Lock()
+            self._reading = clock().lock()
             self._connections.append(self._reader)
         # _levels[l] holds the hashes of all perfect subtrees of 2**l leaves, one after another: 64 bytes an
         # entry.

@@ -7,7 +7,6 @@ a cosignature that leaves before its state is on disk can be followed, after a c
 history.
 """
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -24,6 +23,7 @@ from brakeline.core.keys import PrivateKey
 from brakeline.core.tlog.checkpoint import Checkpoint, cosign, parse_checkpoint
 from brakeline.core.tlog.merkle import EMPTY_ROOT, verify_consistency
 from brakeline.core.tlog.note import Note, VerifierKey, keyring, parse_note, verify_note
+from brakeline.node import ports
 from brakeline.node.disk import connect, database_errors, disk_errors, transaction
 from brakeline.node.http import HANDLERS, read_body, run
 
@@ -262,11 +262,11 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 0,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
     news: Callable[[], Iterable[VerifierKey]] = tuple,
 ) -> None:
     """Run a witness until it is stopped. Raises as `Witness` and `http.run`."""
-    witness = Witness(directory, name, key, logs, clock, news)
+    witness = Witness(directory, name, key, logs, clock or ports.clock().wall, news)
     try:
         run(witness.app(), host, port)
     finally:

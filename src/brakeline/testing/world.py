@@ -180,6 +180,8 @@ class _Play:
                 self._hides, self._refuses = now + fault.length, bool(fault.amount)
 
     def _restore(self, service: str, backup: Backup) -> None:
+        if self._healed:
+            return
         process = self.hosts[service.split(".")[1]].processes[service]
         process.kill()
         process.host.disk.put_back(backup)
