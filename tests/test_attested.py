@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from brakeline.cluster import attested
-from brakeline.cluster.attested import pace, run_attested
+from brakeline.cluster.attested import Spent, pace, run_attested
 from brakeline.cluster.running import Exited, Outcome, Stopped
 from brakeline.cluster.supervise import StopReport
 from brakeline.core.brake import Phase
@@ -231,7 +231,7 @@ def test_a_job_that_failed_may_try_again_and_one_that_ended_may_not(lab: WorldLa
 
 def test_when_its_time_is_up_a_run_has_ended(lab: WorldLab, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     works(monkeypatch, clock, 250, Exited(0, STOPPED.report))
-    assert isinstance(go(lab, seconds=100), Stopped)
+    assert isinstance(go(lab, seconds=100), Spent)
     assert lab.said == [(0, "opened"), (100, "ended")]
 
 
@@ -275,6 +275,23 @@ def test_a_brake_stops_the_job(lab: WorldLab, clock: Clock, monkeypatch: pytest.
     assert go(lab) == STOPPED
     assert lab.said == [(0, "opened"), (12, "stopped")]
     assert lab.told == ["stopped after 12 s: permit lapsed"]
+
+
+def test_what_was_cut_off_is_told(lab: WorldLab, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slower to write its checkpoint than it was given: whoever goes on from it must know."""
+    works(monkeypatch, clock, 12, Stopped(StopReport(3, 2, 1.5, (77,))))
+    go(lab)
+    cut = "two processes took longer than --grace (1 s) to end and got SIGKILL: a checkpoint may be cut short"
+    assert cut in lab.told
+    assert "still running, whatever was tried: pids 77" in lab.told
+
+
+def test_parents_and_purpose_are_declared(lab: WorldLab) -> None:
+    go(lab, name="first")
+    parent = lab.state.runs.names["alpha", "first"]
+    go(lab, name="second", parents=[parent, parent], purpose="inference")
+    d = run_of(lab, "second").declaration
+    assert (d.parents, d.purpose) == ((parent,), "inference")
 
 
 def test_heads_come_as_often_as_the_treaty_and_the_allowance_want() -> None:

@@ -23,10 +23,14 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from brakeline.cli.common import EXIT, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_VERDICT
+from brakeline.cli import run as run_command
+from brakeline.cli.common import EXIT_SPENT, EXIT_STOPPED
 from brakeline.cli.main import COMMANDS, main
 from brakeline.cli.pledge import at_least
 from brakeline.cli.status import show
+from brakeline.cluster.attested import Spent
+from brakeline.cluster.running import Exited, Outcome, Stopped
+from brakeline.cluster.supervise import NOTHING
 from brakeline.core import views
 from brakeline.core.finding import Audit, Fault, Finding
 from brakeline.core.pledge import Pledge
@@ -37,6 +41,7 @@ from brakeline.core.transcript import Head
 from brakeline.core.treaty import parse_treaty
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home, save_key
+from brakeline.node.machine import MachineClock
 from test_logstore import in_memory
 from world import EXAMPLE, PARTIES, World, edited, key, treaty_text
 
@@ -69,11 +74,37 @@ def test_the_group_imports_no_command() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_exit_codes_are_those_of_the_operators_page() -> None:
-    page = (ROOT / "docs" / "operator.md").read_text()
-    table = dict(re.findall(r"^\| (\d+) \| ([^|]+) \|$", page, re.MULTILINE))
-    codes = {0, *EXIT.values(), EXIT_VERDICT, EXIT_STOPPED, EXIT_INTERRUPTED}
-    assert {int(code) for code in table} == codes
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [
+        (Exited(0, NOTHING), 0),
+        (Exited(3, NOTHING), 3),
+        (Exited(-9, NOTHING), 137),
+        (Stopped(NOTHING), EXIT_STOPPED),
+        (Spent(NOTHING), EXIT_SPENT),
+    ],
+)
+def test_run_exits_as_its_command_did_or_says_why_not(
+    outcome: Outcome | Spent, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_command, "Home", lambda path: path)
+    monkeypatch.setattr(run_command, "Lab", lambda home, tell: None)
+    monkeypatch.setattr(run_command, "run_attested", lambda *args, **options: outcome)
+    args = ("--name", "x", "--time", "1 h", "--flop-per-second", "1 GFLOP", "--", "true")
+    assert run(capsys, "run", *args)[0] == code
+
+
+def test_what_the_machine_refuses_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an error that no module has translated, too."""
+
+    def fail(*args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", "/x")
+
+    monkeypatch.setattr(run_command, "Home", fail)
+    code, _, err = run(capsys, "run", "--name", "x", "--time", "1 h", "--flop-per-second", "1 GFLOP", "--", "true")
+    assert (code, err.splitlines()[0]) == (5, "error: Permission denied: /x")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -294,7 +325,8 @@ class Little:
         out = io.StringIO()
         clock = SimpleNamespace(time=lambda: time.time() + self.ahead)
         with redirect_stdout(out), redirect_stderr(out), pytest.MonkeyPatch.context() as patch:
-            for module in ("brakeline.node.desk", "brakeline.cli.duty", "brakeline.cli.treaty"):
+            patch.setattr(MachineClock, "wall", staticmethod(clock.time))
+            for module in ("brakeline.cli.duty", "brakeline.cli.treaty"):
                 patch.setattr(f"{module}.time", clock)
             with pytest.raises(SystemExit) as e:
                 main([*args, *where])
@@ -336,7 +368,7 @@ class Little:
     def desk(self, party: str) -> Desk:
         """A party's desk, for what no command says."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("brakeline.node.desk.time", SimpleNamespace(time=lambda: time.time() + self.ahead))
+            patch.setattr(MachineClock, "wall", staticmethod(lambda: time.time() + self.ahead))
             return Desk(Home(self.home(party)))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import brakeline
-from brakeline.cli.common import EXIT, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_VERDICT
+from brakeline.cli.common import EXIT, EXIT_INTERRUPTED, EXIT_SPENT, EXIT_STOPPED, EXIT_VERDICT
 from brakeline.cli.main import COMMANDS
 from brakeline.core.errors import Reason
 from brakeline.core.finding import REPLAYED, Fault
@@ -137,7 +137,7 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 def test_exit_codes_are_those_of_the_page() -> None:
     codes = [int(code) for (code,) in table("docs/operator.md", 0) if code.isdigit()]
-    assert codes == sorted({0, *EXIT.values(), EXIT_VERDICT, EXIT_STOPPED, EXIT_INTERRUPTED})
+    assert codes == sorted({0, *EXIT.values(), EXIT_VERDICT, EXIT_STOPPED, EXIT_SPENT, EXIT_INTERRUPTED})
 
 
 def test_reasons_are_those_of_the_page() -> None:

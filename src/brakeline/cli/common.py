@@ -21,6 +21,7 @@ from brakeline.core.views import Blocked
 EXIT: Final[dict[type[BrakelineError], int]] = {Misuse: 2, Malformed: 3, Refused: 4, Unavailable: 5}
 EXIT_VERDICT: Final = 1  # the command worked, and its answer is no
 EXIT_STOPPED: Final = 6  # the brake stopped the command that was run
+EXIT_SPENT: Final = 7  # its declared time was up
 EXIT_INTERRUPTED: Final = 130
 EXTRAS: Final = {  # package → the optional dependencies of pyproject.toml that bring it
     **dict.fromkeys(("anyio", "httpcore", "httpx", "psutil", "starlette", "uvicorn"), "node"),

@@ -7,7 +7,7 @@ import click
 
 from brakeline import __version__
 from brakeline.cli.common import EXIT, EXIT_INTERRUPTED, LazyGroup
-from brakeline.core.errors import BrakelineError
+from brakeline.core.errors import BrakelineError, Unavailable
 
 COMMANDS: Final = {
     "keygen": "Make a party's home and keys, and enter them in a draft treaty.",
@@ -61,6 +61,11 @@ def main(args: list[str] | None = None) -> None:
         if e.hint:
             click.echo(f"hint: {e.hint}", err=True)
         sys.exit(EXIT[type(e)])
+    except OSError as e:
+        # A pipe whose reader is gone, a home that may not be written: the machine's errors, not a bug of ours.
+        click.echo(f"error: {e.strerror or e}{f': {e.filename}' if e.filename else ''}", err=True)
+        click.echo("hint: check that the file is there, who may write it, and the disk", err=True)
+        sys.exit(EXIT[Unavailable])
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except click.ClickException as e:

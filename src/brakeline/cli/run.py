@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import EXIT_STOPPED, home_option
-from brakeline.cluster.attested import run_attested
+from brakeline.cli.common import EXIT_SPENT, EXIT_STOPPED, find_run, home_option
+from brakeline.cluster.attested import Spent, run_attested
 from brakeline.cluster.running import Exited
 from brakeline.core import units
 from brakeline.node.desk import Lab
@@ -18,6 +18,8 @@ from brakeline.node.home import Home
 @click.option("--flop-per-second", required=True, help='What its machines can do at most, as "400 TFLOP".')
 @click.option("--chips", type=click.IntRange(0), default=1, show_default=True, help="Accelerators of its cluster.")
 @click.option("--domain", default="", help="What it learns about, where a tier of the treaty asks.")
+@click.option("--parent", "parents", multiple=True, help="A run that it goes on from, as LAB/NAME or id; repeat.")
+@click.option("--purpose", default="", help="What it is for, where an exemption of the treaty asks.")
 @click.option("--grace", type=float, default=30.0, show_default=True, help="Seconds between SIGTERM and SIGKILL.")
 @click.argument("cmd", nargs=-1, required=True, type=click.UNPROCESSED)
 @home_option
@@ -27,6 +29,8 @@ def command(
     flop_per_second: str,
     chips: int,
     domain: str,
+    parents: tuple[str, ...],
+    purpose: str,
     grace: float,
     cmd: tuple[str, ...],
     home: Path,
@@ -34,10 +38,12 @@ def command(
     """Run CMD, a job that cannot be changed, under the brake: `brakeline run … -- torchrun train.py`.
 
     CMD starts when there is a permit. When the brake is on or the permit lapses, its whole process tree gets SIGTERM,
-    time to write a checkpoint, and SIGKILL. The exit status is CMD's, or 6 when the brake stopped it; run the same
-    command again to go on.
+    time to write a checkpoint, and SIGKILL. The exit status is CMD's, 128 + N when signal N ended it, 6 when the brake
+    stopped it (run the same command again to go on), or 7 when its time was up.
     """
     lab = Lab(Home(home), tell=lambda text: click.echo(text, err=True))
+    if parents:
+        lab.catch_up()
     outcome = run_attested(
         lab,
         name,
@@ -47,5 +53,12 @@ def command(
         grace=grace,
         chips=chips,
         domain=domain,
+        parents=[find_run(lab.state, parent).id for parent in parents],
+        purpose=purpose,
     )
-    return outcome.code if isinstance(outcome, Exited) else EXIT_STOPPED
+    match outcome:
+        case Exited(code):
+            return code if code >= 0 else 128 - code
+        case Spent():
+            return EXIT_SPENT
+    return EXIT_STOPPED

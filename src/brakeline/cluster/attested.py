@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from brakeline.cluster.running import Exited, Outcome, run_under
+from brakeline.cluster.running import Exited, Outcome, Stopped, run_under
+from brakeline.cluster.supervise import StopReport
 from brakeline.core.encoding import canonical, tagged
 from brakeline.core.errors import BrakelineError, Misuse
 from brakeline.core.run import Declaration, check_declaration
@@ -21,11 +22,18 @@ from brakeline.core.state.runs import Run
 from brakeline.core.tlog.merkle import Frontier, leaf_hash
 from brakeline.core.transcript import NONE, Head, Leaf
 from brakeline.core.treaty import Treaty
+from brakeline.core.words import count
 from brakeline.node.desk import Lab
 from brakeline.node.disk import disk_errors
 from brakeline.node.permits import LiveGate
 
 _EMPTY: Final = "0" * 64
+
+
+class Spent(NamedTuple):
+    """The command was stopped, or not started any more, for the declared time is used up: the run has ended."""
+
+    report: StopReport
 
 
 def run_attested(
@@ -38,10 +46,12 @@ def run_attested(
     grace: float,
     chips: int = 1,
     domain: str = "",
-) -> Outcome:
+    parents: Sequence[str] = (),
+    purpose: str = "",
+) -> Outcome | Spent:
     """Declare, wait for a permit, run `cmd`, and stop it when the brake or a lapse demands it, or its time is up.
 
-    Called again, it goes on with the seconds that are left, until `cmd` has ended well.
+    Called again, it goes on with the seconds that are left, until `cmd` has ended well. `parents` are ids of runs.
 
     Raises:
         Misuse: there is no such command; the run has ended, or another process supervises it. Others as `Lab` and
@@ -60,8 +70,8 @@ def run_attested(
             steps=seconds,
             segment_steps=lab.treaty.segment_steps,
             flop_per_step=str(flop_per_second),
-            parents=(),
-            purpose="",
+            parents=tuple(sorted(set(parents))),
+            purpose=purpose,
             chips=chips,
             flop_per_second=str(flop_per_second),
             domain=domain,
@@ -125,7 +135,7 @@ class _Attended:
         here = int(time.monotonic() - self._started) if self._running else 0
         return min(self._before + here, self._run.declaration.steps)
 
-    def run(self, cmd: Sequence[str], grace: float) -> Outcome:
+    def run(self, cmd: Sequence[str], grace: float) -> Outcome | Spent:
         if not self._run.stopped:
             # Whoever supervised it died without a word. That it stands still is logged before anything is waited for:
             # a lift may wait for that (Treaty 8.2), and opening it again waits for the lift.
@@ -146,7 +156,19 @@ class _Attended:
             self._deliver()
         if reason and not ended:
             self._lab.tell(f"stopped after {self.steps} s: {reason}")
+        if isinstance(outcome, Stopped):
+            self._tell_cut(outcome.report, grace)
+            if not self._left():
+                return Spent(outcome.report)
         return outcome
+
+    def _tell_cut(self, report: StopReport, grace: float) -> None:
+        """What a person must know before trusting the newest checkpoint, or the machine."""
+        if report.killed:
+            killed, left = count(report.killed, "process", "processes"), f"longer than --grace ({grace:g} s)"
+            self._lab.tell(f"{killed} took {left} to end and got SIGKILL: a checkpoint may be cut short")
+        if report.survivors:
+            self._lab.tell(f"still running, whatever was tried: pids {', '.join(map(str, report.survivors))}")
 
     def _deliver(self) -> None:
         """Bring the last head to the log before this process ends."""

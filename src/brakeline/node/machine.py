@@ -24,10 +24,19 @@ dice_of_the_machine = secrets.token_bytes
 class MachineClock:
     """`ports.Clock` of the operating system."""
 
-    wall = staticmethod(time.time)
-    monotonic = staticmethod(time.monotonic)
-    sleep = staticmethod(time.sleep)
     event = staticmethod(threading.Event)
+
+    @staticmethod
+    def wall() -> float:
+        return time.time()
+
+    @staticmethod
+    def monotonic() -> float:
+        return time.monotonic()
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        time.sleep(seconds)
 
     @staticmethod
     def lock() -> AbstractContextManager[bool]:
