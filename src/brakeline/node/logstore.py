@@ -1,4 +1,4 @@
-"""The log on disk: one SQLite table of entries, the published checkpoint, and tiles derived from both.
+"""The log on disk: a SQLite database of entries and of the published checkpoint, and files derived from both.
 
 What may be lost and what may not:
 
@@ -6,14 +6,14 @@ What may be lost and what may not:
 * The tree is never stored. It is computed from the rows as a second connection reads them back, on opening
   and after every append, by the same function. A row that differs from what was submitted is found before a
   root over it is signed.
-* `checkpoint` is the file that binds us: it is replaced atomically, with fsync of file and folder, and a
-  store whose rows do not reproduce its root, or fall short of its size, does not open. Signing on would fork
-  the log.
-* Tile files (C2SP tlog-tiles) are copies for readers, written without fsync before the checkpoint that covers
-  them. Opening compares every one with the rows and rewrites what is missing, short or wrong.
+* The published checkpoint binds us: it is durable once `publish` returns, and a store whose rows do not
+  reproduce its root, or fall short of its size, does not open. Signing on would fork the log.
+* The files `checkpoint` and `tile/…` (C2SP tlog-tiles) are copies for readers, written without fsync, tiles
+  first. Opening compares every one with the database and rewrites what is missing, short or wrong; a checkpoint
+  file that is beyond the database says that this is an older copy of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ from brakeline.core.encoding import sha256
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused
 from brakeline.core.tlog.checkpoint import Checkpoint, checkpoint_in
 from brakeline.core.tlog.merkle import HASH_BYTES, Frontier, leaf_hash, node_hash, subtree_root
-from brakeline.core.tlog.tile import ENTRIES, HEIGHT, MAX_ENTRY, WIDTH, Tile, encode_bundle, tile_hashes, tiles_for
+from brakeline.core.tlog.tile import ENTRIES, HEIGHT, MAX_ENTRY, WIDTH, Tile, encode_bundle, tiles_for
 from brakeline.node.disk import connect, database_errors, disk_errors, locked, replace_file, transaction
 from brakeline.node.ports import Connection, clock, disk
 
@@ -32,12 +32,14 @@ _WAIT: Final = 10.0  # s for a process that is being stopped to let go
 # `number` is index + 1: SQLite numbers the rows itself, from one, and a duplicate that is left out takes no number.
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, digest BLOB NOT NULL, data BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS digests ON entries (digest);
+DROP INDEX IF EXISTS digests;
+CREATE INDEX IF NOT EXISTS tags ON entries (substr(digest, 1, 8));
+CREATE TABLE IF NOT EXISTS published (one INTEGER PRIMARY KEY CHECK (one = 1), note BLOB NOT NULL);
 """
+# Eight bytes of the digest find a row at half the cost of all of them; then the whole digest is compared.
+_IS: Final = "substr(digest, 1, 8) = substr(?1, 1, 8) AND digest = ?1"
 _AS_IS: Final = "INSERT INTO entries (digest, data) VALUES (?1, ?2)"
-_ONCE: Final = (
-    "INSERT INTO entries (digest, data) SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM entries WHERE digest = ?1)"
-)
+_ONCE: Final = f"INSERT INTO entries (digest, data) SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM entries WHERE {_IS})"
 
 
 class LogStore:
@@ -87,15 +89,36 @@ class LogStore:
         # _levels[l] holds the hashes of all perfect subtrees of 2**l leaves, one after another: 64 bytes an
         # entry.
         self._levels: list[bytearray] = [bytearray()]
-        self._integrate()
+        # Entries from `_fresh_from` on, as they were integrated: those of which bundles are to be written next.
+        self._fresh: list[bytes] = []
+        self._fresh_from = 0
+        self._integrate({})
+        self._published, self._published_size = self._read_published()
         with disk_errors():
-            path = self.directory / "checkpoint"
-            self._published = path.read_bytes() if path.exists() else None
-            self._published_size = 0
-            if self._published is not None:
-                self._published_size = self._check(self._published).size
             self._write_tiles(0, self._published_size, repair=True)
             self._drop_partials(0, self._published_size)
+        self._keep_fresh()
+
+    def _read_published(self) -> tuple[bytes | None, int]:
+        """The published checkpoint and its size; its file is made again where it is not the same."""
+        rows = self._rows("SELECT note FROM published")
+        note: bytes | None = rows[0][0] if rows else None
+        size = self._check(note).size if note is not None else 0
+        path = self.directory / "checkpoint"
+        with disk_errors():
+            copy = path.read_bytes() if path.exists() else None
+            if copy is not None and copy != note:
+                try:
+                    ahead = checkpoint_in(copy).size > size
+                except Malformed:
+                    if note is None:
+                        raise
+                    ahead = False
+                if ahead or note is None:  # of an older copy of the database, or of an older build
+                    return copy, self._check(copy).size
+            if copy != note and note is not None:
+                replace_file(path, note, durable=False)
+        return note, size
 
     def close(self) -> None:
         for connection in self._connections:
@@ -155,31 +178,44 @@ class LogStore:
             if not 0 < len(entry) <= MAX_ENTRY:
                 raise Malformed(f"an entry has 1 to {MAX_ENTRY} bytes, not {len(entry)}")
         rows = [(sha256(entry), entry) for entry in entries]
-        self._integrate()  # a commit that failed before may have lasted all the same
+        self._integrate({})  # a commit that failed before may have lasted all the same
         before = self.size
         with database_errors(), transaction(self._writer):
             self._writer.executemany(_AS_IS if as_is else _ONCE, rows)
-        self._integrate()
+        self._integrate(dict(rows))
         if self.size - before == len(rows):
             return list(range(before, self.size))
         return [self._find(digest) for digest, _ in rows]
 
-    def _integrate(self) -> None:
-        """Read every row beyond the tree back from the file, and extend the tree by it."""
+    def _integrate(self, known: Mapping[bytes, bytes]) -> None:
+        """Read every row beyond the tree back from the file, and extend the tree by it.
+
+        `known` are entries by their digests, as they were computed just now.
+        """
         while True:
             size = self.size
             query = "SELECT number, digest, data FROM entries WHERE number > ? ORDER BY number LIMIT ?"
             rows = self._rows(query, size, _CHUNK)
             if not rows:
                 return
-            hashes = []
+            hashes, entries = [], []
             for expected, (number, digest, data) in enumerate(rows, size + 1):
                 if number != expected:
                     raise Refused(Reason.TAMPERED, f"entry {expected - 1} is missing from the database")
-                if not isinstance(data, bytes) or sha256(data) != digest:
+                if not isinstance(data, bytes) or (known.get(digest) != data and sha256(data) != digest):
                     raise Refused(Reason.TAMPERED, f"entry {expected - 1} does not match its digest")
                 hashes.append(leaf_hash(data))
+                entries.append(data)
             self._grow(hashes)
+            self._fresh += entries
+            if not known:  # opening: there is no end to what may come
+                self._keep_fresh()
+
+    def _keep_fresh(self) -> None:
+        """Forget entries of which no bundle is to be written."""
+        start = max(self._fresh_from, min(self.size, getattr(self, "_published_size", self.size)) // WIDTH * WIDTH)
+        del self._fresh[: start - self._fresh_from]
+        self._fresh_from = start
 
     def _grow(self, hashes: list[bytes]) -> None:
         """Append leaf hashes, and every parent that they complete.
@@ -209,7 +245,7 @@ class LogStore:
 
     def index_of(self, digest: bytes) -> int | None:
         """Index of the entry whose SHA-256 is `digest`, durable perhaps not yet published; None if not here."""
-        ((number,),) = self._rows("SELECT min(number) FROM entries WHERE digest = ?", digest)
+        ((number,),) = self._rows(f"SELECT min(number) FROM entries WHERE {_IS}", digest)
         return None if number is None else number - 1
 
     def _rows(self, query: str, *values: object) -> list[Any]:
@@ -257,10 +293,14 @@ class LogStore:
             )
         with disk_errors():
             self._write_tiles(self._published_size, checkpoint.size, repair=False)
-            replace_file(self.directory / "checkpoint", note, durable=True)
+        with database_errors(), transaction(self._writer):
+            self._writer.execute("INSERT OR REPLACE INTO published VALUES (1, ?)", (note,))
+        with disk_errors():
+            replace_file(self.directory / "checkpoint", note, durable=False)
             old, self._published_size = self._published_size, checkpoint.size
             self._published = note
             self._drop_partials(old, checkpoint.size)
+        self._keep_fresh()
 
     def _check(self, note: bytes) -> Checkpoint:
         """`note` parsed, and its root recomputed from the rows."""
@@ -283,7 +323,11 @@ class LogStore:
 
     def _write_tiles(self, old: int, new: int, *, repair: bool) -> None:
         for tile in tiles_for(old, new):
-            data = self.tile(tile)
+            start = tile.index * WIDTH - self._fresh_from
+            if tile.level == ENTRIES and start >= 0:
+                data = encode_bundle(self._fresh[start : start + tile.width])
+            else:
+                data = self.tile(tile)
             path = self.directory / tile.path
             if repair and path.exists() and path.read_bytes() == data:
                 continue
@@ -297,10 +341,13 @@ class LogStore:
         Raises:
             Misuse: the tile reaches beyond the log.
         """
+        start, end = tile.index * WIDTH, tile.index * WIDTH + tile.width
         if tile.level != ENTRIES:
-            return tile_hashes(tile, self.read)
-        start = tile.index * WIDTH
-        return encode_bundle(self.entries(start, start + tile.width))
+            level = HEIGHT * tile.level
+            if level >= len(self._levels) or len(self._levels[level]) < end * HASH_BYTES:
+                raise Misuse(f"no tile {tile.path} in a log of {self.size} entries")
+            return bytes(self._levels[level][start * HASH_BYTES : end * HASH_BYTES])
+        return encode_bundle(self.entries(start, end))
 
     def is_published(self, tile: Tile) -> bool:
         """Whether the tile lies within the published tree."""

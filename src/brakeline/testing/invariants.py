@@ -192,6 +192,8 @@ class Observer:
             self.violated("S4", f"{process.name}: another brake after {size} entries")
         if size in self._digests and digest(state) != self._digests[size]:
             self.violated("S4", f"{process.name}: another state after {size} entries")
+        if follower._memory is None:
+            return
         slot = f"{process.name} {follower._memory}"
         if size < self._floors.get(slot, 0):
             self.violated("S6", f"{process.name} accepted {size} entries after {self._floors[slot]}")
@@ -285,9 +287,11 @@ class Observer:
     def _published(self, answer: Answer) -> None:
         checkpoint = checkpoint_in(answer.content)
         self._one_root(checkpoint.size, checkpoint.root, "the log published")
-        for data in self.hosts[KEEPER].disk.possible(self.hosts[KEEPER].home / "log" / "checkpoint"):
-            if data is None or checkpoint_in(data).size < checkpoint.size:
-                self.violated("S7", f"the log published {checkpoint.size} entries before that was durable")
+        path = self.hosts[KEEPER].home / "log" / "log.db"
+        with closing(sqlite3.connect(path)) as db:
+            row = db.execute("SELECT note FROM published").fetchone()
+        if not self.hosts[KEEPER].disk.is_durable(path) or not row or checkpoint_in(row[0]).size < checkpoint.size:
+            self.violated("S7", f"the log published {checkpoint.size} entries before that was durable")
 
     def _took(self, request: Request) -> None:
         self._acknowledged.add(sha256(request.body))
