@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-import planted
+import bugs
 from brakeline.testing import Report, World, shrink
 from brakeline.testing.faults import Fault, draw
 from brakeline.testing.report import Violation
@@ -85,24 +85,24 @@ def test_a_failing_seed_is_made_shorter(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_planted_bug_is_found(name: str) -> None:
-    with planted.planted(name) as source:
-        done = planted.play(source, 0, 100)
+    with bugs.planted(name) as source:
+        done = bugs.play(source, 0, 100)
     assert done.returncode == 1, done.stderr
     assert "VIOLATION" in done.stdout
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", planted.NAMES)
+@pytest.mark.parametrize("name", bugs.NAMES)
 def test_every_planted_bug_is_found(name: str) -> None:
-    with planted.planted(name) as source:
-        done = planted.play(source, 0, 10_000)
+    with bugs.planted(name) as source:
+        done = bugs.play(source, 0, 10_000)
     assert done.returncode == 1, done.stderr
     assert "VIOLATION" in done.stdout
 
 
 def test_every_planted_bug_still_applies() -> None:
-    for name in planted.NAMES:
-        with planted.planted(name):
+    for name in bugs.NAMES:
+        with bugs.planted(name):
             pass
-    assert len(planted.NAMES) >= 12
+    assert len(bugs.NAMES) >= 12
