@@ -136,6 +136,21 @@ def test_partials_of_published_sizes_stay_until_their_tile_is_full(tmp_path: Pat
     recheck(tmp_path)
 
 
+def test_entries_whose_digests_begin_alike_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes the trouble to find two gets two places, and hides nobody's entry."""
+
+    def alike(*parts: bytes) -> bytes:
+        return b"same ..." + sha256(*parts)[8:]
+
+    monkeypatch.setattr(logstore, "sha256", alike)
+    with LogStore(tmp_path, ORIGIN) as store:
+        assert store.append([b"{a", b"{b"]) == [0, 1]
+        assert store.append([b"{b", b"{c", b"{a", b"{c"]) == [1, 2, 0, 2]
+        assert [store.index_of(alike(e)) for e in (b"{a", b"{b", b"{c", b"{d")] == [0, 1, 2, None]
+    with LogStore(tmp_path, ORIGIN) as store:
+        assert store.append([b"{d", b"{b"]) == [3, 1]
+
+
 def test_bounds(tmp_path: Path) -> None:
     with LogStore(tmp_path, ORIGIN) as store:
         store.append([b"{" * 65_535])

@@ -33,13 +33,9 @@ _WAIT: Final = 10.0  # s for a process that is being stopped to let go
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, digest BLOB NOT NULL, data BLOB NOT NULL);
 DROP INDEX IF EXISTS digests;
-CREATE INDEX IF NOT EXISTS tags ON entries (substr(digest, 1, 8));
 CREATE TABLE IF NOT EXISTS published (one INTEGER PRIMARY KEY CHECK (one = 1), note BLOB NOT NULL);
 """
-# Eight bytes of the digest find a row at half the cost of all of them; then the whole digest is compared.
-_IS: Final = "substr(digest, 1, 8) = substr(?1, 1, 8) AND digest = ?1"
-_AS_IS: Final = "INSERT INTO entries (digest, data) VALUES (?1, ?2)"
-_ONCE: Final = f"INSERT INTO entries (digest, data) SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM entries WHERE {_IS})"
+_INSERT: Final = "INSERT INTO entries (digest, data) VALUES (?, ?)"
 
 
 class LogStore:
@@ -89,6 +85,10 @@ class LogStore:
         # _levels[l] holds the hashes of all perfect subtrees of 2**l leaves, one after another: 64 bytes an
         # entry.
         self._levels: list[bytearray] = [bytearray()]
+        # Where an entry is, by eight bytes of its digest: an index on the disk would cost more than all the rest. Who
+        # finds two that share them finds the second among the clashes. 110 bytes an entry.
+        self._places: dict[bytes, int] = {}
+        self._clashes: dict[bytes, int] = {}
         # Entries from `_fresh_from` on, as they were integrated: those of which bundles are to be written next.
         self._fresh: list[bytes] = []
         self._fresh_from = 0
@@ -177,13 +177,18 @@ class LogStore:
         for entry in entries:
             if not 0 < len(entry) <= MAX_ENTRY:
                 raise Malformed(f"an entry has 1 to {MAX_ENTRY} bytes, not {len(entry)}")
-        rows = [(sha256(entry), entry) for entry in entries]
         self._integrate({})  # a commit that failed before may have lasted all the same
         before = self.size
+        rows = [(sha256(entry), entry) for entry in entries]
+        new = dict(rows)
+        if as_is:
+            todo = rows
+        else:
+            todo = [(digest, entry) for digest, entry in new.items() if self.index_of(digest) is None]
         with database_errors(), transaction(self._writer):
-            self._writer.executemany(_AS_IS if as_is else _ONCE, rows)
-        self._integrate(dict(rows))
-        if self.size - before == len(rows):
+            self._writer.executemany(_INSERT, todo)
+        self._integrate(new)
+        if len(todo) == len(rows):
             return list(range(before, self.size))
         return [self._find(digest) for digest, _ in rows]
 
@@ -206,6 +211,8 @@ class LogStore:
                     raise Refused(Reason.TAMPERED, f"entry {expected - 1} does not match its digest")
                 hashes.append(leaf_hash(data))
                 entries.append(data)
+                if self._places.setdefault(digest[:8], expected - 1) != expected - 1:
+                    self._clashes.setdefault(digest, expected - 1)
             self._grow(hashes)
             self._fresh += entries
             if not known:  # opening: there is no end to what may come
@@ -245,8 +252,11 @@ class LogStore:
 
     def index_of(self, digest: bytes) -> int | None:
         """Index of the entry whose SHA-256 is `digest`, durable perhaps not yet published; None if not here."""
-        ((number,),) = self._rows(f"SELECT min(number) FROM entries WHERE {_IS}", digest)
-        return None if number is None else number - 1
+        index = self._places.get(digest[:8])
+        if index is None:
+            return None
+        ((found,),) = self._rows("SELECT digest FROM entries WHERE number = ?", index + 1)
+        return index if found == digest else self._clashes.get(digest)
 
     def _rows(self, query: str, *values: object) -> list[Any]:
         # One at a time: a statement that another thread has not finished keeps the connection at an older state.
