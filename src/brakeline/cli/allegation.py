@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import find_run, home_option
+from brakeline.cli.common import find_run, home_option, tell
 from brakeline.core.errors import Misuse
 from brakeline.core.finding import Answer, Fault, Retraction
 from brakeline.node.desk import Desk
@@ -35,7 +35,7 @@ def _segment(steps: str) -> tuple[int, int]:
 @home_option
 def retract(run: str, fault: str, steps: str, home: Path) -> None:
     """Take back this inspector's allegation against RUN: FAULT at STEPS, as `status` shows it."""
-    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    desk = Desk(Home(home), tell=tell)
     desk.catch_up()
     found = find_run(desk.state, run)
     effect = desk.say("retraction", Retraction(run=found.id, fault=Fault(fault), segment=_segment(steps)))
@@ -50,7 +50,7 @@ def retract(run: str, fault: str, steps: str, home: Path) -> None:
 @home_option
 def answer(run: str, fault: str, steps: str, text: str, home: Path) -> None:
     """Answer, as RUN's lab, an allegation on the record: FAULT at STEPS, as `status` shows it."""
-    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    desk = Desk(Home(home), tell=tell)
     desk.catch_up()
     found = find_run(desk.state, run)
     effect = desk.say("answer", Answer(run=found.id, fault=Fault(fault), segment=_segment(steps), text=text))

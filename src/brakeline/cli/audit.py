@@ -7,7 +7,7 @@ import click
 import torch
 from rich.progress import Progress
 
-from brakeline.cli.common import EXIT_VERDICT, find_run, folding, home_option
+from brakeline.cli.common import EXIT_VERDICT, find_run, folding, home_option, tell
 from brakeline.core import views
 from brakeline.core.errors import Misuse, Reason, Refused
 from brakeline.core.finding import Audit
@@ -40,7 +40,7 @@ def command(run: str, evidence: Path, confirm: bool, threads: int | None, home: 
     """
     if threads:
         torch.set_num_threads(threads)
-    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    desk = Desk(Home(home), tell=tell)
     desk.catch_up()
     record = find_run(desk.state, run)
     if not record.heads:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import home_option, read_file
+from brakeline.cli.common import home_option, read_file, tell
 from brakeline.core.bundle import Bundle, verify_bundle
 from brakeline.core.errors import Misuse
 from brakeline.core.tlog.merkle import leaf_hash, root
@@ -29,7 +29,7 @@ LEAVES = "leaves.bin"
 @home_option
 def command(file: Path, folders: tuple[Path, ...], home: Path) -> None:
     """Write FILE: first text, whole log, cosigned checkpoint, and transcripts. It is verified before it is written."""
-    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    desk = Desk(Home(home), tell=tell)
     desk.catch_up()
     data = make(desk, folders)
     write_atomic(file, data)

@@ -1,8 +1,12 @@
 """What every command shares: the home option, the party's connection to the log, and reading files."""
 
 import importlib
+import json
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -24,7 +28,7 @@ EXIT_STOPPED: Final = 6  # the brake stopped the command that was run
 EXIT_SPENT: Final = 7  # its declared time was up
 EXIT_INTERRUPTED: Final = 130
 EXTRAS: Final = {  # package → the optional dependencies of pyproject.toml that bring it
-    **dict.fromkeys(("anyio", "httpcore", "httpx", "psutil", "starlette", "uvicorn"), "node"),
+    **dict.fromkeys(("anyio", "httpcore", "httpx", "prometheus_client", "psutil", "starlette", "uvicorn"), "node"),
     **dict.fromkeys(("torch", "numpy", "blake3"), "torch"),
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
     **dict.fromkeys(("sklearn", "scipy"), "gauges"),
@@ -83,6 +87,14 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):  # without importing any of them
             formatter.write_dl(list(self._commands.items()))
+
+
+def tell(text: str) -> None:
+    """Say what goes on, on standard error: a line for people, or, with BRAKELINE_LOG=json, an object for machines."""
+    if os.environ.get("BRAKELINE_LOG") == "json":
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        text = json.dumps({"time": at, "command": " ".join(sys.argv[1:3]), "text": text})
+    click.echo(text, err=True)
 
 
 def find_run(state: State, name: str) -> Run:

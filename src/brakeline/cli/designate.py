@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import find_run, home_option
+from brakeline.cli.common import find_run, home_option, tell
 from brakeline.core.run import Designation
 from brakeline.core.state.events import Designated
 from brakeline.node.desk import Desk
@@ -17,7 +17,7 @@ from brakeline.node.home import Home
 @home_option
 def command(run: str, tier: str, home: Path) -> None:
     """Want RUN in TIER of the treaty, whatever its numbers say. It is, once enough parties want it (Treaty 3.7)."""
-    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    desk = Desk(Home(home), tell=tell)
     desk.catch_up()
     found = find_run(desk.state, run)
     effect = desk.say("designation", Designation(run=found.id, tier=tier))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import home_option
+from brakeline.cli.common import home_option, tell
 from brakeline.core.duty import Incident, Notice, Report, Request
 from brakeline.core.errors import Malformed, Misuse, Refused
 from brakeline.core.state import dues
@@ -25,7 +25,7 @@ def command() -> None:
 
 
 def _say(home: Path, kind: str, body: object) -> None:
-    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    desk = Desk(Home(home), tell=tell)
     desk.look(soon=False)
     _check(desk, body)
     effect = desk.say(kind, body)

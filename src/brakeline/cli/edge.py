@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from brakeline.cli.common import home_option, read_file
+from brakeline.cli.common import home_option, read_file, tell
 from brakeline.core.encoding import convert
 from brakeline.core.errors import Malformed
 from brakeline.core.lineage import Edge, check_edge
@@ -28,5 +28,5 @@ def command(edge: Path, home: Path) -> None:
         raise Malformed(f"{edge} is not JSON: {e}") from e
     body = convert(raw, Edge)
     check_edge(body)
-    effect = Desk(Home(home), tell=lambda text: click.echo(text, err=True)).say("edge", body)
+    effect = Desk(Home(home), tell=tell).say("edge", body)
     click.echo(f"entry {effect.entry}: {body.child[:16]}… descends from {len(body.parents)} models")

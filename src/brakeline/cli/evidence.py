@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import home_option, read_file
+from brakeline.cli.common import home_option, read_file, tell
 from brakeline.core.evidence import Evidence, read
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home
@@ -22,5 +22,5 @@ def command(first: Path, second: Path, home: Path) -> None:
     texts = sorted(read_file(path).decode("utf-8", "replace").strip() for path in (first, second))
     body = Evidence(first=texts[0], second=texts[1])
     read(body)
-    effect = Desk(Home(home), tell=lambda text: click.echo(text, err=True)).say("evidence", body)
+    effect = Desk(Home(home), tell=tell).say("evidence", body)
     click.echo(f"entry {effect.entry}: the two statements are on record, and their issuer has equivocated")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import click
 
-from brakeline.cli.common import folding, home_option, read_file
+from brakeline.cli.common import folding, home_option, read_file, tell
 from brakeline.core import reopening
 from brakeline.core.encoding import canonical
 from brakeline.core.errors import BrakelineError, Misuse, Reason, Refused
@@ -60,7 +60,7 @@ class _Seen(NamedTuple):
 
 def _seen(home: Home) -> _Seen:
     """What a home has seen. The log is asked, and may not answer."""
-    desk = Desk(home, tell=lambda text: click.echo(text, err=True))
+    desk = Desk(home, tell=tell)
     try:
         with within(_LOOKING):
             desk.update()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import home_option
+from brakeline.cli.common import home_option, tell
 from brakeline.core.errors import Misuse
 from brakeline.core.state.keyring import lacking
 from brakeline.core.succession import MAX_REASON, Purpose, Revocation
@@ -31,7 +31,7 @@ def rotate(home: Path, purpose: Purpose) -> None:
     The old key counts for nothing from the entry in the log on, and is destroyed here; what was said with it stands.
     What waits to be sent is signed anew. Run it again after a crash: it goes on where it was.
     """
-    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    desk = Desk(Home(home), tell=tell)
     entry = desk.rekey(purpose)
     click.echo(f"{desk.home.name} uses its next {purpose} key (entry {entry}); the old one counts no more")
 
@@ -47,7 +47,7 @@ def revoke(party: str, home: Path, purpose: Purpose, since: int, reason: str) ->
 
     What stands and was logged since the entry SINCE falls with it: votes, readings, assents. What was done stays done.
     """
-    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    desk = Desk(Home(home), tell=tell)
     desk.catch_up()
     keys = desk.state.keyring.of.get(party)
     if keys is None or not keys.of(purpose).key:

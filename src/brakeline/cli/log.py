@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import address, home_option, host_option, port_option
+from brakeline.cli.common import address, home_option, host_option, port_option, tell
 from brakeline.core.errors import Misuse, Reason, Refused
 from brakeline.core.statement import open_envelope
 from brakeline.node.home import Home
@@ -51,7 +51,7 @@ def command(home: Path, host: str | None, port: int | None, check: bool) -> None
             _go_on(store, found[1], begins(found[0]))
         judge = LogJudge(treaty, store, folder / "state")
         timing = Timing(heartbeat=treaty.heartbeat)
-        sequencer = Sequencer(store, party.key("log"), judge, time.time, timing)
+        sequencer = Sequencer(store, party.key("log"), judge, time.time, timing, tell)
         run(app(sequencer, judge.offered), *address(url, host, port))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import address, folding, home_option, log_url, read_file
+from brakeline.cli.common import address, folding, home_option, log_url, read_file, tell
 from brakeline.core.treaty import parse_treaty
 from brakeline.node.client import Follower
 from brakeline.node.home import Home
@@ -38,14 +38,10 @@ def command(home: Path, treaty_file: Path | None, folder: Path | None, url: str 
             return
     stop = threading.Event()
     if url is None:
-        mirror.run(stop, _tell)
+        mirror.run(stop, tell)
         return
-    threading.Thread(target=mirror.run, args=(stop, _tell), daemon=True).start()
+    threading.Thread(target=mirror.run, args=(stop, tell), daemon=True).start()
     try:
         run(app(mirror), *address(url, None, None))
     finally:
         stop.set()
-
-
-def _tell(text: str) -> None:
-    click.echo(text, err=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import home_option, read_file
+from brakeline.cli.common import home_option, read_file, tell
 from brakeline.core.errors import Malformed, Misuse
 from brakeline.core.pledge import Pledge
 from brakeline.node.desk import Desk
@@ -29,7 +29,7 @@ def command(k: int | None, others: tuple[str, ...], condition: Path | None, home
     """
     if (k is None) == (condition is None):
         raise Misuse("say --if-at-least K or --condition FILE")
-    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    desk = Desk(Home(home), tell=tell)
     desk.look(soon=False)  # whom a pledge may name follows from the text in force
     if condition is not None:
         try:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import home_option, read_file
+from brakeline.cli.common import home_option, read_file, tell
 from brakeline.core.measurement import read_measurement
 from brakeline.core.reading import check_reading, reading_of
 from brakeline.core.state import readings
@@ -22,7 +22,7 @@ def command(measurement: Path, home: Path) -> None:
     It counts once enough other parties have measured the same inputs and found the same.
     """
     reading = reading_of(read_measurement(read_file(measurement)))
-    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    desk = Desk(Home(home), tell=tell)
     desk.look(soon=False)
     trigger = check_reading(reading, desk.treaty)
     effect = desk.say("reading", reading)

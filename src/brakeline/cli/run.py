@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import EXIT_SPENT, EXIT_STOPPED, find_run, home_option
+from brakeline.cli.common import EXIT_SPENT, EXIT_STOPPED, find_run, home_option, tell
 from brakeline.cluster.attested import Spent, run_attested
 from brakeline.cluster.running import Exited
 from brakeline.core import units
@@ -41,7 +41,7 @@ def command(
     time to write a checkpoint, and SIGKILL. The exit status is CMD's, 128 + N when signal N ended it, 6 when the brake
     stopped it (run the same command again to go on), or 7 when its time was up.
     """
-    lab = Lab(Home(home), tell=lambda text: click.echo(text, err=True))
+    lab = Lab(Home(home), tell=tell)
     if parents:
         lab.catch_up()
     outcome = run_attested(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import address, home_option, host_option, log_url, port_option
+from brakeline.cli.common import address, home_option, host_option, log_url, port_option, tell
 from brakeline.core import units
 from brakeline.core.errors import Misuse
 from brakeline.core.state import State
@@ -39,9 +39,6 @@ def command(home: Path, host: str | None, port: int | None, refold_every: str) -
     every = units.seconds(refold_every)
     follower = Follower(LogClient(log_url(treaty)), treaty, home / "signer", stating=True, put=home / FILE)
     host, port = address(me.signer_url, host, port)
-
-    def tell(text: str) -> None:
-        click.echo(text, err=True)
 
     client = LogClient(log_url(treaty))
     box = Outbox(home, treaty, me.name, party.key("statement"), time.time)

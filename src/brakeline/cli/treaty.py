@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import home_option, log_url, read_file, show_waiting
+from brakeline.cli.common import home_option, log_url, read_file, show_waiting, tell
 from brakeline.core import views
 from brakeline.core.errors import Malformed, Misuse
 from brakeline.core.state.chain import check_next
@@ -134,7 +134,7 @@ def amend(file: Path, home: Path, joining: tuple[Path, ...]) -> None:
     Shows what it changes, and who must still assent. It is adopted when enough have; see `brakeline status`.
     """
     next_ = parse_treaty(read_file(file))
-    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    desk = Desk(Home(home), tell=tell)
     desk.catch_up()
     check_next(desk.treaty, next_, desk.state.chain.log)
     _show_changes(desk.treaty, next_)
@@ -152,7 +152,7 @@ def amend(file: Path, home: Path, joining: tuple[Path, ...]) -> None:
 def assent(file: Path, home: Path) -> None:
     """Assent to the next text FILE, which is before the parties."""
     next_ = parse_treaty(read_file(file))
-    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    desk = Desk(Home(home), tell=tell)
     desk.catch_up()
     if next_.digest not in desk.state.chain.proposals:
         raise Misuse(

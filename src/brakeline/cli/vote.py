@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import home_option, show_waiting
+from brakeline.cli.common import home_option, show_waiting, tell
 from brakeline.core import views
 from brakeline.core.brake import Vote
 from brakeline.core.errors import Misuse
@@ -22,7 +22,7 @@ def command(motion: str, reason: str, home: Path) -> None:
     A vote to trip goes to every permit signer too: who keeps the log cannot hold it back. Exit status 4 means that the
     vote is in the log and has no effect.
     """
-    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    desk = Desk(Home(home), tell=tell)
     seen = desk.look(soon=motion == "trip")
     if seen and motion == "lift" and not views.liftable(desk.state, desk.me.name):
         raise Misuse("the brake is clear: there is nothing to lift")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from brakeline.cli.common import home_option
+from brakeline.cli.common import home_option, tell
 from brakeline.core.pledge import Withdrawal
 from brakeline.core.treaty import duration
 from brakeline.node.desk import Desk
@@ -17,7 +17,7 @@ from brakeline.node.home import Home
 @home_option
 def command(reason: str, home: Path) -> None:
     """Withdraw this party's pledge. It stays bound until the treaty's notice has passed; a new pledge takes it back."""
-    desk = Desk(Home(home), tell=lambda text: click.echo(text, err=True))
+    desk = Desk(Home(home), tell=tell)
     effect = desk.say("withdrawal", Withdrawal(reason=reason))
     ends = desk.state.members.by_name[desk.me.name].leaves or 0
     when = datetime.fromtimestamp(ends, UTC).strftime("%Y-%m-%d %H:%M:%S")

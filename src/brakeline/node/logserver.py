@@ -7,6 +7,7 @@ long poll need this process.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Final
 
@@ -15,14 +16,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from brakeline.core.encoding import canonical
 from brakeline.core.errors import Malformed, Unavailable
 from brakeline.core.keys import PrivateKey
 from brakeline.core.tlog.tile import MAX_ENTRY, parse_path
-from brakeline.node import ports
+from brakeline.node import metrics, ports
 from brakeline.node.admission import Admission
 from brakeline.node.http import HANDLERS, query_number, read_body, run
 from brakeline.node.logstore import LogStore
+from brakeline.node.metrics import Health, Measure
 from brakeline.node.sequencer import DEFAULT_TIMING, Sequencer, Timing
 
 MAX_WAIT: Final = 30  # seconds
@@ -48,8 +49,43 @@ def tiles(store: Callable[[], LogStore | None]) -> Callable[[Request], Awaitable
     return tile
 
 
+def health(sequencer: Sequencer) -> Health:
+    """How old the newest cosigned checkpoint and the last good write are."""
+    store, failure, latest = sequencer.store, sequencer.failure, sequencer.latest
+    going, troubles = sequencer.progress(), sequencer.cosigners.troubles()
+    trouble = ""
+    if failure is not None:
+        trouble = f"it has stopped: {failure}"
+    elif latest is None or not isfinite(going.cosigned):
+        trouble = "no witness quorum has cosigned yet"
+    elif going.cosigned > going.limit:
+        trouble = f"no witness quorum: the newest checkpoint is {going.cosigned:.0f} s old"
+    size, away = latest.size if latest else 0, "1 when a witness does not cosign."
+    measures = (
+        Measure("brakeline_log_entries", "Entries that are durable.", store.size),
+        Measure("brakeline_log_published_entries", "Entries under the published checkpoint.", size),
+        Measure("brakeline_log_checkpoint_age_seconds", "Since the newest checkpoint was cosigned.", going.cosigned),
+        Measure("brakeline_log_write_age_seconds", "Since the disk took something.", going.written),
+        Measure("brakeline_log_waiting_entries", "Submitted, and not published yet.", going.waiting),
+        Measure("brakeline_log_failed", "1 when it has stopped for good.", failure is not None),
+        *(
+            Measure("brakeline_log_witness_away", away, bool(what), {"witness": name})
+            for name, what in sorted(troubles.items())
+        ),
+    )
+    report = {
+        "origin": store.origin,
+        "durable": store.size,
+        "published": latest.size if latest else None,
+        "failure": str(failure) if failure else "",
+        "witnesses": troubles,
+    }
+    return Health(trouble, measures, report)
+
+
 def app(sequencer: Sequencer, offered: Callable[[], bytes | None] = lambda: None) -> Starlette:
-    """GET /checkpoint?after=<size>&wait=<seconds>, GET /tile/…, GET /snapshot, POST /add, GET /healthz.
+    """GET /checkpoint?after=<size>&wait=<seconds>, GET /tile/…, GET /snapshot, POST /add, and those of
+    `metrics`.
 
     Runs the sequencer. `offered` gives the state that the log offers to newcomers, who believe only a signers' quorum.
     """
@@ -72,18 +108,6 @@ def app(sequencer: Sequencer, offered: Callable[[], bytes | None] = lambda: None
         proof = await sequencer.submit(await read_body(request, MAX_ENTRY))
         return Response(proof, media_type=_TEXT)
 
-    async def healthz(request: Request) -> Response:
-        failure = sequencer.failure
-        body = {
-            "origin": store.origin,
-            "durable": store.size,
-            "published": sequencer.latest.size if sequencer.latest else None,
-            "failure": str(failure) if failure else "",
-            "witnesses": sequencer.cosigners.troubles(),
-        }
-        well = failure is None and sequencer.latest is not None
-        return Response(canonical(body), 200 if well else 503, headers=_NEVER, media_type="application/json")
-
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with sequencer.running():
@@ -95,7 +119,7 @@ def app(sequencer: Sequencer, offered: Callable[[], bytes | None] = lambda: None
             Route("/tile/{path:path}", tile),
             Route("/snapshot", snapshot),
             Route("/add", add, methods=["POST"]),
-            Route("/healthz", healthz),
+            *metrics.routes(lambda: health(sequencer)),
         ],
         exception_handlers=HANDLERS,
         lifespan=lifespan,

@@ -86,7 +86,7 @@ class LogStore:
         # entry.
         self._levels: list[bytearray] = [bytearray()]
         # Where an entry is, by eight bytes of its digest: an index on the disk would cost more than all the rest. Who
-        # finds two that share them finds the second among the clashes. 110 bytes an entry.
+        # finds two that share them finds the second among the clashes. 120 bytes an entry.
         self._places: dict[bytes, int] = {}
         self._clashes: dict[bytes, int] = {}
         # Entries from `_fresh_from` on, as they were integrated: those of which bundles are to be written next.

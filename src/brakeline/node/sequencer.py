@@ -17,7 +17,6 @@ asks the quorum, with the checkpoint already published, how far it has seen us g
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -39,8 +38,6 @@ from brakeline.node.cosigners import Cosigners
 from brakeline.node.logstore import LogStore
 from brakeline.node.ports import clock
 from brakeline.node.queue import FairQueue
-
-_LOGGER: Final = logging.getLogger(__name__)
 
 MAX_BATCH: Final = 1000
 MAX_ARRIVED: Final = 256  # entries that are not judged yet: nobody knows whose they are
@@ -70,6 +67,17 @@ class Latest(NamedTuple):
     note: bytes
 
 
+class Progress(NamedTuple):
+    """Seconds since cosignatures were asked for with success, and since the store took something; how many seconds the
+    first may be; how many entries wait.
+    """
+
+    cosigned: float
+    written: float
+    limit: float
+    waiting: int
+
+
 @dataclass(eq=False, slots=True)
 class _Ticket:
     """An entry on its way, and all who wait for it: an entry that is submitted twice has one ticket."""
@@ -91,8 +99,9 @@ class Sequencer:
         admission: Admission,
         clock: Callable[[], float],
         timing: Timing = DEFAULT_TIMING,
+        tell: Callable[[str], None] = print,
     ) -> None:
-        """`admission` has read all that `store` holds; `clock` gives POSIX seconds.
+        """`admission` has read all that `store` holds; `clock` gives POSIX seconds; `tell` says why it ended.
 
         Raises:
             Misuse: the admission's policy does not trust `key` as the log `store.origin`.
@@ -110,6 +119,7 @@ class Sequencer:
         self._admission = admission
         self._clock = clock
         self._timing = timing
+        self._tell = tell
         self._signed = Checkpoint(store.origin, 0, EMPTY_ROOT)
         self._tickets: dict[bytes, _Ticket] = {}  # by digest: all that are neither published nor failed
         self._arrived: dict[bytes, _Ticket] = {}
@@ -126,6 +136,7 @@ class Sequencer:
         # By our own clock: one that differs from the witnesses' must not make every stamp look old.
         self._stamped = float("-inf")  # when the newest stamp was published
         self._cosigned = float("-inf")  # when the cosignatures of `latest` were asked for
+        self._written = float("-inf")  # when the store took something last
         self._committed = float("-inf")  # when the last batch was collected, by the event loop's clock
         self._trouble: Unavailable | None = None
         note = store.published()
@@ -190,6 +201,12 @@ class Sequencer:
         size, note = self.latest
         return Proof(index, inclusion_proof(index, size, self.store.read), note).encode()
 
+    def progress(self) -> Progress:
+        """How it goes, by this log's own clock."""
+        heartbeat = self._terms.heartbeat or self._timing.heartbeat
+        now, limit = self._clock(), 2 * heartbeat + self._timing.patience
+        return Progress(now - self._cosigned, now - self._written, limit, len(self._tickets))
+
     async def published(self, after: int, wait: float) -> Latest | None:
         """The published checkpoint, once it is larger than `after`; after `wait` seconds, whatever it then is."""
         with suppress(TimeoutError):
@@ -221,7 +238,7 @@ class Sequencer:
                 failure = failure.exceptions[0]
             assert isinstance(failure, BrakelineError)
             self.failure = failure
-            _LOGGER.critical("%s has stopped signing: %s", self.store.origin, failure)
+            self._tell(f"{self.store.origin} has stopped signing: {failure}")
         finally:
             if self.failure is None:
                 self.failure = Unavailable("the log has stopped")
@@ -392,6 +409,7 @@ class Sequencer:
         except Unavailable:
             self._dropped += (entry for entry in entries if entry.startswith(b"{"))  # a stamp was not waiting
             raise
+        self._written = self._clock()
         # What the store has, not what we gave it: a commit that failed before may have lasted all the same.
         grown = await self._stored(partial(self.store.entries, self._told, self.store.size))
         self._terms = await self._consult(partial(self._taken, grown))

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from brakeline.core.encoding import parse
 from brakeline.core.errors import BrakelineError, Reason, Refused
-from brakeline.core.grant import check_request, check_votes, held_vote
+from brakeline.core.grant import check_request, check_votes, held_vote, stands_still
 from brakeline.core.keys import PrivateKey
 from brakeline.core.kinds import lane_of
 from brakeline.core.permit import KIND, Permit, check_shape
@@ -27,6 +27,8 @@ from brakeline.node.client import Follower
 from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.node.granted import Granted
 from brakeline.node.http import HANDLERS, read_body, run
+from brakeline.node.metrics import Health, Measure
+from brakeline.node.metrics import routes as routes_of
 from brakeline.node.outbox import Outbox
 from brakeline.node.ports import Event
 from brakeline.node.speech import newest
@@ -64,6 +66,7 @@ class Signer:
         self._kept: dict[tuple[str, int], bytes] = {}  # the same votes
         self._written = self._kept  # as they are on the disk
         self._opened = False
+        self._signed = 0  # permits
         self._waiting = 0  # askers; counted under the follower's lock
 
     def hold(self, envelope: bytes) -> None:
@@ -138,7 +141,32 @@ class Signer:
                     raise Refused(Reason.RETIRED_KEY, "this signer has no key for permits in force (Treaty 5.2, 12.1)")
                 # Under all locks: no trip and no closing can slip in between the check and the signature.
                 with self._granted.signing(state.chain.log.key.name, permit.epoch):
+                    self._signed += 1
                     return sign(KIND, permit, key)
+
+    def health(self) -> Health:
+        """How old its view of the log is, and what it shows."""
+        with self._follower.lock:
+            state, seen = self._follower.state, self._follower.time
+        age, now = self._clock() - seen, int(self._clock())
+        if not seen:
+            trouble = "it has not seen the log yet"
+        elif self._follower.doubted:
+            trouble = "its own state is not what the log gives"
+        else:
+            trouble = f"its view of the log is {age:.0f} s old" if stands_still(state, view_time=seen, now=now) else ""
+        return Health(
+            trouble,
+            (
+                Measure("brakeline_signer_view_age_seconds", "Since its newest checkpoint was cosigned.", age),
+                Measure("brakeline_signer_entries", "Entries that it has folded.", state.size),
+                Measure("brakeline_signer_epoch", "The brake's epoch in its view.", state.epoch),
+                Measure("brakeline_signer_braked", "1 unless the brake is off in its view.", state.phase != "clear"),
+                Measure("brakeline_signer_held_votes", "Votes to trip that it was shown.", len(self._held)),
+                Measure("brakeline_signer_permits", "Permits signed since it was started.", self._signed),
+            ),
+            {"phase": str(state.phase)},
+        )
 
     def _catch_up(self, permit: Permit) -> None:
         """Wait a moment for what an asker in earnest has seen. Anybody may ask, so few wait, and none for nothing."""
@@ -232,6 +260,7 @@ def app(signer: Signer, reopening: Callable[[], bytes | None] = lambda: None) ->
         Route("/permit", permit, methods=["POST"]),
         Route("/vote", vote, methods=["POST"]),
         Route("/reopening", moved),
+        *routes_of(signer.health),
     ]
     return Starlette(routes=routes, exception_handlers=HANDLERS)
 

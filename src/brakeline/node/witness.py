@@ -23,9 +23,11 @@ from brakeline.core.keys import PrivateKey
 from brakeline.core.tlog.checkpoint import Checkpoint, cosign, parse_checkpoint
 from brakeline.core.tlog.merkle import EMPTY_ROOT, verify_consistency
 from brakeline.core.tlog.note import Note, VerifierKey, keyring, parse_note, verify_note
+from brakeline.core.treaty.values import SKEW
 from brakeline.node import ports
 from brakeline.node.disk import connect, database_errors, disk_errors, transaction
 from brakeline.node.http import HANDLERS, read_body, run
+from brakeline.node.metrics import Health, Measure, routes
 
 MAX_PROOF: Final = 63  # hashes: C2SP tlog-witness
 MAX_BODY: Final = 128 * 1024
@@ -237,8 +239,26 @@ class Witness:
             row = self._db.execute("SELECT note FROM logs WHERE id = ?", (log_id,)).fetchone()
         return row[0] if row else None
 
+    def health(self) -> Health:
+        """How much of each log it has cosigned, and how long ago, by its own clock."""
+        with database_errors():
+            rows = self._db.execute("SELECT origin, size, time FROM logs ORDER BY origin").fetchall()
+        now = self._clock()
+        ahead = max((time for _, _, time in rows), default=0) - now
+        trouble = f"its clock is {ahead:.0f} s behind what it has signed" if ahead > SKEW else ""
+        size, age = "Entries that it has cosigned.", "Since it cosigned last."
+        measures = [
+            measure
+            for origin, n, time in rows
+            for measure in (
+                Measure("brakeline_witness_entries", size, n, {"origin": origin}),
+                Measure("brakeline_witness_age_seconds", age, now - time, {"origin": origin}),
+            )
+        ]
+        return Health(trouble, tuple(measures), {"logs": {origin: n for origin, n, _ in rows}})
+
     def app(self) -> Starlette:
-        """POST /add-checkpoint and GET /<hex SHA-256 of the origin>/checkpoint."""
+        """POST /add-checkpoint, GET /<hex SHA-256 of the origin>/checkpoint, and those of `metrics`."""
 
         async def post(request: Request) -> Response:
             answer = self.add_checkpoint(await read_body(request, MAX_BODY))
@@ -249,7 +269,11 @@ class Witness:
             return Response(note or b"", 200 if note else 404, media_type="text/plain; charset=utf-8")
 
         return Starlette(
-            routes=[Route("/add-checkpoint", post, methods=["POST"]), Route("/{log_id}/checkpoint", get)],
+            routes=[
+                Route("/add-checkpoint", post, methods=["POST"]),
+                Route("/{log_id}/checkpoint", get),
+                *routes(self.health),
+            ],
             exception_handlers=HANDLERS,
         )
 

@@ -61,7 +61,7 @@ class Circle:
         store = await fiber(LogStore, folder, LOG_KEY.name)
         judge = await fiber(LogJudge, treaty(), store, folder / "state")
         timing = Timing(heartbeat=treaty().heartbeat)
-        sequencer = Sequencer(store, home.key("log"), judge, ports.clock().wall, timing)
+        sequencer = Sequencer(store, home.key("log"), judge, ports.clock().wall, timing, lambda _: None)
         self.observer.log_starts(process, store)
         process.app = log_app(sequencer, judge.offered)
         await sequencer.run()
