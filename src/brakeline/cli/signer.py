@@ -16,7 +16,7 @@ from brakeline.node.memory import REOPENED
 from brakeline.node.moving import FILE, known
 from brakeline.node.outbox import Outbox
 from brakeline.node.signer import Stater, serve
-from brakeline.node.speech import PermitKey, settled
+from brakeline.node.speech import PermitKey, compared, settled
 from brakeline.node.submit import add_judged
 
 
@@ -49,6 +49,7 @@ def command(home: Path, host: str | None, port: int | None, refold_every: str) -
     def outbox(state: State) -> Outbox:
         nonlocal box
         box = settled(party, box, state)
+        compared(box, client, state)
         return box
 
     stater = Stater(follower, outbox, lambda entry: add_judged(client, follower, entry), every, tell)

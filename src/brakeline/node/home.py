@@ -16,6 +16,7 @@ from brakeline.core.keys import PrivateKey
 from brakeline.core.treaty import Party, Treaty, parse_treaty
 from brakeline.node.disk import disk_errors, write_atomic, write_private
 from brakeline.node.granted import Granted
+from brakeline.node.memory import RESTORED
 
 Purpose = Literal["statement", "log", "witness", "signer"]
 Which = Literal["", "next", "after"]
@@ -182,6 +183,10 @@ class Home:
         if party.key != self.key("statement").public and f"statement {party.key.text}" not in self._past():
             raise Misuse(f"the treaty names another key for {self.name}", hint="is this the right home?")
         return party
+
+    def doubt(self) -> None:
+        """This home may be a copy: it says nothing before it has compared itself with the log."""
+        write_atomic(self.path / RESTORED, b"")
 
     def _past(self) -> list[str]:
         path = self.path / "keys" / "past"

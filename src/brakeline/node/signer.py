@@ -29,7 +29,7 @@ from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.node.granted import Granted
 from brakeline.node.http import HANDLERS, read_body, run
 from brakeline.node.outbox import Outbox
-from brakeline.node.speech import newest
+from brakeline.node.speech import alone
 
 _LIMIT: Final = 4096
 _CATCH_UP: Final = 1.0  # s to wait for a checkpoint that the asker has seen and this signer has not
@@ -181,7 +181,7 @@ class Stater:
                 stated = self._follower.stated
                 state = self._follower.state
                 outbox = self._outbox(state)
-                logged = partial(newest, state, outbox)
+                logged = partial(alone, state, outbox)
                 if stated is not None and stated[0] > told:
                     size, root, digest = stated
                     rules = state.treaty.rules
