@@ -355,7 +355,7 @@ def test_a_signer_that_has_closed_signs_no_permit(tmp_path: Path) -> None:
 
 def test_the_closing_counts_every_permit(tmp_path: Path) -> None:
     """Two processes: what is signed before the closing is in it, what comes after is refused."""
-    server, command = Granted(tmp_path / "granted"), Granted(tmp_path / "granted")
+    server, command = Granted(tmp_path / "granted", new=True), Granted(tmp_path / "granted")
     with server.signing("log", 3):
         pass
     with server.signing("log", 1):
@@ -367,7 +367,7 @@ def test_the_closing_counts_every_permit(tmp_path: Path) -> None:
         pass
     assert Granted(tmp_path / "granted").close("log") == 4
     (tmp_path / "granted").write_bytes(b"{torn")
-    with pytest.raises(Malformed, match="damaged"):
+    with pytest.raises(Unavailable, match="damaged"):
         Granted(tmp_path / "granted")
 
 

@@ -46,7 +46,7 @@ def votes_of(tmp_path: Path) -> Path:
 
 
 def granted(tmp_path: Path) -> Granted:
-    return Granted(tmp_path / "signer" / "granted.json")
+    return Granted(tmp_path / "signer" / "granted.json", new=True)
 
 
 def signer(world: World, tmp_path: Path) -> Signer:

@@ -15,7 +15,7 @@ from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.keys import PrivateKey
 from brakeline.core.treaty import Party, Treaty, parse_treaty
 from brakeline.node.disk import disk_errors, write_atomic, write_private
-from brakeline.node.granted import Granted
+from brakeline.node.granted import GRANTED, Granted
 from brakeline.node.memory import RESTORED
 
 Purpose = Literal["statement", "log", "witness", "signer"]
@@ -164,10 +164,9 @@ class Home:
         except OSError as e:
             raise Unavailable(f"cannot read the text in {self.path}: {e.strerror}") from e
 
-    @property
-    def granted(self) -> Granted:
-        """What this party's permit signer must not forget. Raises as `Granted`."""
-        return Granted(self.path / "signer" / "granted.json")
+    def granted(self, *, new: bool = False) -> Granted:
+        """What this party's permit signer must not forget. As `Granted`."""
+        return Granted(self.path / "signer" / GRANTED, new=new)
 
     def me(self, treaty: Treaty) -> Party:
         """This home's party in `treaty`, or in the newest text that it has signed.
