@@ -1,15 +1,29 @@
 """State that comes back old, torn or not at all: a witness's memory, what a signer has closed, votes held, backups."""
 
+import io
+import multiprocessing
+import os
+import signal
+import sqlite3
+import tarfile
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from brakeline.core.errors import Reason, Refused, Unavailable
+from brakeline.cli.main import main
+from brakeline.core.encoding import sha256
+from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailable
+from brakeline.core.statement import open_envelope
 from brakeline.core.tlog.checkpoint import verify_cosignature
 from brakeline.core.tlog.merkle import leaf_hash, root
 from brakeline.core.tlog.note import Note, SignatureLine, parse_note
+from brakeline.node.backup import backup, restore
 from brakeline.node.client import Follower
 from brakeline.node.granted import Granted
+from brakeline.node.home import Home, load_key, new_key, save_key
+from brakeline.node.outbox import Outbox
 from brakeline.node.recall import is_behind, own_in, take_back
 from brakeline.node.witness import MEMORY, Witness, check_memory, new_memory
 from test_node import WorldLog
@@ -165,3 +179,161 @@ def test_a_signer_that_does_not_know_what_it_closed_signs_nothing(tmp_path: Path
     file.write_bytes(b'{"epoch":1,"clo')
     with pytest.raises(Unavailable, match="damaged"):
         Granted(file, new=True)
+
+
+# ---- backup and restore ----
+
+VOTE = {"motion": "trip", "epoch": 0, "reason": "x"}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home with encrypted keys, a treaty, and a memory of each kind."""
+    path = tmp_path / "home"
+    for name in ("statement", "witness", "signer"):
+        save_key(path / "keys" / f"{name}.pem", new_key(), b"secret")
+    (path / "party").write_text("alpha\n")
+    (path / "treaty.toml").write_bytes(World().treaty.text)
+    new_memory(path / "witness")
+    Granted(path / "signer" / "granted.json", new=True).close("an old log")
+    (path / "signer" / "votes.jsonl").write_bytes(b"{}\n")
+    (path / "log").mkdir()
+    (path / "log" / "log.db").write_bytes(b"large")
+    return Home(path, passphrase=lambda: b"secret")
+
+
+def box_at(path: Path) -> Outbox:
+    return Outbox(path, World().treaty, "alpha", key("alpha"), lambda: 1_800_000_000)
+
+
+def test_a_backup_is_a_home_again_and_says_nothing_before_it_has_compared(tmp_path: Path, home: Home) -> None:
+    with closing(box_at(home.path)) as box:
+        said = box.write("vote", VOTE)
+        names = backup(home, tmp_path / "file")  # while it is open, with what the main file does not hold yet
+    assert {"party", "treaty.toml", "keys/statement.pem", "signer/granted.json", "signer/votes.jsonl"} < set(names)
+    assert not [name for name in names if name.startswith("log") or "lock" in name]
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+    again = restore(tmp_path / "file", tmp_path / "again")
+    assert (again.name, again.treaty.digest) == ("alpha", home.treaty.digest)
+    pem = again.path / "keys" / "statement.pem"
+    assert pem.read_bytes() == (home.path / "keys" / "statement.pem").read_bytes()
+    assert b"ENCRYPTED" in pem.read_bytes()
+    assert load_key(pem, lambda: b"secret").public == home.key("statement").public
+    with closing(box_at(again.path)) as box:
+        assert [data for _, _, data in box.pending()] == [said]
+        for act in (lambda: box.write("vote", VOTE), lambda: box.renew("brake", 0), lambda: box.flush(lambda e: 0)):
+            with pytest.raises(Unavailable, match="says nothing before it has read the log"):
+                act()
+    with pytest.raises(Unavailable, match="put back from a copy"):
+        check_memory(again.path / "witness")
+    with pytest.raises(Refused), again.granted().signing("an old log", 1):
+        pass
+
+
+def test_nothing_is_overwritten(tmp_path: Path, home: Home) -> None:
+    backup(home, tmp_path / "file")
+    before = (tmp_path / "file").read_bytes()
+    with pytest.raises(Misuse, match="exists already"):
+        backup(home, tmp_path / "file")
+    for there in (home.path, tmp_path / "file"):
+        with pytest.raises(Misuse, match="is not empty"):
+            restore(tmp_path / "file", there)
+    assert (tmp_path / "file").read_bytes() == before
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.partial").mkdir()
+    (tmp_path / "empty.partial" / "half").touch()  # of a crash before
+    assert restore(tmp_path / "file", tmp_path / "empty").name == "alpha"
+    assert not (tmp_path / "empty" / "half").exists()
+
+
+def packed(**members: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+def escaping(name: str) -> bytes:
+    table = f'{{"party":"{sha("x")}","{name}":"{sha("x")}"}}'.encode()
+    return packed(**{"brakeline-backup.json": table, "party": b"x", name: b"x"})
+
+
+def sha(text: str) -> str:
+    return sha256(text.encode()).hex()
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "torn": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "a flipped bit": lambda data: data[:200] + bytes([data[200] ^ 1]) + data[201:],
+    "something else": lambda data: b"no archive",
+    "no table": lambda data: packed(party=b"alpha"),
+    "outside": lambda data: escaping("../evil"),
+    "absolute": lambda data: escaping("/tmp/evil"),
+    "no part of a home": lambda data: escaping("log/log.db"),
+    "deeper": lambda data: escaping("keys/../../evil"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_backup_makes_no_home(
+    tmp_path: Path, home: Home, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backup(home, tmp_path / "file")
+    (tmp_path / "file").write_bytes(DAMAGE[damage]((tmp_path / "file").read_bytes()))
+    with pytest.raises(Malformed):
+        restore(tmp_path / "file", tmp_path / "again")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "home"]
+    with pytest.raises(SystemExit) as e:
+        main(["restore", str(tmp_path / "file"), str(tmp_path / "again")])
+    err = capsys.readouterr().err
+    assert (e.value.code, "Traceback" in err) == (3, False)
+
+
+def test_a_file_that_is_not_there_is_unavailable(tmp_path: Path, home: Home) -> None:
+    with pytest.raises(Unavailable):
+        restore(tmp_path / "none", tmp_path / "again")
+    (home.path / "outbox.sqlite").write_bytes(b"junk" * 2000)
+    with pytest.raises((Unavailable, Refused), match="database"):
+        backup(home, tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+def writing(path: Path, wrote: Path) -> None:
+    box = box_at(path)
+    while True:
+        box.write("vote", VOTE)
+        wrote.touch()
+
+
+@pytest.mark.real
+def test_a_backup_taken_while_a_process_writes_is_whole(tmp_path: Path, home: Home) -> None:
+    """Then it is killed in the middle of writing. Numbers have no gap in the copy, nor in what is left."""
+    process = multiprocessing.get_context("forkserver").Process(target=writing, args=(home.path, tmp_path / "wrote"))
+    process.start()
+    try:
+        while not (tmp_path / "wrote").exists():
+            process.join(0.01)
+        for i in range(5):
+            backup(home, tmp_path / f"file{i}")
+    finally:
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    counts = []
+    for i in range(5):
+        again = restore(tmp_path / f"file{i}", tmp_path / f"again{i}")
+        counts.append(numbers(again.path))
+    assert counts == sorted(counts)
+    assert numbers(home.path) >= counts[-1] > 0
+
+
+def numbers(path: Path) -> int:
+    with closing(sqlite3.connect(path / "outbox.sqlite")) as db:
+        rows = db.execute("SELECT seq, data FROM said ORDER BY seq").fetchall()
+    assert [seq for seq, _ in rows] == list(range(len(rows)))
+    assert [open_envelope(data).statement.seq for _, data in rows] == list(range(len(rows)))
+    return len(rows)

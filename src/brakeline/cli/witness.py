@@ -49,15 +49,14 @@ def command(home: Path, host: str | None, port: int | None, new: bool, clock_was
     own = party.key("witness")
     memory = home / "witness"
     copy = memory / RESTORED
-    if new:
-        if (memory / MEMORY).exists():
-            raise Misuse("this witness has a memory, and is no new one")
-        with disk_errors():
-            copy.unlink(missing_ok=True)
-    elif not (memory / MEMORY).exists():
+    if not new and not (memory / MEMORY).exists():
         write_atomic(copy, b"")  # first: what is made below must not pass for a memory after a crash
     witness = Witness(memory, me.witness_key.name, own, logs, time.time)
     try:
+        if new:
+            witness.check_new()
+            with disk_errors():
+                copy.unlink(missing_ok=True)
         _remember(party, witness, copy, clock_was_ahead)
     finally:
         witness.close()

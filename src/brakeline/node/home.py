@@ -99,7 +99,7 @@ class Home:
     def new_after(self, purpose: Purpose) -> PrivateKey:
         """The key after the next one; it is made where there is none yet, protected as the others are."""
         path = self._file(purpose, "after")
-        with self._alone():
+        with self.alone():
             if not path.exists():
                 encrypted = b"ENCRYPTED" in self._file(purpose, "next").read_bytes()
                 save_key(path, new_key(), self.passphrase() if encrypted else None)
@@ -111,7 +111,7 @@ class Home:
         What was in use is destroyed, and its public key noted. Several processes of one home may come to this at a
         time: the second would destroy the key that the first went on to.
         """
-        with self._alone():
+        with self.alone():
             self._tidy(purpose)
             if not self.holds(purpose, "next") or self.key(purpose, "next").public.text != key:
                 return False
@@ -126,7 +126,7 @@ class Home:
 
     def tidy(self, purpose: Purpose) -> None:
         """Finish what a crash in the middle of `promote` has left."""
-        with self._alone():
+        with self.alone():
             self._tidy(purpose)
 
     def _tidy(self, purpose: Purpose) -> None:
@@ -134,7 +134,7 @@ class Home:
             os.replace(self._file(purpose, "after"), self._file(purpose, "next"))
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """No other process of this home changes its keys meanwhile."""
         try:
             with disk_errors(), filelock.FileLock(self.path / "keys" / "lock", timeout=_WAIT):

@@ -274,6 +274,16 @@ class Witness:
         with database_errors():
             return self._last(origin)
 
+    def check_new(self) -> None:
+        """That it remembers nothing.
+
+        Raises:
+            Misuse: it has cosigned something, or closed a log.
+        """
+        with database_errors():
+            if self._db.execute("SELECT origin FROM logs UNION SELECT origin FROM closed").fetchone():
+                raise Misuse(f"{self.name} has cosigned before: it has a memory, and is no new witness")
+
     def adopt(self, note: Note, log: VerifierKey, since: int) -> Seen:
         """Cosign and remember a checkpoint of which the caller has checked that it extends all that this witness has
         cosigned, the last at `since` (POSIX s).
