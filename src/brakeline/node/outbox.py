@@ -369,7 +369,10 @@ class Outbox:
             self._db.execute("UPDATE said SET reviewed = 1 WHERE idx = ?", (index,))
 
     def renew(self, lane: Lane, seq: int, *, after: int = -1) -> bytes:
-        """Sign a statement anew under the next number, in place of the one that can no longer count. Raises as `write`."""
+        """Sign a statement anew under the next number, in place of the one that can no longer count.
+
+        Raises as `write`.
+        """
         self._check_compared()
         with self._using, database_errors(), transaction(self._db):
             query = "SELECT data, instead FROM said WHERE key = ? AND lane = ? AND seq = ?"
