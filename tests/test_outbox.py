@@ -803,6 +803,30 @@ def test_a_home_that_is_a_copy_takes_back_what_the_log_holds_of_it(folder: Path,
     assert world.state.members.equivocators == frozenset()
 
 
+def test_two_homes_that_speak_at_one_moment_do_not_equivocate(folder: Path, world: World, log: WorldLog) -> None:
+    """Both have read the log before either speaks: only the log itself can tell the second one."""
+    world.bind()
+    alpha = Told(home(folder, world))
+    alpha.outbox.close()
+    shutil.copytree(folder / "alpha", folder / "copy")
+    one, two = Told(Home(folder / "alpha")), Told(Home(folder / "copy"))
+    one.update()
+    two.update()
+    two.update = two.follower.update = lambda *a, **b: None  # type: ignore[assignment, method-assign, return-value]
+    one.say("notice", Notice(about=-1, text="of the first"))
+    with pytest.raises(Unavailable, match="number 0 of alpha's lane rest is taken by another statement"):
+        two.say("notice", Notice(about=-1, text="of the second"))
+    assert world.state.members.equivocators == frozenset()
+    again = Told(Home(folder / "copy"))
+    again.catch_up()
+    assert any("which this home never gave" in text for text in again.texts)
+    (folder / "copy" / RESTORED).touch()
+    Told(Home(folder / "copy")).catch_up()
+    texts = [s.body["text"] for s in map(_statement, world.entries) if s and "text" in s.body]
+    assert texts[-2:] == ["of the first", "of the second"]
+    assert world.state.members.equivocators == frozenset()
+
+
 def test_a_number_that_another_home_used_is_given_up_in_a_copy(folder: Path, world: World) -> None:
     box = outbox(folder, world)
     box.write("vote", {**BODY, "reason": "mine"})
