@@ -100,6 +100,17 @@ def test_an_old_memory_is_told_from_the_logs_stamps(tmp_path: Path) -> None:
     assert not is_behind(log, world.state.chain.log.key, OWN, world.state.size)
 
 
+def test_a_witness_that_has_closed_the_log_takes_nothing_back(tmp_path: Path) -> None:
+    # Treaty 11.10: no cosignature is later than the closing.
+    world = World()
+    world.bind()
+    server = witness(tmp_path, world)
+    server.close_log(world.state.chain.log.key.name)
+    with pytest.raises(Refused, match="has closed the log"):
+        take_back(server, Follower(WorldLog(world), world.treaty))
+    assert server.last(world.state.chain.log.key.name) is None
+
+
 def test_only_what_both_keys_signed_is_its_own(tmp_path: Path) -> None:
     world = World()
     world.bind()

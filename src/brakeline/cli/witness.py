@@ -94,6 +94,8 @@ def _is_behind(party: Home, witness: Witness) -> bool:
     key, url = (found[0].key, found[0].url) if found else (keeper.log_key, keeper.log_url)
     assert key is not None
     known = witness.last(key.name)
+    if witness.has_closed(key.name):
+        return False
     try:
         with within(_LOOKING):
             return is_behind(LogClient(url), key, witness.vkey, known.size if known else 0)

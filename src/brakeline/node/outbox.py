@@ -81,6 +81,7 @@ class Outbox:
         self._using = threading.Lock()  # the connection
         self._sending = threading.Lock()  # so that statements reach the log in order
         self._followed = set[int]()  # entries at which the log was reopened
+        self._ids = set[bytes]()  # of the keys that this outbox has used
         self._unseen = set[int]()  # log entries whose effect this process cannot tell
 
     def close(self) -> None:
@@ -216,7 +217,11 @@ class Outbox:
         """
         count, again = 0, list[Envelope]()
         with self._using, disk_errors(), database_errors(), transaction(self._db):
+            waits = "SELECT data, rowid FROM said WHERE key != ? AND idx IS NULL AND refused IS NULL"
+            older = dict(self._db.execute(waits, (self._id,)).fetchall())
             for index, data in log:
+                if (row := older.get(data)) is not None:  # said with a key of before: it is not to be carried
+                    self._db.execute("UPDATE said SET idx = ?, reviewed = 1 WHERE rowid = ?", (index, row))
                 envelope = self._own(data)
                 if envelope is None:
                     continue
@@ -241,6 +246,14 @@ class Outbox:
                 (self._path / mark).unlink(missing_ok=True)
         self.carry()
         return count
+
+    def may_be_own(self, entry: bytes) -> bool:
+        """Whether a log entry may be this party's: by any key that it has used here, forged or not."""
+        if not self._ids:
+            with self._using, database_errors():
+                used = self._db.execute("SELECT DISTINCT key FROM said").fetchall()
+            self._ids = {self._id.encode(), *(id_.encode() for (id_,) in used)}
+        return any(id_ in entry for id_ in self._ids)
 
     def _own(self, data: bytes) -> Envelope | None:
         if self._id.encode() not in data:

@@ -59,15 +59,18 @@ def take_back(witness: Witness, follower: Follower) -> Seen:
 
     Raises:
         Unavailable, Malformed, Refused: the log cannot be read, or does not hold. Refused: MISSING, it shows no
-            cosignature of this witness; EQUIVOCATION or ROLLBACK, it is not the one that this witness has cosigned.
+            cosignature of this witness; EQUIVOCATION or ROLLBACK, it is not the one that this witness has cosigned;
+            SUPERSEDED, this witness has closed it.
     """
     follower.update()
     state, cosigned = follower.state, follower.cosigned
     assert cosigned is not None
     log = state.chain.log.key
-    entries = list(follower.client.stream(0, state.size))
-    stamps = (entry for entry in entries if not entry.startswith(_ENVELOPE))
-    found = list(own_in((*stamps, cosigned.note.encode()), log, witness.vkey))
+    leaves, found = list[bytes](), list(own_in([cosigned.note.encode()], log, witness.vkey))
+    for entry in follower.client.stream(0, state.size):
+        leaves.append(leaf_hash(entry))
+        if not entry.startswith(_ENVELOPE):
+            found += own_in([entry], log, witness.vkey)
     if (known := witness.last(log.name)) is not None:
         found.append(Own(Checkpoint(log.name, known.size, known.root), known.time))
     if not found:
@@ -77,10 +80,10 @@ def take_back(witness: Witness, follower: Follower) -> Seen:
         raise Refused(Reason.ROLLBACK, f"the log shows {state.size} entries, and this witness has cosigned more")
     tree, done = Frontier(), 0
     for own in sorted(found, key=lambda own: own.checkpoint.size):
-        tree, done = tree.extend(map(leaf_hash, entries[done : own.checkpoint.size])), own.checkpoint.size
+        tree, done = tree.extend(leaves[done : own.checkpoint.size]), own.checkpoint.size
         if tree.root() != own.checkpoint.root:
             raise Refused(Reason.EQUIVOCATION, f"of {done} entries the log shows others than this witness has cosigned")
-    if tree.extend(map(leaf_hash, entries[done:])).root() != state.root():
+    if tree.extend(leaves[done:]).root() != state.root():
         raise Refused(Reason.TAMPERED, "the log sent other entries than before")
     seen = witness.adopt(cosigned.note, log, max(own.time for own in found))
     for origin in state.chain.origins:

@@ -5,6 +5,8 @@ before anything is signed, what the log holds of the party must be what this hom
 kept back by that: it goes behind what the log holds.
 """
 
+from collections.abc import Iterator
+
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused
 from brakeline.core.keys import PrivateKey
 from brakeline.core.state import State
@@ -86,10 +88,17 @@ def compared(outbox: Outbox, client: LogClient, state: State) -> int:
     """
     if not outbox.restored:
         return 0
-    entries = list(client.stream(0, state.size))
-    if Frontier().extend(map(leaf_hash, entries)).root() != state.root():
+    own = list[tuple[int, bytes]]()
+
+    def leaves() -> Iterator[bytes]:
+        for index, entry in enumerate(client.stream(0, state.size)):
+            if outbox.may_be_own(entry):  # the rest of a log need not be held at once
+                own.append((index, entry))
+            yield leaf_hash(entry)
+
+    if Frontier().extend(leaves()).root() != state.root():
         raise Malformed("the log sent other entries than before", hint="this home says nothing until it has compared")
-    return outbox.take_back(enumerate(entries))
+    return outbox.take_back(own)
 
 
 class PermitKey:

@@ -227,6 +227,11 @@ class Witness:
             when = self._db.execute("SELECT time FROM closed WHERE origin = ?", (origin,)).fetchone()[0]
         return seen, when
 
+    def has_closed(self, origin: str) -> bool:
+        """Whether it cosigns nothing for this origin any more."""
+        with database_errors():
+            return self._closed(origin)
+
     def _closed(self, origin: str) -> bool:
         return self._db.execute("SELECT 1 FROM closed WHERE origin = ?", (origin,)).fetchone() is not None
 
@@ -289,11 +294,14 @@ class Witness:
         cosigned, the last at `since` (POSIX s).
 
         Raises:
-            Refused(ROLLBACK): it is smaller than what is remembered.
+            Refused: ROLLBACK, it is smaller than what is remembered; SUPERSEDED, this witness has closed the log.
         """
         (_, own), *_ = verify_note(note, keyring([log]))
         checkpoint = parse_checkpoint(note.text)
         with database_errors(), transaction(self._db):
+            if self._closed(log.name):  # Treaty 11.10
+                text = f"this witness has closed the log {log.name}, and does not know where it goes on"
+                raise Refused(Reason.SUPERSEDED, text, hint="brakeline keeper move, with the reopening")
             known = self._last(log.name)
             if known and known.size > checkpoint.size:
                 raise Refused(Reason.ROLLBACK, f"this witness has cosigned {known.size} entries, not {checkpoint.size}")
