@@ -23,8 +23,10 @@ from brakeline.node.backup import backup, restore
 from brakeline.node.client import Follower
 from brakeline.node.granted import Granted
 from brakeline.node.home import Home, load_key, new_key, save_key
+from brakeline.node.memory import RESTORED
 from brakeline.node.outbox import Outbox
 from brakeline.node.recall import is_behind, own_in, take_back
+from brakeline.node.speech import compared
 from brakeline.node.witness import MEMORY, Witness, check_memory, new_memory
 from test_node import WorldLog
 from world import World, key, log_key, witness_key
@@ -68,7 +70,10 @@ def test_a_log_that_shows_none_of_its_cosignatures_gives_nothing_back(tmp_path: 
     assert (e.value.reason, "--new" in e.value.hint) == (Reason.MISSING, True)
 
 
-@pytest.mark.parametrize("fault", ["another history", "fewer entries"])
+FAULTS = {"another history": Reason.EQUIVOCATION, "fewer entries": Reason.ROLLBACK}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_log_that_is_not_the_one_it_cosigned_gives_nothing_back(tmp_path: Path, fault: str) -> None:
     world = World()
     world.bind()
@@ -82,9 +87,57 @@ def test_a_log_that_is_not_the_one_it_cosigned_gives_nothing_back(tmp_path: Path
         world.entries.append(world.statement("alpha", "vote", {"motion": "trip", "epoch": 0, "reason": "more"}, seq=9))
     else:
         del world.entries[-2:]
-    with pytest.raises(Refused):
+    with pytest.raises(Refused) as e:
         take_back(server, Follower(WorldLog(world), world.treaty))
+    assert e.value.reason is FAULTS[fault]
     assert server.last(world.state.chain.log.key.name) == before
+
+
+class Lying(WorldLog):
+    """Once it has been followed, it sends other entries than before."""
+
+    lie = False
+
+    def entries(self, start: int, end: int) -> list[bytes]:
+        found = super().entries(start, end)
+        return [*found[:-1], b"{a lie}"] if self.lie else found
+
+
+def test_entries_that_differ_from_those_before_give_nothing_back(tmp_path: Path) -> None:
+    world = World()
+    world.bind()
+    world.vote("trip", "alpha")
+    log = Lying(world)
+    log.note = world.checkpoint(by=("alpha", "gamma", "delta"))  # its own lines are in earlier stamps alone
+    follower = Follower(log, world.treaty)
+    follower.update()
+    log.lie = True
+    server = witness(tmp_path / "witness", world)
+    with pytest.raises(Refused, match="other entries than before") as e:
+        take_back(server, follower)
+    assert e.value.reason is Reason.TAMPERED
+    box = Outbox(tmp_path / "home", world.treaty, "alpha", key("alpha"), lambda: world.now)
+    (tmp_path / "home" / RESTORED).touch()
+    with pytest.raises(Malformed, match="other entries than before"):
+        compared(box, log, follower.state)
+    assert box.restored
+    assert box.newest("brake") == -1
+
+
+def test_what_it_remembers_itself_binds_it_too(tmp_path: Path) -> None:
+    """Its memory holds a tree that no stamp shows: the log must extend that, too."""
+    world = World()
+    world.bind()
+    server = witness(tmp_path, world)
+    other = parse_note(world.checkpoint(root=bytes(32)))
+    server.adopt(other, world.state.chain.log.key, 0)
+    world.stamp()
+    with pytest.raises(Refused) as e:
+        take_back(server, Follower(WorldLog(world), world.treaty))
+    assert e.value.reason is Reason.EQUIVOCATION
+    with pytest.raises(Refused, match="this witness has cosigned") as e:
+        server.adopt(parse_note(world.checkpoint(size=1)), world.state.chain.log.key, 0)
+    assert e.value.reason is Reason.ROLLBACK
 
 
 def test_an_old_memory_is_told_from_the_logs_stamps(tmp_path: Path) -> None:
@@ -282,6 +335,9 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "a flipped bit": lambda data: data[:200] + bytes([data[200] ^ 1]) + data[201:],
     "something else": lambda data: b"no archive",
     "no table": lambda data: packed(party=b"alpha"),
+    "not what was put there": lambda data: packed(
+        **{"brakeline-backup.json": f'{{"party":"{sha("x")}"}}'.encode(), "party": b"y"}
+    ),
     "outside": lambda data: escaping("../evil"),
     "absolute": lambda data: escaping("/tmp/evil"),
     "no part of a home": lambda data: escaping("log/log.db"),

@@ -107,7 +107,7 @@ def test_a_witness_without_its_memory_takes_it_back_or_does_not_start(little: Li
     took = re.search(r"it took back a tree of (\d+) entries", said(w, "witness-gamma"))
     assert took
     assert int(took[1]) > 0
-    assert "has cosigned before" in w("witness", "--new", home="gamma")[1]
+    assert "it is no new witness" in w("witness", "--new", home="gamma")[1]
     # Yesterday's copy of its memory is found out, too, by its own signature on a larger tree.
     w.kill("witness-alpha")  # three of four: what is published now, gamma has cosigned
     w.ok("duty", "notice", "--text", "one more", home="beta")

@@ -26,7 +26,7 @@ _LOOKING = 10.0  # s for a log that may not be there yet
 @home_option
 @host_option
 @port_option
-@click.option("--new", is_flag=True, help="It has never cosigned anything, on no machine: begin without a memory.")
+@click.option("--new", is_flag=True, help="It has never cosigned this log, on no machine: begin without a memory.")
 @click.option("--clock-was-ahead", is_flag=True, help="Its clock is right again: sign its time from here on.")
 def command(home: Path, host: str | None, port: int | None, new: bool, clock_was_ahead: bool) -> None:
     """Witness the treaty's log (C2SP tlog-witness), at the address that the treaty names.
@@ -54,7 +54,7 @@ def command(home: Path, host: str | None, port: int | None, new: bool, clock_was
     witness = Witness(memory, me.witness_key.name, own, logs, time.time)
     try:
         if new:
-            witness.check_new()
+            witness.check_new(_log(party)[0].name)
             with disk_errors():
                 copy.unlink(missing_ok=True)
         _remember(party, witness, copy, clock_was_ahead)
@@ -87,12 +87,17 @@ def _follower(party: Home) -> Follower:
     return Follower(LogClient(log_url(treaty)), treaty, party.path / "seen", put=party.path / FILE)
 
 
-def _is_behind(party: Home, witness: Witness) -> bool:
-    """Whether the log shows more of this witness than it remembers. A log that does not answer shows nothing."""
+def _log(party: Home) -> tuple[VerifierKey, str]:
+    """Key and address of the log, as far as this home has been told."""
     found = read_reopening(party.path / FILE)
     keeper = party.newest.with_role("log")[0]
-    key, url = (found[0].key, found[0].url) if found else (keeper.log_key, keeper.log_url)
-    assert key is not None
+    assert keeper.log_key is not None
+    return (found[0].key, found[0].url) if found else (keeper.log_key, keeper.log_url)
+
+
+def _is_behind(party: Home, witness: Witness) -> bool:
+    """Whether the log shows more of this witness than it remembers. A log that does not answer shows nothing."""
+    key, url = _log(party)
     known = witness.last(key.name)
     if witness.has_closed(key.name):
         return False

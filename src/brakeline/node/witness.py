@@ -279,15 +279,14 @@ class Witness:
         with database_errors():
             return self._last(origin)
 
-    def check_new(self) -> None:
-        """That it remembers nothing.
+    def check_new(self, origin: str) -> None:
+        """That it remembers nothing of a log.
 
         Raises:
-            Misuse: it has cosigned something, or closed a log.
+            Misuse: it has cosigned or closed it.
         """
-        with database_errors():
-            if self._db.execute("SELECT origin FROM logs UNION SELECT origin FROM closed").fetchone():
-                raise Misuse(f"{self.name} has cosigned before: it has a memory, and is no new witness")
+        if self.last(origin) or self.has_closed(origin):
+            raise Misuse(f"{self.name} remembers {origin}: it is no new witness")
 
     def adopt(self, note: Note, log: VerifierKey, since: int) -> Seen:
         """Cosign and remember a checkpoint of which the caller has checked that it extends all that this witness has
