@@ -2,11 +2,17 @@
 
 import re
 import shutil
+import sqlite3
+import time
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from test_cli import SERVERS, Little, wait_for
+from brakeline.cli import witness as cli
+from test_cli import CONTEXT, SERVERS, Little, serve, wait_for
 from test_logstore import in_memory
 from world import PARTIES
 
@@ -116,6 +122,49 @@ def test_a_witness_without_its_memory_takes_it_back_or_does_not_start(little: Li
     shutil.copytree(w.folder / "old", w.home("gamma") / "witness")
     w.start("witness-gamma")
     assert "it took back a tree of" in said(w, "witness-gamma")
+    w.start("witness-alpha")
+
+
+def serve_ahead(out: Path, ahead: float, args: tuple[str, ...]) -> None:
+    """A witness in a process of its own, whose clock runs `ahead` of ours by so many seconds."""
+    cli.serve = partial(cli.serve, clock=lambda: time.time() + ahead)
+    serve(out, 0.0, args)
+
+
+def start(w: Little, name: str, *more: str, ahead: float = 0.0) -> None:
+    """A server with options, or with a wrong clock."""
+    role, _, party = name.partition("-")
+    out = w.folder / f"{name}.out"
+    out.write_bytes(b"")
+    args = (role, "--home", str(w.home(party)), *more)
+    w.processes[name] = CONTEXT.Process(target=serve_ahead, args=(out, ahead, args), daemon=True)
+    w.processes[name].start()
+    wait_for(lambda: "listening on" in out.read_text() or w.died(name), 30)
+
+
+def signed_at(w: Little, party: str) -> float:
+    """How far ahead of now the time is that a witness has signed last, in seconds."""
+    with closing(sqlite3.connect(w.home(party) / "witness" / "witness.db")) as db:
+        return float(db.execute("SELECT max(time) FROM logs").fetchone()[0]) - time.time()
+
+
+def test_a_clock_that_ran_ahead_is_put_right(little: Little) -> None:
+    """log/d2 (6)"""
+    w, years = little, 10 * 365 * 86_400.0
+    w.kill("witness-gamma", "witness-alpha")
+    start(w, "witness-gamma", ahead=years)
+    w.ok("duty", "notice", "--text", "at a wrong time", home="beta")
+    assert signed_at(w, "gamma") > years / 2
+    w.kill("witness-gamma")
+    start(w, "witness-gamma")
+    assert "brakeline witness --clock-was-ahead" in said(w, "witness-gamma")
+    w.ok("duty", "notice", "--text", "still at a wrong time", home="beta")
+    assert signed_at(w, "gamma") > years / 2
+    w.kill("witness-gamma")
+    start(w, "witness-gamma", "--clock-was-ahead")
+    assert "has not come" not in said(w, "witness-gamma")
+    w.ok("duty", "notice", "--text", "at the right time", home="beta")
+    assert signed_at(w, "gamma") < 60
     w.start("witness-alpha")
 
 
