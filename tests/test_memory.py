@@ -200,7 +200,19 @@ def test_a_damaged_memory_is_an_error_of_ours(tmp_path: Path, damage: str) -> No
     file.write_bytes(image)
     with pytest.raises(Unavailable, match=r"witness\.db: the database is damaged") as e:
         witness(tmp_path, world)
-    assert "move it away" in e.value.hint
+    assert "move witness.db away" in e.value.hint
+
+
+def test_a_memory_damaged_while_it_serves_is_no_answer(tmp_path: Path) -> None:
+    """409 would say that it remembers another tree."""
+    world = World()
+    world.bind()
+    server = witness(tmp_path, world)
+    server._db.execute("PRAGMA writable_schema=ON")
+    server._db.execute("UPDATE sqlite_master SET rootpage = 9999 WHERE name = 'logs'")
+    server._db.execute("PRAGMA writable_schema=RESET")
+    with pytest.raises(Unavailable, match="the database"):
+        server.add_checkpoint(b"old 0\n\n" + world.checkpoint())
 
 
 def test_a_clock_that_ran_ahead_is_put_right(tmp_path: Path) -> None:
@@ -303,6 +315,10 @@ def test_nothing_is_overwritten(tmp_path: Path, home: Home) -> None:
         with pytest.raises(Misuse, match="is not empty"):
             restore(tmp_path / "file", there)
     assert (tmp_path / "file").read_bytes() == before
+    strange = os.fsdecode(os.fsencode(home.path / "keys") + b"/\xff")
+    Path(strange).touch()
+    with pytest.raises(Misuse, match="no file of a home"):
+        backup(home, tmp_path / "another")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.partial").mkdir()
     (tmp_path / "empty.partial" / "half").touch()  # of a crash before

@@ -35,7 +35,8 @@ def backup(home: Home, file: Path) -> tuple[str, ...]:
     """Write what the home must not lose into `file`, readable by its owner alone; returns the names of what is in it.
 
     Raises:
-        Misuse: `file` exists. Unavailable, Refused: the disk fails, or a database is damaged.
+        Misuse: `file` exists, or there is something strange in the home. Unavailable, Refused: the disk fails, or a
+            database is damaged.
     """
     with home.alone(), disk_errors():  # no key is replaced meanwhile
         found = dict(_contents(home.path))
@@ -59,6 +60,8 @@ def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
         files += sorted((path / folder).glob("*"))
     for file in files:
         if file.is_file() and file.suffix not in (".lock", ".new") and file.name != "lock":
+            if not file.name.isascii():
+                raise Misuse(f"{file.name!r} in {file.parent} is no file of a home", hint="move it away")
             yield file.relative_to(path).as_posix(), file.read_bytes()
 
 

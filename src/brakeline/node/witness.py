@@ -9,7 +9,8 @@ history. So a witness whose memory is gone is no new one: `check_memory`.
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -153,19 +154,25 @@ def new_memory(directory: Path) -> None:
 def _open(directory: Path) -> sqlite3.Connection:
     with disk_errors():
         directory.mkdir(parents=True, exist_ok=True)
-    file = directory / MEMORY
-    try:
-        with database_errors():
-            db = connect(file)
-            for table in (_SCHEMA, _CLOSED, _AHEAD):
-                db.execute(table)
-            ((found,),) = db.execute("PRAGMA quick_check(1)").fetchall()
+    with _memory_errors():
+        db = connect(directory / MEMORY)
+        for table in (_SCHEMA, _CLOSED, _AHEAD):
+            db.execute(table)
+        ((found,),) = db.execute("PRAGMA quick_check(1)").fetchall()
         if found != "ok":
             raise Refused(Reason.TAMPERED, f"the database is damaged: {found}")
-    except Refused as e:
-        hint = "move it away: then what this witness has cosigned is taken back from the log"
-        raise Unavailable(f"{file}: {e}", hint=hint) from e
     return db
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """A damaged memory is no answer to whoever asks: the witness is away until somebody mends it."""
+    try:
+        with database_errors():
+            yield
+    except Refused as e:
+        hint = f"move {MEMORY} away: then what this witness has cosigned is taken back from the log"
+        raise Unavailable(f"{MEMORY}: {e}", hint=hint) from e
 
 
 def check_memory(directory: Path) -> None:
@@ -251,7 +258,7 @@ class Witness:
         return answer
 
     def _decide(self, body: bytes) -> Answer:
-        with database_errors(), transaction(self._db):
+        with _memory_errors(), transaction(self._db):
             answer = add_checkpoint(
                 body,
                 logs=self._logs,
@@ -337,7 +344,7 @@ class Witness:
 
     def checkpoint(self, log_id: str) -> bytes | None:
         """The newest checkpoint cosigned for the log whose hex SHA-256 of the origin is `log_id`."""
-        with database_errors():
+        with _memory_errors():
             row = self._db.execute("SELECT note FROM logs WHERE id = ?", (log_id,)).fetchone()
         return row[0] if row else None
 
