@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from brakeline.cli.keeper import SIGNED
+from brakeline.cli.keeper import _remember as remember
 from brakeline.cli.main import main
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailable
+from brakeline.core.reopening import read
 from brakeline.core.statement import open_envelope
 from brakeline.core.tlog.checkpoint import verify_cosignature
 from brakeline.core.tlog.merkle import leaf_hash, root
@@ -28,6 +31,7 @@ from brakeline.node.outbox import Outbox
 from brakeline.node.recall import is_behind, own_in, take_back
 from brakeline.node.speech import compared
 from brakeline.node.witness import MEMORY, Witness, check_memory, new_memory
+from succession import reopening, succeeding
 from test_node import WorldLog
 from world import World, key, log_key, witness_key
 
@@ -255,6 +259,21 @@ def test_a_signer_that_does_not_know_what_it_closed_signs_nothing(tmp_path: Path
     file.write_bytes(b'{"epoch":1,"clo')
     with pytest.raises(Unavailable, match="damaged"):
         Granted(file, new=True)
+
+
+def test_a_party_that_cannot_read_which_reopening_it_signed_signs_none(tmp_path: Path) -> None:
+    """Of two over one log an honest party signs one (Treaty 11.8): what is damaged is not "none yet"."""
+    world = succeeding()
+    made, envelope = read(reopening(world))
+    (tmp_path / "party").write_text("beta\n")
+    save_key(tmp_path / "keys" / "statement.pem", key("beta"), None)
+    party = Home(tmp_path)
+    (tmp_path / SIGNED).write_bytes(b'{"payload":"')
+    with pytest.raises(Malformed, match="damaged"):
+        remember(party, made, envelope.payload)
+    (tmp_path / SIGNED).unlink()
+    remember(party, made, envelope.payload)
+    remember(party, made, envelope.payload)
 
 
 # ---- backup and restore ----
