@@ -166,6 +166,20 @@ def test_only_the_core_decides_about_the_treaty() -> None:
     assert found == []
 
 
+def test_the_node_asks_the_machine_through_its_ports() -> None:
+    """Whatever goes past them escapes the simulator. What serves sockets, sandboxes and files is no part of a world."""
+    machine = {"time", "threading", "secrets", "random", "shutil", "filelock", "socket", "subprocess", "httpcore"}
+    outside = {"machine", "wire", "http", "connections", "sandbox"}
+    found = [
+        f"{m.name} imports {package}"
+        for m in flow.read().values()
+        if m.folder == "node" and m.name.rpartition(".")[2] not in outside
+        for package, _, _ in m.external
+        if package in machine
+    ]
+    assert found == []
+
+
 def test_the_command_line_neither_folds_nor_flushes_nor_counts() -> None:
     """A command says something through `Desk.say` and shows a view: the ways past both are not called."""
     deciding = {"apply", "replay", "begin", "voters", "number", "authenticate", "Admission", "Outbox"}

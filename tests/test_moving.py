@@ -176,7 +176,7 @@ def test_permit_signers_tell_where_the_log_is(net: Net) -> None:
 def test_signers_are_asked_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     world, asked, now = succeeding(), list[int](), [0.0]
     monkeypatch.setattr(moving, "_shown", lambda _: asked.append(1) or [])
-    moves = Moves(clock=lambda: now[0])
+    moves = Moves(now=lambda: now[0])
     for at in (0, 1, 2, 6, 7, 20):
         now[0] = at
         assert list(moves.candidates(world.state, stalled=True)) == []

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -27,12 +26,14 @@ from brakeline.core.state.events import Entered, Event, Void
 from brakeline.core.state.members import Last
 from brakeline.core.statement import open_envelope
 from brakeline.core.treaty import Lane, articles_digest
-from brakeline.node import client, desk, peers
+from brakeline.node import client, desk
 from brakeline.node.desk import Desk, Lab
 from brakeline.node.home import Home, save_key
 from brakeline.node.http import error_response
+from brakeline.node.machine import MachineClock
 from brakeline.node.memory import RESTORED
 from brakeline.node.outbox import LIFETIME, Outbox
+from brakeline.node.wire import UNTIL
 from disks import FullDisk
 from test_logstore import in_memory
 from test_node import WorldLog
@@ -623,7 +624,7 @@ class Told(Desk):
 def log(world: World, monkeypatch: pytest.MonkeyPatch) -> WorldLog:
     log = WorldLog(world, judging=True)
     monkeypatch.setattr(desk, "LogClient", lambda url: log)
-    monkeypatch.setattr(desk, "time", SimpleNamespace(time=lambda: world.now))
+    monkeypatch.setattr(MachineClock, "wall", staticmethod(lambda: world.now))
     return log
 
 
@@ -971,7 +972,7 @@ def test_a_log_that_drips_keeps_no_vote_from_the_permit_signers(
     bounds: list[float] = []
 
     def checkpoint(**_: Any) -> bytes:
-        bounds.append(peers._until() - time.monotonic())
+        bounds.append(UNTIL.get() - time.monotonic())
         raise Unavailable("too slow")
 
     monkeypatch.setattr(log, "checkpoint", checkpoint)
@@ -1031,7 +1032,7 @@ def test_a_proved_entry_that_is_not_shown_is_not_waited_for_for_ever(
     world.bind()
     alpha = Told(home(folder, world))
     clock = itertools.count(0.0, 10.0)
-    monkeypatch.setattr(desk, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(MachineClock, "monotonic", staticmethod(lambda: next(clock)))
     monkeypatch.setattr(client, "_PACE", 0.0)
     log.note = world.checkpoint()
     with pytest.raises(Unavailable, match=r"the log proved entry \d+ and does not show it"):

@@ -23,7 +23,7 @@ EXIT_VERDICT: Final = 1  # the command worked, and its answer is no
 EXIT_STOPPED: Final = 6  # the brake stopped the command that was run
 EXIT_INTERRUPTED: Final = 130
 EXTRAS: Final = {  # package → the optional dependencies of pyproject.toml that bring it
-    **dict.fromkeys(("anyio", "filelock", "httpcore", "httpx", "psutil", "starlette", "uvicorn"), "node"),
+    **dict.fromkeys(("anyio", "httpcore", "httpx", "psutil", "starlette", "uvicorn"), "node"),
     **dict.fromkeys(("torch", "numpy", "blake3"), "torch"),
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
     **dict.fromkeys(("sklearn", "scipy"), "gauges"),

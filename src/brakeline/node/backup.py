@@ -5,8 +5,6 @@ compared with the log. Keys are copied as they are: encrypted ones stay encrypte
 """
 
 import io
-import os
-import shutil
 import sqlite3
 import tarfile
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ import msgspec
 
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import Malformed, Misuse
+from brakeline.node import ports
 from brakeline.node.disk import database_errors, disk_errors, write_atomic, write_private
 from brakeline.node.home import Home
 from brakeline.node.memory import RESTORED
@@ -83,7 +82,8 @@ def restore(file: Path, folder: Path) -> Home:
             raise Misuse(f"{folder} is not empty", hint="nothing is overwritten: choose a new folder")
         found = _read(file)
         partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # of a crash before
+        if partial.exists():  # of a crash before
+            ports.disk().remove(partial)
         partial.mkdir(parents=True, mode=0o700)
     for name, data in found.items():
         write_private(partial / name, data)
@@ -92,20 +92,12 @@ def restore(file: Path, folder: Path) -> Home:
     write_atomic(partial / "witness" / RESTORED, b"")
     with disk_errors():
         for made in (*(path for path in partial.rglob("*") if path.is_dir()), partial):
-            _sync(made)
+            ports.disk().sync(made)
         if folder.exists():
             folder.rmdir()
-        os.rename(partial, folder)
-        _sync(folder.parent)
+        ports.disk().rename(partial, folder)
+        ports.disk().sync(folder.parent)
     return Home(folder)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read(file: Path) -> dict[str, bytes]:

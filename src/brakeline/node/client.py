@@ -1,7 +1,5 @@
 """Who follows a log: everything is asked of it, and nothing is believed."""
 
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -22,6 +20,7 @@ from brakeline.core.tlog.checkpoint import Checkpoint, checkpoint_in
 from brakeline.core.tlog.merkle import EMPTY_ROOT, Frontier, leaf_hash
 from brakeline.core.tlog.policy import Cosigned, verify_all
 from brakeline.core.treaty import Treaty
+from brakeline.node import ports
 from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.node.logclient import BUNDLE, LogClient, Progress
 from brakeline.node.memory import REOPENED, STAMPED, Seen, era, stamped_in
@@ -77,11 +76,12 @@ class Follower:
         self._astray: BrakelineError | None = None  # why the log was not followed to where it is said to go on
         self._before = self._stamped = self.state  # one to go back to, and one that a stamp will cover
         self.cosigned: Cosigned | None = None
-        self.lock = threading.Condition()
+        self.lock = ports.clock().condition()
         self.stated: tuple[int, str, str] | None = None  # size, root (hex) and digest (hex)
         self._stating = stating
+        self.heed: list[Callable[[], None]] = []  # called when `state` is another one, before it is written down
         self.recent: deque[Event] = deque(maxlen=_RECENT)
-        self._updating = threading.Lock()  # waiting for a checkpoint is done outside it
+        self._updating = ports.clock().lock()  # waiting for a checkpoint is done outside it
         self._memory = memory
         self._saved = (0, era(self.state))  # size and era of the state that was written down last
         self._mark = stamped_in(memory) if memory else (0, EMPTY_ROOT)  # of the highest stamp that was seen
@@ -136,7 +136,7 @@ class Follower:
             Unavailable: the log is out of reach. Malformed, Refused: what it shows does not hold; nothing of it has
                 been taken.
         """
-        began, known = time.monotonic(), self.state.size
+        began, known = ports.clock().monotonic(), self.state.size
         if self._moved(progress, stalled=False):
             return True
         try:
@@ -161,11 +161,13 @@ class Follower:
                     self.cosigned = new
                 self._floor = None
                 self.lock.notify_all()
+            for heed in tuple(self.heed):
+                heed()
             self._settle()
             if self._memory is not None and state.size > before:
                 self._remember(self._memory, note, state)
         if wait and self.state.size == known:  # a keeper that does not let us wait must not make us spin
-            time.sleep(max(0.0, began + _PACE - time.monotonic()))
+            ports.clock().sleep(max(0.0, began + _PACE - ports.clock().monotonic()))
         return state.size > before
 
     @property
@@ -174,7 +176,8 @@ class Follower:
 
     def _is_stale(self) -> bool:
         """Whether the log stands still, as far as is known here: it may have gone on elsewhere."""
-        return self.cosigned is not None and stands_still(self.state, view_time=self.time, now=int(time.time()))
+        now = int(ports.clock().wall())
+        return self.cosigned is not None and stands_still(self.state, view_time=self.time, now=now)
 
     def _settle(self) -> None:
         """Remember a state that a stamp covers: a reopening goes back no further. Treaty 11.8."""
@@ -214,7 +217,7 @@ class Follower:
         client = LogClient(r.url)
         note = client.checkpoint()
         start = begins(r)
-        # What this follower has seen stamped is in every log that it goes on with; what came after may be void.
+        # What was seen stamped is in every log that it goes on with; what came after may be void.
         kept = [self._mark] if self._mark[0] else []
         if (floor := self._floor) and (floor.checkpoint.size <= start or floor.checkpoint.origin not in r.over):
             kept.append((floor.checkpoint.size, floor.checkpoint.root))
@@ -235,6 +238,8 @@ class Follower:
             self.recent = deque((e for e in self.recent if e.entry < state.size), maxlen=_RECENT)
             self.recent.extend(folded.events)
             self.lock.notify_all()
+        for heed in tuple(self.heed):
+            heed()
         self._before = self._stamped = folded.state
         self._settle()
         if self._memory is not None:
@@ -427,7 +432,7 @@ class Follower:
             hint=f"both checkpoints are kept in {self._memory / 'forks'}" if self._memory else "",
         )
 
-    def follow(self, stop: threading.Event, on_trouble: Callable[[BrakelineError], None]) -> None:
+    def follow(self, stop: ports.Event, on_trouble: Callable[[BrakelineError], None]) -> None:
         """Update until `stop` is set. Trouble is tried again: what is not known is not acted upon.
 
         It is reported when it is new, not as often as it is met.

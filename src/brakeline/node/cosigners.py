@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
 
 import httpx
@@ -19,8 +18,8 @@ from brakeline.core.tlog.checkpoint import Checkpoint, parse_checkpoint, verify_
 from brakeline.core.tlog.merkle import consistency_proof
 from brakeline.core.tlog.note import Note, SignatureLine, VerifierKey, keyring, parse_note, verify_note
 from brakeline.core.tlog.policy import Policy
-from brakeline.node.http import read_answer
 from brakeline.node.logstore import LogStore
+from brakeline.node.peers import wire
 
 MAX_ANSWER: Final = 128 * 1024
 
@@ -126,14 +125,7 @@ class Cosigners:
         Raises (in an exception group):
             Refused(ROLLBACK): a witness holds our signature on a tree that is not ours.
         """
-        # Nothing that one witness sends may reach another: the jar takes no cookies.
-        self._http = httpx.AsyncClient(
-            headers={"accept-encoding": "identity"},
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            timeout=self._patience,
-            trust_env=False,
-        )
-        async with self._http, asyncio.TaskGroup() as group:
+        async with wire().caller(self._patience) as self._caller, asyncio.TaskGroup() as group:
             self._group = group
             for link in self._links:
                 link.task = group.create_task(self._attend(link))
@@ -149,7 +141,7 @@ class Cosigners:
                 async with asyncio.timeout(self._patience):
                     await self._ask(link, current)
                 link.trouble = ""
-            except (httpx.HTTPError, TimeoutError) as e:
+            except (httpx.HTTPError, OSError) as e:
                 link.trouble = f"{type(e).__name__}: {e}"
             except (Malformed, Unavailable) as e:
                 link.trouble = str(e)
@@ -223,5 +215,4 @@ class Cosigners:
             )
 
     async def _call(self, method: str, url: str, content: bytes) -> tuple[int, bytes]:
-        async with self._http.stream(method, url, content=content) as response:
-            return response.status_code, await read_answer(response, MAX_ANSWER)
+        return await self._caller.call(method, url, content, MAX_ANSWER)

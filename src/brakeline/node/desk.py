@@ -1,11 +1,7 @@
 """A party at the log: it can read everything, and it can say something."""
 
-import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from time import monotonic
 from typing import Final, NamedTuple
 
 import httpx
@@ -33,6 +29,7 @@ from brakeline.node.logclient import LogClient, Progress
 from brakeline.node.moving import FILE
 from brakeline.node.outbox import Outbox
 from brakeline.node.peers import ask, http_client, within
+from brakeline.node.ports import Thread, clock
 from brakeline.node.speech import alone, compared, newest, promoted, settled
 from brakeline.node.submit import add_judged
 
@@ -74,7 +71,8 @@ class Desk:
         url = first.with_role("log")[0].log_url
         self._client = LogClient(url)
         self.follower = Follower(LogClient(url), first, home.path / "seen", put=home.path / FILE)
-        self.outbox = settled(home, Outbox(home.path, first, home.name, home.key("statement"), time.time), self.state)
+        box = Outbox(home.path, first, home.name, home.key("statement"), clock().wall)
+        self.outbox = settled(home, box, self.state)
         self._held = set[bytes]()  # votes that every permit signer holds
         self._show_at = 0.0
         self._told: dict[str, str] = {}
@@ -188,11 +186,11 @@ class Desk:
 
     def _effect(self, index: int) -> tuple[Event, ...]:
         self.follower.update()
-        since = monotonic()
+        since = clock().monotonic()
         while self.state.size <= index:
             if self.follower.update(wait=5):
-                since = monotonic()
-            elif monotonic() - since >= _IN_VAIN:
+                since = clock().monotonic()
+            elif clock().monotonic() - since >= _IN_VAIN:
                 raise Unavailable(f"the log proved entry {index} and does not show it")
         return self.follower.effect(index)
 
@@ -241,8 +239,8 @@ class Desk:
 
         signers = self.treaty.with_role("permit-signer")
         # At once: one that drips must not keep the vote from the others.
-        with http_client() as client, ThreadPoolExecutor(max_workers=max(1, len(signers))) as pool:
-            troubles = [text for text in pool.map(show, signers) if text]
+        with http_client() as client:
+            troubles = [text for text in clock().at_once(show, signers) if text]
         for text in troubles:
             self.tell(text)
         if not troubles:
@@ -255,8 +253,8 @@ class Desk:
     def _show_again(self) -> None:
         """Show the newest vote to trip that the log does not hold yet to the signers who may have been away."""
         votes = [data for lane, _, data in self.outbox.pending() if lane == "brake" and _trips(data)]
-        if votes and votes[-1] not in self._held and monotonic() >= self._show_at:
-            self._show_at = monotonic() + _AGAIN
+        if votes and votes[-1] not in self._held and clock().monotonic() >= self._show_at:
+            self._show_at = clock().monotonic() + _AGAIN
             self._show(votes[-1])
 
     def catch_up(self, progress: Progress = lambda done, total: None) -> None:
@@ -313,9 +311,9 @@ class Lab(Desk):
 
     def __init__(self, home: Home, *, tell: Callable[[str], None] = lambda _: None) -> None:
         super().__init__(home, tell=tell)
-        self._pause = threading.Event()
-        self._due = threading.Event()
-        self._sender = threading.Thread(target=self._send, daemon=True, name="brakeline-heads")
+        self._pause = clock().event()
+        self._due = clock().event()
+        self._sender: Thread | None = None
 
     def declared(self, name: str, recipe: str, declaration: Callable[[], Declaration]) -> str:
         """The id of this lab's run `name`, with its seed known; declares it if it is not yet.
@@ -369,8 +367,8 @@ class Lab(Desk):
         """
         self.outbox.write("head", head, after=newest(self.state, self.outbox, "runs").seq)
         self._due.set()
-        if not self._sender.is_alive():
-            self._sender.start()
+        if self._sender is None:
+            self._sender = clock().start("brakeline-heads", self._send)
 
     def _send(self) -> None:
         while True:

@@ -2,15 +2,13 @@
 
 import os
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from brakeline.core.errors import Misuse, Reason, Refused, Unavailable
-
-_BUSY: Final = 30.0  # s that a process waits for another one of ours
+from brakeline.node import ports
+from brakeline.node.ports import Connection
 
 
 @contextmanager
@@ -32,25 +30,13 @@ def disk_errors() -> Iterator[None]:
         raise Unavailable(f"{e.strerror or e}: {e.filename}", hint="check the disk's space and health") from e
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> Connection:
     """A connection whose commits survive a power cut. Transactions are begun by hand."""
-    db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
-    deadline = time.monotonic() + _BUSY
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode=WAL")
-            break
-        except sqlite3.OperationalError as e:
-            # Two processes that make one database at a time: here SQLite does not wait by itself.
-            if "locked" not in str(e) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-    db.execute("PRAGMA synchronous=FULL")
-    return db
+    return ports.disk().connect(path)
 
 
 @contextmanager
-def transaction(db: sqlite3.Connection) -> Iterator[None]:
+def transaction(db: Connection) -> Iterator[None]:
     """All or nothing. When COMMIT itself fails nobody may assume either; read the table again."""
     try:
         db.execute("BEGIN IMMEDIATE")
@@ -64,19 +50,30 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 def replace_file(path: Path, data: bytes, *, durable: bool) -> None:
     """Readers see the old bytes or the new, never a part. With `durable`, so they do after a power cut."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with open(temporary, "wb") as f:
-        f.write(data)
-        if durable:
-            f.flush()
-            os.fsync(f.fileno())
-    os.replace(temporary, path)
+    disk, temporary = ports.disk(), path.with_name(f"{path.name}.{os.getpid()}.new")
+    disk.write(temporary, data, sync=durable)
+    disk.rename(temporary, path)
     if durable:
-        folder = os.open(path.parent, os.O_RDONLY)
+        disk.sync(path.parent)
+
+
+@contextmanager
+def locked(path: Path, seconds: float, *, busy: str, hint: str) -> Iterator[None]:
+    """Nobody else who locks this file goes on meanwhile.
+
+    Raises:
+        Unavailable: somebody does, for more than so many seconds; `busy` says so. Or the disk fails.
+    """
+    with disk_errors():
         try:
-            os.fsync(folder)
+            lock = ports.disk().lock(path, seconds)
+            lock.__enter__()
+        except TimeoutError:
+            raise Unavailable(busy, hint=hint) from None
+        try:
+            yield
         finally:
-            os.close(folder)
+            lock.__exit__(None, None, None)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -95,10 +92,7 @@ def write_private(path: Path, data: bytes) -> None:
     with disk_errors():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            ports.disk().create(path, data)
         except FileExistsError as e:
             raise Misuse(f"{path} exists already", hint="a key is never overwritten; choose another folder") from e
-        with os.fdopen(fd, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+        ports.disk().sync(path.parent)

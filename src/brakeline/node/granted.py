@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import filelock
 import msgspec
 
 from brakeline.core.errors import Reason, Refused, Unavailable
-from brakeline.node.disk import disk_errors, write_atomic
+from brakeline.node.disk import disk_errors, locked, write_atomic
 
 GRANTED: Final = "granted.json"  # in a home's folder of its signer
 _WAIT: Final = 10.0  # s for the other process
@@ -38,7 +37,6 @@ class Granted:
         self._path = path
         with disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = filelock.FileLock(f"{path}.lock", timeout=_WAIT, thread_local=False)
         self._stamp: tuple[int, int] = (0, 0)
         self._kept = _Kept()
         if not path.exists():
@@ -64,15 +62,9 @@ class Granted:
 
     @contextmanager
     def _locked(self) -> Iterator[_Kept]:
-        with disk_errors():
-            try:
-                self._lock.acquire()
-            except filelock.Timeout:
-                raise Unavailable(f"{self._path} is in use", hint="is another command of this home running?") from None
-            try:
-                yield self._read()
-            finally:
-                self._lock.release()
+        lock, hint = self._path.with_name(f"{self._path.name}.lock"), "is another command of this home running?"
+        with locked(lock, _WAIT, busy=f"{self._path} is in use", hint=hint):
+            yield self._read()
 
     @contextmanager
     def signing(self, origin: str, epoch: int) -> Iterator[None]:

@@ -1,22 +1,21 @@
 """A party's home: one folder with its name, its keys, its treaty and what it must not forget."""
 
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
-import filelock
 from cryptography.hazmat.primitives import serialization as ser
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.keys import PrivateKey
 from brakeline.core.treaty import Party, Treaty, parse_treaty
-from brakeline.node.disk import disk_errors, write_atomic, write_private
+from brakeline.node.disk import disk_errors, locked, write_atomic, write_private
 from brakeline.node.granted import GRANTED, Granted
 from brakeline.node.memory import RESTORED
+from brakeline.node.ports import dice, disk
 
 Purpose = Literal["statement", "log", "witness", "signer"]
 Which = Literal["", "next", "after"]
@@ -61,7 +60,7 @@ def load_key(path: Path, passphrase: Callable[[], bytes]) -> PrivateKey:
 
 def new_key() -> PrivateKey:
     """A key from the system's random source."""
-    return PrivateKey(secrets.token_bytes(32))
+    return PrivateKey(dice(32))
 
 
 def _from_environment() -> bytes:
@@ -120,7 +119,7 @@ class Home:
             line = f"{purpose} {self.key(purpose).public.text}\n"
             if line not in known:
                 write_atomic(past, (known + line).encode())
-            os.replace(self._file(purpose, "next"), self._file(purpose))
+            disk().rename(self._file(purpose, "next"), self._file(purpose))
             self._tidy(purpose)
         return True
 
@@ -131,16 +130,14 @@ class Home:
 
     def _tidy(self, purpose: Purpose) -> None:
         if self.holds(purpose, "after") and not self.holds(purpose, "next"):
-            os.replace(self._file(purpose, "after"), self._file(purpose, "next"))
+            disk().rename(self._file(purpose, "after"), self._file(purpose, "next"))
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """No other process of this home changes its keys meanwhile."""
-        try:
-            with disk_errors(), filelock.FileLock(self.path / "keys" / "lock", timeout=_WAIT):
-                yield
-        except filelock.Timeout:
-            raise Unavailable(f"another process is changing the keys of {self.path}", hint="try again") from None
+        busy = f"another process is changing the keys of {self.path}"
+        with locked(self.path / "keys" / "lock", _WAIT, busy=busy, hint="try again"):
+            yield
 
     @property
     def treaty(self) -> Treaty:

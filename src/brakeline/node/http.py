@@ -4,7 +4,6 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-import httpx
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -13,6 +12,7 @@ from starlette.types import ASGIApp
 from brakeline.core.encoding import Wire, canonical, decimal, parse
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused, Unavailable
 from brakeline.node.connections import bounded
+from brakeline.node.peers import Answer
 
 _PLAIN: Final[Mapping[str, type[BrakelineError]]] = {
     "malformed": Malformed,
@@ -68,7 +68,7 @@ HANDLERS: Final[Mapping[Any, Callable[[Request, Exception], Awaitable[Response]]
 """`exception_handlers` for a Starlette app whose endpoints raise our errors."""
 
 
-def raise_for(response: httpx.Response) -> None:
+def raise_for(response: Answer) -> None:
     """The inverse of `error_response`, for clients. Returns on 2xx.
 
     Raises:
@@ -115,23 +115,6 @@ async def read_body(request: Request, limit: int) -> bytes:
                 raise Malformed(f"request body over {limit} bytes")
     except ClientDisconnect as e:  # nobody hears this; but it is no fault of ours
         raise Unavailable("the client has hung up") from e
-    return bytes(data)
-
-
-async def read_answer(response: httpx.Response, limit: int) -> bytes:
-    """The body of a streamed response, at most `limit` bytes of it ever held.
-
-    Raises:
-        Malformed: the body is longer, or is compressed.
-    """
-    # Raw bytes only: a peer must not be able to fill our memory with a small compressed answer.
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise Malformed("a compressed answer was not asked for")
-    data = bytearray()
-    async for chunk in response.aiter_raw():
-        data += chunk
-        if len(data) > limit:
-            raise Malformed(f"answer over {limit} bytes")
     return bytes(data)
 
 

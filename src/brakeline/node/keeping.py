@@ -1,6 +1,5 @@
 """From where a log is reopened: what somebody has of it, as a folder, an address or a bundle; and where it is kept."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -20,6 +19,7 @@ from brakeline.node.home import Home, new_key, save_key
 from brakeline.node.logclient import LogClient, Progress
 from brakeline.node.logstore import LogStore
 from brakeline.node.mirror import store_of
+from brakeline.node.ports import disk
 
 _CHUNK: Final = 1000  # entries written at once
 
@@ -123,7 +123,7 @@ def log_key(home: Home, state: State) -> PrivateKey:
     path = home.path / "keys" / "log.pem"
     if home.holds("log") and digest_of(home.key("log").public) in state.chain.log_keys:
         number = next(i for i in range(1, 1000) if not path.with_name(f"log.{i}.pem").exists())
-        os.replace(path, path.with_name(f"log.{number}.pem"))
+        disk().rename(path, path.with_name(f"log.{number}.pem"))
     if not home.holds("log"):
         encrypted = b"ENCRYPTED" in path.with_name("statement.pem").read_bytes()
         save_key(path, new_key(), home.passphrase() if encrypted else None)

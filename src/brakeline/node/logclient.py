@@ -8,7 +8,7 @@ import httpx
 from brakeline.core.errors import Unavailable
 from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
 from brakeline.node.http import raise_for
-from brakeline.node.peers import ask, http_client
+from brakeline.node.peers import Answer, ask, http_client
 
 BUNDLE: Final = 256  # entries in a full bundle (C2SP tlog-tiles)
 _LIMIT: Final = 32 * 2**20
@@ -21,12 +21,12 @@ class LogClient:
     """One log over HTTP. What it returns is parsed, not yet trusted."""
 
     def __init__(self, url: str) -> None:
-        self._http, self.url = http_client(base_url=url.rstrip("/")), url
+        self._http, self.url = http_client(url.rstrip("/")), url
 
     def dial(self, url: str) -> None:
         """Ask at this address from here on. What is being asked elsewhere ends by itself."""
         if url != self.url:
-            self._http, self.url = http_client(base_url=url.rstrip("/")), url
+            self._http, self.url = http_client(url.rstrip("/")), url
 
     def close(self) -> None:
         self._http.close()
@@ -75,13 +75,13 @@ class LogClient:
         """
         return self._answer(self._call("POST", "/add?alone=1", content=entry, seconds=30.0))
 
-    def _call(self, method: str, path: str, *, seconds: float, content: bytes | None = None) -> httpx.Response:
+    def _call(self, method: str, path: str, *, seconds: float, content: bytes | None = None) -> Answer:
         try:
             return ask(self._http, method, path, _LIMIT, content=content, seconds=seconds)
         except (httpx.HTTPError, OSError) as e:
             raise Unavailable(f"the log at {self.url} is out of reach: {e}", hint="is it running?") from e
 
     @staticmethod
-    def _answer(response: httpx.Response) -> bytes:
+    def _answer(response: Answer) -> bytes:
         raise_for(response)
         return response.content

@@ -5,7 +5,6 @@ long poll need this process.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from brakeline.core.encoding import canonical
 from brakeline.core.errors import Malformed, Unavailable
 from brakeline.core.keys import PrivateKey
 from brakeline.core.tlog.tile import MAX_ENTRY, parse_path
+from brakeline.node import ports
 from brakeline.node.admission import Admission
 from brakeline.node.http import HANDLERS, query_number, read_body, run
 from brakeline.node.logstore import LogStore
@@ -111,9 +111,9 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 0,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
     timing: Timing = DEFAULT_TIMING,
 ) -> None:
     """Run a log until it is stopped; `admission` reads the store. Raises as `LogStore`, `Sequencer` and `http.run`."""
     with LogStore(directory, origin) as store:
-        run(app(Sequencer(store, key, admission(store), clock, timing)), host, port)
+        run(app(Sequencer(store, key, admission(store), clock or ports.clock().wall, timing)), host, port)

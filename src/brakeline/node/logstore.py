@@ -13,21 +13,18 @@ What may be lost and what may not:
   them. Opening compares every one with the rows and rewrites what is missing, short or wrong.
 """
 
-import shutil
-import sqlite3
-import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-import filelock
-
 from brakeline.core.encoding import sha256
-from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailable
+from brakeline.core.errors import Malformed, Misuse, Reason, Refused
 from brakeline.core.tlog.checkpoint import Checkpoint, checkpoint_in
 from brakeline.core.tlog.merkle import HASH_BYTES, Frontier, leaf_hash, node_hash, subtree_root
 from brakeline.core.tlog.tile import ENTRIES, HEIGHT, MAX_ENTRY, WIDTH, Tile, encode_bundle, tile_hashes, tiles_for
-from brakeline.node.disk import connect, database_errors, disk_errors, replace_file, transaction
+from brakeline.node.disk import connect, database_errors, disk_errors, locked, replace_file, transaction
+from brakeline.node.ports import Connection, clock, disk
 
 _CHUNK: Final = 4096  # rows read back at once
 _WAIT: Final = 10.0  # s for a process that is being stopped to let go
@@ -63,14 +60,13 @@ class LogStore:
         self.origin = origin
         with disk_errors():
             directory.mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(directory / "lock", timeout=_WAIT, thread_local=False)
-            try:
-                self._lock.acquire()
-            except filelock.Timeout:
-                hint = "one process writes a log: stop the other one first"
-                raise Unavailable(f"{directory} is open in another process", hint=hint) from None
+        busy = f"{directory} is open in another process"
+        self._lock = ExitStack()
+        self._lock.enter_context(
+            locked(directory / "lock", _WAIT, busy=busy, hint="one process writes a log: stop the other one first")
+        )
         self.repaired = 0  # tiles that were missing or wrong
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: list[Connection] = []
         try:
             self._open()
         except BaseException:
@@ -86,7 +82,7 @@ class LogStore:
             # Reads go through a connection of their own: its pages come from the file, not from the cache
             # into which the rows were just written.
             self._reader = connect(path)
-            self._reading = threading.Lock()
+            self._reading = clock().lock()
             self._connections.append(self._reader)
         # _levels[l] holds the hashes of all perfect subtrees of 2**l leaves, one after another: 64 bytes an
         # entry.
@@ -105,7 +101,7 @@ class LogStore:
         for connection in self._connections:
             connection.close()
         self._connections.clear()
-        self._lock.release()
+        self._lock.close()
 
     def __enter__(self) -> "LogStore":
         return self
@@ -316,4 +312,4 @@ class LogStore:
         for tile in tiles_for(old, new):
             partials = self.directory / f"{tile.path}.p"
             if tile.width == WIDTH and partials.exists():
-                shutil.rmtree(partials)
+                disk().remove(partials)

@@ -4,7 +4,6 @@ A keeper that is dead or hostile takes nothing with it that a mirror has: from h
 Nothing is kept that has not been folded and cosigned, so that what is read here is as good as what the log showed.
 """
 
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -23,6 +22,7 @@ from brakeline.node.http import HANDLERS
 from brakeline.node.logclient import LogClient, Progress
 from brakeline.node.logserver import tiles
 from brakeline.node.logstore import LogStore
+from brakeline.node.ports import Event
 
 _CHUNK: Final = 1000  # entries taken at once
 _RETRY: Final = 1.0  # s
@@ -98,7 +98,7 @@ class Mirror:
             self.store.close()
             self.store = None
 
-    def run(self, stop: threading.Event, tell: Callable[[str], None]) -> None:
+    def run(self, stop: Event, tell: Callable[[str], None]) -> None:
         """Until `stop` is set. Trouble is told once, and tried again."""
         told = ""
         while not stop.is_set():

@@ -2,11 +2,9 @@
 that permit signers show. Nothing in them is believed before the log that they name has been folded.
 """
 
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
@@ -19,6 +17,7 @@ from brakeline.core.statement import MAX_BYTES
 from brakeline.core.tlog.checkpoint import checkpoint_in
 from brakeline.node.http import raise_for
 from brakeline.node.peers import ask, http_client
+from brakeline.node.ports import clock
 
 FILE: Final = "reopening.json"  # in a home
 _AGAIN: Final = 5.0  # s between two rounds of asking permit signers
@@ -50,9 +49,9 @@ def begins(r: Reopening) -> int:
 class Moves:
     """What is known of where the log goes on, for one follower."""
 
-    def __init__(self, *paths: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *paths: Path, now: Callable[[], float] | None = None) -> None:
         """`paths` are files into which somebody may put a reopening at any time."""
-        self._paths, self._clock = paths, clock
+        self._paths, self._now = paths, now or clock().monotonic
         self._asked = float("-inf")
 
     def candidates(self, state: State, *, stalled: bool) -> Iterator[tuple[Reopening, bytes]]:
@@ -60,20 +59,20 @@ class Moves:
         for found in map(read_reopening, self._paths):
             if found and is_news(state, found[0]):
                 yield found
-        if stalled and self._clock() - self._asked > _AGAIN:
+        if stalled and self._now() - self._asked > _AGAIN:
             yield from _shown(state)
-            self._asked = self._clock()
+            self._asked = self._now()
 
 
 def _shown(state: State) -> list[tuple[Reopening, bytes]]:
     urls = [p.signer_url for p in state.treaty.with_role("permit-signer") if p.signer_url]
     # At once: one that drips must not keep the others' from us.
-    with http_client() as client, ThreadPoolExecutor(max_workers=max(1, len(urls))) as pool:
-        answers = pool.map(lambda url: _ask(client, url), urls)
+    with http_client() as client:
+        answers = clock().at_once(lambda url: _ask(client, url), urls)
         return [(r, data) for data in answers if data and (r := _believed(state, data)) and is_news(state, r)]
 
 
-def _ask(client: httpx.Client, url: str) -> bytes:
+def _ask(client: Any, url: str) -> bytes:
     try:
         response = ask(client, "GET", f"{url.rstrip('/')}/reopening", MAX_BYTES, seconds=_ANSWER)
         raise_for(response)

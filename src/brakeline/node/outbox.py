@@ -12,7 +12,6 @@ none is given to a second statement: that would be to equivocate. One that is kn
 has taken back from the log what the log holds of it.
 """
 
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from brakeline.core.state.members import LANES, Last
 from brakeline.core.statement import GENESIS, Envelope, Statement, open_envelope, sign, verify
 from brakeline.core.treaty import Lane, Treaty
 from brakeline.core.treaty.values import SKEW
+from brakeline.node import ports
 from brakeline.node.disk import connect, database_errors, disk_errors, transaction, write_atomic
 from brakeline.node.memory import CONTESTED, RESTORED
 
@@ -78,8 +78,8 @@ class Outbox:
         except Refused as e:
             hint = "put it back from a copy, an older one is safe; or move it away: what it had not sent is lost"
             raise Unavailable(f"{path / 'outbox.sqlite'}: {e}", hint=hint) from e
-        self._using = threading.Lock()  # the connection
-        self._sending = threading.Lock()  # so that statements reach the log in order
+        self._using = ports.clock().lock()  # the connection
+        self._sending = ports.clock().lock()  # so that statements reach the log in order
         self._followed = set[int]()  # entries at which the log was reopened
         self._ids = set[bytes]()  # of the keys that this outbox has used
         self._unseen = set[int]()  # log entries whose effect this process cannot tell

@@ -5,13 +5,9 @@ Two threads work beside it. One follows the log and shuts the gate the moment th
 permit well before it lapses. When both are cut off, nothing happens, and that is the point: the permit lapses.
 """
 
-import secrets
-import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
-from typing import Final
+from contextlib import closing
+from typing import Any, Final
 
 import httpx
 
@@ -23,6 +19,7 @@ from brakeline.core.grant import request, stance
 from brakeline.core.permit import KIND, Permit
 from brakeline.core.statement import MAX_BYTES, open_envelope, seal
 from brakeline.core.treaty import Treaty
+from brakeline.node import ports
 from brakeline.node.client import Follower
 from brakeline.node.http import raise_for
 from brakeline.node.peers import ask, http_client
@@ -32,13 +29,7 @@ _ANSWER: Final = 5.0  # s for a permit signer's whole answer
 _PATIENCE: Final = 2.0  # s of waiting before somebody is told why
 
 
-def boottime() -> int:
-    """Monotonic nanoseconds that go on while the machine sleeps, so that sleeping does not stretch a permit."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic_ns() if clock is None else time.clock_gettime_ns(clock)
-
-
-def ask_signers(payload: Permit, urls: dict[str, str], enough: int, client: httpx.Client) -> bytes:
+def ask_signers(payload: Permit, urls: dict[str, str], enough: int, client: Any) -> bytes:
     """Collect signatures over `payload` from signers (party → URL) until `enough` have signed; returns the permit.
 
     Raises:
@@ -47,7 +38,7 @@ def ask_signers(payload: Permit, urls: dict[str, str], enough: int, client: http
     """
     data = canonical(payload)
 
-    def one(url: str) -> tuple[str, bytes]:
+    def signed(url: str) -> tuple[str, bytes]:
         try:
             response = ask(client, "POST", f"{url.rstrip('/')}/permit", MAX_BYTES, seconds=_ANSWER, content=data)
         except (httpx.HTTPError, OSError) as e:
@@ -58,20 +49,22 @@ def ask_signers(payload: Permit, urls: dict[str, str], enough: int, client: http
             raise Refused(Reason.FORGED, f"{url} signed something else")
         return envelope.signatures[0]
 
+    def one(url: str) -> tuple[str, bytes] | BrakelineError:
+        try:
+            return signed(url)
+        except BrakelineError as e:
+            return e
+
     signatures: list[tuple[str, bytes]] = []
     refusals: list[BrakelineError] = []
-    pool = ThreadPoolExecutor(max_workers=max(1, len(urls)))
-    try:
-        with suppress(TimeoutError):
-            for future in as_completed([pool.submit(one, url) for url in urls.values()], timeout=_ANSWER + 1):
-                try:
-                    signatures.append(future.result())
-                except BrakelineError as e:
-                    refusals.append(e)
-                if len(signatures) >= enough:
-                    return seal(KIND, data, signatures)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    with closing(ports.clock().at_once(one, urls.values(), _ANSWER + 1)) as answers:
+        for answer in answers:
+            if isinstance(answer, BrakelineError):
+                refusals.append(answer)
+            else:
+                signatures.append(answer)
+            if len(signatures) >= enough:
+                return seal(KIND, data, signatures)
     refused = [e for e in refusals if isinstance(e, Refused)]
     if refused:
         reasons = [e.reason for e in refused]
@@ -88,7 +81,7 @@ class LiveGate:
         run: str,
         *,
         steps: Callable[[], int],
-        clock: Callable[[], int] = boottime,
+        clock: Callable[[], int] | None = None,
         on_permit: Callable[[bytes], None] = lambda _: None,
     ) -> None:
         """`steps` tells how many steps are done; `clock` is monotonic, in ns. `on_permit` keeps each permit, as
@@ -97,20 +90,16 @@ class LiveGate:
         self._follower = follower
         self._run = run
         self._step_flop = follower.state.run(run).declaration.step_flop
-        self._clock = clock
+        self._clock = clock or ports.clock().boot_ns
         self._on_permit = on_permit
         self._state = GateState(run)
         self._steps = steps
         self._braked = False
-        self._stop = threading.Event()
-        self._changed = threading.Condition()  # its lock may be taken again by its holder
+        self._stop = ports.clock().event()
+        self._changed = ports.clock().condition()  # its lock may be taken again by its holder
         self._http = http_client()
         self.trouble = ""
         self.halted_at = 0.0  # wall clock at which the brake reached this gate; for reports only
-        self._threads = [
-            threading.Thread(target=self._watch, daemon=True, name="brakeline-watch"),
-            threading.Thread(target=self._renew, daemon=True, name="brakeline-renew"),
-        ]
 
     # The training loop's side
 
@@ -142,12 +131,16 @@ class LiveGate:
     # The threads' side
 
     def __enter__(self) -> "LiveGate":
-        for thread in self._threads:
-            thread.start()
+        # Whoever of this process learns of a trip: it must not wait for the watch, which may be waiting for the log.
+        self._follower.heed.append(self._look)
+        self._look()
+        ports.clock().start("brakeline-watch", self._watch)
+        ports.clock().start("brakeline-renew", self._renew)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        self._follower.heed.remove(self._look)
         with self._changed:
             self._changed.notify_all()
         self._http.close()
@@ -169,7 +162,6 @@ class LiveGate:
             except BrakelineError as e:
                 self.trouble = str(e)
                 self._stop.wait(_RETRY)
-            self._look()  # whatever became of writing it down: what was folded counts
 
     def _look(self) -> None:
         """Shut the gate when the brake is on at the newest cosigned checkpoint. Treaty 4.5, 4.6."""
@@ -178,7 +170,7 @@ class LiveGate:
         with self._changed:
             self._braked = shut
             if shut and self._state.epoch < state.epoch:
-                self.halted_at = time.time()
+                self.halted_at = ports.clock().wall()
                 why = f"brake {state.phase}: {words.cause(state.ballot.cause)}"
                 self._set(halt(self._state, epoch=state.epoch, reason=why))
             self._changed.notify_all()
@@ -210,7 +202,7 @@ class LiveGate:
                 return
             case "shut":
                 return
-        permit = request(state, run, time=cosigned.time, nonce=secrets.token_hex(16))
+        permit = request(state, run, time=cosigned.time, nonce=ports.dice(16).hex())
         if not is_worth(self._state, state.treaty, now=self._clock(), limit=permit.limit):
             return
         asked_at = self._clock()

@@ -18,7 +18,6 @@ asks the quorum, with the checkpoint already published, how far it has seen us g
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -38,6 +37,7 @@ from brakeline.core.tlog.tile import MAX_ENTRY
 from brakeline.node.admission import Admission, Place, Terms
 from brakeline.node.cosigners import Cosigners
 from brakeline.node.logstore import LogStore
+from brakeline.node.ports import clock
 from brakeline.node.queue import FairQueue
 
 _LOGGER: Final = logging.getLogger(__name__)
@@ -282,14 +282,14 @@ class Sequencer:
 
     def _judge(self, tickets: Sequence[_Ticket]) -> list[Place | Exception]:
         """Verdicts on the first of `tickets`, for as long as `SLICE`."""
-        end = time.monotonic() + SLICE
+        end = clock().monotonic() + SLICE
         verdicts: list[Place | Exception] = []
         for ticket in tickets:
             try:
                 verdicts.append(self._admission.admit(ticket.entry, alone=ticket.alone))
             except Exception as e:  # one entry that the admission chokes on must not stop the log
                 verdicts.append(e)
-            if time.monotonic() > end:
+            if clock().monotonic() > end:
                 break
         return verdicts
 

@@ -1,15 +1,13 @@
 """A permit signer: follows the log by itself, and signs what `grant.check_request` lets pass."""
 
-import threading
-import time
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from anyio import CapacityLimiter
-from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,13 +22,16 @@ from brakeline.core.permit import KIND, Permit, check_shape
 from brakeline.core.snapshot import Snapshot
 from brakeline.core.state import State
 from brakeline.core.statement import MAX_BYTES, sign
+from brakeline.node import ports
 from brakeline.node.client import Follower
 from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.node.granted import Granted
 from brakeline.node.http import HANDLERS, read_body, run
 from brakeline.node.outbox import Outbox
+from brakeline.node.ports import Event
 from brakeline.node.speech import alone
 
+R = TypeVar("R")
 _LIMIT: Final = 4096
 _CATCH_UP: Final = 1.0  # s to wait for a checkpoint that the asker has seen and this signer has not
 _AHEAD: Final = 4096  # entries that an asker may have seen and this signer has not
@@ -58,11 +59,12 @@ class Signer:
         self._clock = clock
         self._votes = votes
         self._granted = granted
-        self._holding = threading.Lock()
+        self._holding = ports.clock().lock()
         self._held: dict[tuple[str, int], int] = {}  # party and epoch → when the vote expires, POSIX s
         self._kept: dict[tuple[str, int], bytes] = {}  # the same votes
+        self._written = self._kept  # as they are on the disk
         self._opened = False
-        self._waiting = threading.Semaphore(_WAITING)
+        self._waiting = 0  # askers; counted under the follower's lock
 
     def hold(self, envelope: bytes) -> None:
         """Take a vote to trip from whoever brings it. Treaty 4.7.
@@ -73,9 +75,13 @@ class Signer:
         self._check_view()
         with self._holding:
             self._open()
-            if self._take(envelope):
+            self._take(envelope)
+            # One that a full disk did not take counts, and is not said to be held: it is shown again.
+            if self._kept is not self._written:
                 # Written anew each time: one a party and epoch, so that nobody fills a signer's disk with votes.
-                write_atomic(self._votes, b"".join(b"%s\n" % vote for vote in self._kept.values()))
+                kept = self._kept
+                write_atomic(self._votes, b"".join(b"%s\n" % vote for vote in kept.values()))
+                self._written = kept
 
     def _check_view(self) -> None:
         if self._follower.cosigned is None:
@@ -90,7 +96,7 @@ class Signer:
         for line in lines:
             with suppress(BrakelineError):  # expired since, of an epoch that is over, or torn by a crash
                 self._take(line)
-        self._opened = True
+        self._opened, self._written = True, self._kept
 
     def _heed_keys(self, state: State) -> None:
         """Let go of votes by a key that was revoked: a thief's vote is nobody's (Treaty 12.2). A change of keys alone
@@ -100,16 +106,14 @@ class Signer:
             self._held = {k: v for k, v in self._held.items() if k[0] not in mute}
             self._kept = {k: v for k, v in self._kept.items() if k[0] not in mute}
 
-    def _take(self, envelope: bytes) -> bool:
+    def _take(self, envelope: bytes) -> None:
         state = self._follower.state
         party, vote, expires = held_vote(state, envelope)
         # One a party and epoch, so that nobody fills a signer with votes.
         key = party, vote.epoch
-        new = expires > self._held.get(key, 0)
-        if new:
+        if expires > self._held.get(key, 0):
             self._kept = {k: v for k, v in self._kept.items() if k[1] >= state.epoch} | {key: envelope}
             self._held = {k: self._held.get(k, expires) for k in self._kept} | {key: expires}
-        return new
 
     def sign(self, payload: bytes) -> bytes:
         """A DSSE envelope with this signer's one signature over exactly `payload`.
@@ -144,13 +148,14 @@ class Signer:
         if permit.size <= state.size:
             return
         known = permit.run in state.runs.by_id and permit.size <= state.size + _AHEAD
-        if not known or not self._waiting.acquire(blocking=False):
-            raise Refused(Reason.STALE, f"I have seen {state.size} entries, not {permit.size}", later=True)
-        try:
-            with follower.lock:
+        with follower.lock:
+            if not known or self._waiting >= _WAITING:
+                raise Refused(Reason.STALE, f"I have seen {state.size} entries, not {permit.size}", later=True)
+            self._waiting += 1
+            try:
                 follower.lock.wait_for(lambda: follower.state.size >= permit.size, timeout=_CATCH_UP)
-        finally:
-            self._waiting.release()
+            finally:
+                self._waiting -= 1
 
 
 class Stater:
@@ -168,14 +173,14 @@ class Stater:
         log is folded anew."""
         self._follower, self._outbox, self._add, self._every, self._tell = follower, outbox, add, every, tell
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, stop: Event) -> None:
         """Until `stop` is set. Trouble is told and tried again."""
-        told, due, trouble = 0, time.monotonic() + self._every, ""
+        told, due, trouble = 0, ports.clock().monotonic() + self._every, ""
         while not stop.wait(1.0):
             try:
-                if time.monotonic() >= due:
+                if ports.clock().monotonic() >= due:
                     self._follower.trail()
-                    due = time.monotonic() + self._every
+                    due = ports.clock().monotonic() + self._every
                 if self._follower.cosigned is None or self._follower.doubted:
                     continue
                 stated = self._follower.stated
@@ -200,23 +205,27 @@ class Stater:
                     return
 
 
+async def _in(pool: ThreadPoolExecutor, work: Callable[..., R], *args: object) -> R:
+    return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
+
+
 def app(signer: Signer, reopening: Callable[[], bytes | None] = lambda: None) -> Starlette:
     """POST /permit: canonical permit payload in, envelope with one signature out. POST /vote: an envelope to hold.
 
     GET /reopening: where the log has gone on, for those who do not find it any more; `reopening` gives the envelope.
     """
-    permits, votes = CapacityLimiter(_THREADS), CapacityLimiter(_THREADS)  # whoever asks in vain keeps no vote out
+    permits, votes = ThreadPoolExecutor(_THREADS), ThreadPoolExecutor(_THREADS)  # who asks in vain keeps no vote out
 
     async def permit(request: Request) -> Response:
         payload = await read_body(request, _LIMIT)
-        return Response(await run_sync(signer.sign, payload, limiter=permits), media_type="application/json")
+        return Response(await _in(permits, signer.sign, payload), media_type="application/json")
 
     async def vote(request: Request) -> Response:
-        await run_sync(signer.hold, await read_body(request, MAX_BYTES), limiter=votes)
+        await _in(votes, signer.hold, await read_body(request, MAX_BYTES))
         return Response(status_code=204)
 
     async def moved(_: Request) -> Response:
-        data = await run_sync(reopening, limiter=votes)
+        data = await _in(votes, reopening)
         return Response(data or b"", 404 if data is None else 200, media_type="application/json")
 
     routes = [
@@ -236,15 +245,14 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 0,
-    clock: Callable[[], float] = time.time,
     on_trouble: Callable[[Exception], None] = lambda _: None,
     reopening: Callable[[], bytes | None] = lambda: None,
 ) -> None:
     """Run a permit signer until it is stopped. Raises as `http.run`."""
-    stop = threading.Event()
-    threading.Thread(target=follower.follow, args=(stop, on_trouble), daemon=True).start()
-    threading.Thread(target=stater.run, args=(stop,), daemon=True).start()
+    stop = ports.clock().event()
+    ports.clock().start("brakeline-follow", lambda: follower.follow(stop, on_trouble))
+    ports.clock().start("brakeline-state", lambda: stater.run(stop))
     try:
-        run(app(Signer(follower, key, clock, votes, granted), reopening), host, port)
+        run(app(Signer(follower, key, ports.clock().wall, votes, granted), reopening), host, port)
     finally:
         stop.set()

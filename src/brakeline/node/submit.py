@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from brakeline.core.admission import Admission
-from brakeline.core.errors import BrakelineError, Malformed, Refused
+from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused
 from brakeline.core.tlog.checkpoint import checkpoint_in
 from brakeline.core.tlog.policy import Policy
 from brakeline.core.tlog.proof import parse_proof, verify_proof
@@ -49,6 +49,8 @@ def add_judged(client: LogClient, follower: Follower, entry: bytes) -> int:
             raise Refused(e.reason, f"the log refuses it, and does not hold itself: {trouble}", later=True) from e
         try:
             Admission(follower.state).admit(entry)
-        except BrakelineError:
-            raise e from None
+        except BrakelineError as mine:
+            if not (isinstance(mine, Refused) and mine.reason is Reason.DUPLICATE):
+                raise e from None
+            raise Refused(e.reason, f"the log refuses what it holds: {e}", later=True) from e
         raise Refused(e.reason, f"the log refuses what this home finds in order: {e}", later=True) from e

@@ -7,8 +7,6 @@ a cosignature that leaves before its state is on disk can be followed, after a c
 history. So a witness whose memory is gone is no new one: `check_memory`.
 """
 
-import sqlite3
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -27,9 +25,11 @@ from brakeline.core.tlog.checkpoint import Checkpoint, cosign, parse_checkpoint
 from brakeline.core.tlog.merkle import EMPTY_ROOT, verify_consistency
 from brakeline.core.tlog.note import COSIGNATURE, Note, VerifierKey, keyring, parse_note, verify_note
 from brakeline.core.treaty.values import SKEW
+from brakeline.node import ports
 from brakeline.node.disk import connect, database_errors, disk_errors, transaction
 from brakeline.node.http import HANDLERS, read_body, run
 from brakeline.node.memory import RESTORED
+from brakeline.node.ports import Connection
 
 MAX_PROOF: Final = 63  # hashes: C2SP tlog-witness
 MAX_BODY: Final = 128 * 1024
@@ -151,7 +151,7 @@ def new_memory(directory: Path) -> None:
     _open(directory).close()
 
 
-def _open(directory: Path) -> sqlite3.Connection:
+def _open(directory: Path) -> Connection:
     with disk_errors():
         directory.mkdir(parents=True, exist_ok=True)
     with _memory_errors():
@@ -373,11 +373,11 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 0,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
     news: Callable[[], Iterable[VerifierKey]] = tuple,
 ) -> None:
     """Run a witness until it is stopped. Raises as `Witness` and `http.run`."""
-    witness = Witness(directory, name, key, logs, clock, news)
+    witness = Witness(directory, name, key, logs, clock or ports.clock().wall, news)
     try:
         run(witness.app(), host, port)
     finally:

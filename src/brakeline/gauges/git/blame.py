@@ -6,7 +6,6 @@ one stopped. An answer for an older end holds as long as no commit since has tou
 
 import json
 import os
-import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -20,6 +19,7 @@ from brakeline.gauges.git.files import MARK_LINES, marked_generated
 from brakeline.gauges.git.history import Window
 from brakeline.gauges.git.repository import Repository
 from brakeline.node.disk import connect, database_errors, disk_errors, transaction
+from brakeline.node.ports import Connection
 
 Progress = Callable[[int, int], None]  # files done, files in all
 BATCH: Final = 64
@@ -181,7 +181,7 @@ def distinct(runs: Iterable[Run]) -> Iterator[Run]:
 class Cache:
     """Answers of blame on disk, by rule, start, end, path and blob."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: Connection) -> None:
         self._db = db
         with database_errors():
             db.execute(
