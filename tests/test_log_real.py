@@ -75,7 +75,7 @@ class Notary:
         self._waiting: set[bytes] = set()
         self._lock = threading.Lock()
 
-    def admit(self, data: bytes) -> Place:
+    def admit(self, data: bytes, *, alone: bool = False) -> Place:
         with self._called():
             if not data.startswith(b"{"):
                 self._violation("was shown what does not look like an envelope")

@@ -26,6 +26,7 @@ from brakeline.node.logstore import LogStore
 from brakeline.node.mirror import Mirror, store_of
 from brakeline.node.moving import Moves, known
 from brakeline.node.outbox import Outbox
+from brakeline.node.recall import take_back
 from brakeline.node.signer import app
 from brakeline.node.speech import settled
 from brakeline.node.witness import Witness
@@ -355,7 +356,7 @@ def test_a_signer_that_has_closed_signs_no_permit(tmp_path: Path) -> None:
 
 def test_the_closing_counts_every_permit(tmp_path: Path) -> None:
     """Two processes: what is signed before the closing is in it, what comes after is refused."""
-    server, command = Granted(tmp_path / "granted"), Granted(tmp_path / "granted")
+    server, command = Granted(tmp_path / "granted", new=True), Granted(tmp_path / "granted")
     with server.signing("log", 3):
         pass
     with server.signing("log", 1):
@@ -367,7 +368,7 @@ def test_the_closing_counts_every_permit(tmp_path: Path) -> None:
         pass
     assert Granted(tmp_path / "granted").close("log") == 4
     (tmp_path / "granted").write_bytes(b"{torn")
-    with pytest.raises(Malformed, match="damaged"):
+    with pytest.raises(Unavailable, match="damaged"):
         Granted(tmp_path / "granted")
 
 
@@ -388,6 +389,28 @@ def test_a_permit_of_the_new_log_may_be_of_a_smaller_one() -> None:
         with pytest.raises(Refused) as caught:
             admit(older, sealed, world.treaty, world.state.signers, nonce=permit.nonce, asked_at=0)
         assert caught.value.reason is Reason.ROLLBACK
+
+
+def test_a_witness_put_back_takes_the_new_logs_memory_and_closes_the_old(tmp_path: Path, net: Net) -> None:
+    """Its copy is of before the log was reopened: it must not cosign the old one again. Treaty 11.10"""
+    world = succeeding()
+    old = world.state.chain.log.key
+    own = witness_key("beta")
+    server = Witness(tmp_path / "witness", own.name, key("beta", "witness"), [old], lambda: world.now)
+    follower = following(world, net, tmp_path / "seen", tmp_path / "put")
+    take_back(server, follower)
+    other = forked(world, world.state.size)
+    new = other.state.chain.log.key
+    net.logs[URL] = WorldLog(other)
+    put_into(tmp_path / "put", other)
+    server.check_new(new.name)
+    seen = take_back(server, follower)
+    assert server.last(new.name) == seen
+    assert seen.size == other.state.size
+    assert (server.has_closed(old.name), server.has_closed(new.name)) == (True, False)
+    for name in (old.name, new.name):
+        with pytest.raises(Misuse, match="no new witness"):
+            server.check_new(name)
 
 
 def test_signers_show_the_reopening(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ class WorldLog(LogClient):
         self.added.append(entry)
         if entry not in self.world.entries:
             if self.judging:
-                Admission(self.world.state).admit(entry)
+                Admission(self.world.state).admit(entry, alone=True)
             self.world.append(entry)
         index = self.world.entries.index(entry)
         hashes = [leaf_hash(e) for e in self.world.entries]

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brakeline.core.brake import Phase, Vote
-from brakeline.core.duty import Request
+from brakeline.core.duty import Notice, Request
 from brakeline.core.errors import Malformed, Reason, Refused, Unavailable
 from brakeline.core.pledge import Assent, Pledge
 from brakeline.core.state.events import Entered, Event, Void
@@ -31,6 +31,7 @@ from brakeline.node.desk import Desk, Lab
 from brakeline.node.home import Home, save_key
 from brakeline.node.http import error_response
 from brakeline.node.machine import MachineClock
+from brakeline.node.memory import RESTORED
 from brakeline.node.outbox import LIFETIME, Outbox
 from brakeline.node.wire import UNTIL
 from disks import FullDisk
@@ -627,12 +628,16 @@ def log(world: World, monkeypatch: pytest.MonkeyPatch) -> WorldLog:
     return log
 
 
-def home(folder: Path, world: World, party: str = "alpha") -> Home:
+def home(folder: Path, world: World, party: str = "alpha", *, knows: bool = True) -> Home:
+    """A party's home, which has said all that the world's log holds of it, unless it `knows` nothing of that."""
     path = folder / party
     if not path.exists():
         save_key(path / "keys" / "statement.pem", key(party), None)
         (path / "party").write_text(f"{party}\n")
         (path / "treaty.toml").write_bytes(world.treaty.text)
+        if knows:
+            with closing(Outbox(path, world.treaty, party, key(party), lambda: world.now)) as box:
+                box.take_back(enumerate(world.entries))
     return Home(path)
 
 
@@ -728,7 +733,7 @@ def test_the_effect_is_that_of_what_was_signed_anew(folder: Path, world: World, 
     """A lab takes its run's id from it."""
     world.bind()
     world.log("alpha", "vote", {**BODY, "reason": "of a copy"}, seq=7)
-    alpha = Told(home(folder, world))
+    alpha = Told(home(folder, world, knows=False))
     log.away = True
     with pytest.raises(Unavailable):
         alpha.say("vote", trip("mine"))
@@ -755,19 +760,90 @@ def test_a_restored_home_goes_on_behind_the_log_and_says_so(folder: Path, world:
     restored = Told(Home(folder / "copy"))
     assert restored.outbox.newest("brake") == 1
     assert restored.say("vote", trip("from the copy")).entry
-    assert any("was put back from a copy, or another one speaks" in t for t in restored.texts)
+    assert any("it is an old copy, or another one speaks" in t for t in restored.texts)
     assert world.state.members.equivocators == frozenset()
     # And the first home, in turn, goes on behind the second.
     assert alpha.say("vote", trip("again")).entry
     assert world.state.members.equivocators == frozenset()
+    # The brake does not wait for people to find out which home is the right one; all else does.
+    for one in (alpha, restored):
+        given = one.outbox.newest("rest")
+        with pytest.raises(Refused, match="this home never gave") as e:
+            one.say("notice", Notice(about=-1, text="who am I?"))
+        assert (e.value.reason, e.value.later) == (Reason.EQUIVOCATION, True)
+        assert one.outbox.newest("rest") == given, "found before it was signed"
     numbers = [s.seq for s in map(_statement, world.entries) if s and s.issuer == "alpha"]
     assert numbers == sorted(set(numbers))
+
+
+def test_a_home_that_is_a_copy_takes_back_what_the_log_holds_of_it(folder: Path, world: World, log: WorldLog) -> None:
+    """And what waits in it under a number that the log gave to something else is said anew, once."""
+    world.bind()
+    alpha = Told(home(folder, world))
+    alpha.outbox.write("notice", Notice(about=-1, text="waiting"))
+    alpha.outbox.close()
+    shutil.copytree(folder / "alpha", folder / "copy")
+    other = Told(Home(folder / "alpha"))
+    other.outbox.write("notice", Notice(about=-1, text="of the other"))
+    other.catch_up()  # "waiting" goes, too
+    log.away = True
+    (folder / "copy" / RESTORED).touch()
+    copy = Told(Home(folder / "copy"))
+    for kind, body in (("notice", Notice(about=-1, text="too early")), ("vote", trip("too early"))):
+        with pytest.raises(Unavailable, match="says nothing before it has read the log"):
+            copy.say(kind, body)
+    with pytest.raises(Unavailable):
+        copy.outbox.flush(log.add_verified)
+    log.away = False
+    assert copy.say("notice", Notice(about=-1, text="after")).entry == len(world.entries) - 1
+    assert copy.texts == ["this home is a copy: it took back two statements from the log"]
+    assert not copy.outbox.restored
+    assert copy.outbox.pending() == []
+    texts = [s.body["text"] for s in map(_statement, world.entries) if s and "text" in s.body and s.issuer == "alpha"]
+    assert texts[-3:] == ["waiting", "of the other", "after"]
+    assert world.state.members.equivocators == frozenset()
+
+
+def test_two_homes_that_speak_at_one_moment_do_not_equivocate(folder: Path, world: World, log: WorldLog) -> None:
+    """Both have read the log before either speaks: only the log itself can tell the second one."""
+    world.bind()
+    alpha = Told(home(folder, world))
+    alpha.outbox.close()
+    shutil.copytree(folder / "alpha", folder / "copy")
+    one, two = Told(Home(folder / "alpha")), Told(Home(folder / "copy"))
+    one.update()
+    two.update()
+    two.update = two.follower.update = lambda *a, **b: None  # type: ignore[assignment, method-assign, return-value]
+    one.say("notice", Notice(about=-1, text="of the first"))
+    with pytest.raises(Unavailable, match="number 0 of alpha's lane rest is taken by another statement"):
+        two.say("notice", Notice(about=-1, text="of the second"))
+    assert world.state.members.equivocators == frozenset()
+    again = Told(Home(folder / "copy"))
+    again.catch_up()
+    assert any("which this home never gave" in text for text in again.texts)
+    (folder / "copy" / RESTORED).touch()
+    Told(Home(folder / "copy")).catch_up()
+    texts = [s.body["text"] for s in map(_statement, world.entries) if s and "text" in s.body]
+    assert texts[-2:] == ["of the first", "of the second"]
+    assert world.state.members.equivocators == frozenset()
+
+
+def test_a_number_that_another_home_used_is_given_up_in_a_copy(folder: Path, world: World) -> None:
+    box = outbox(folder, world)
+    box.write("vote", {**BODY, "reason": "mine"})
+    world.log("alpha", "vote", {**BODY, "reason": "the other"}, seq=0)
+    world.log("beta", "vote", BODY, seq=0)
+    forged = world.statement("alpha", "vote", {**BODY, "reason": "forged"}, seq=1)
+    entries = [*world.entries, forged.replace(b'"sig":"', b'"sig":"AAAA')]
+    assert box.take_back(enumerate(entries)) == 1
+    assert [(_number(d), open_envelope(d).statement.body["reason"]) for _, _, d in box.pending()] == [(1, "mine")]
+    assert box.gave("brake", world.state.members.by_name["alpha"].of("brake"))
 
 
 def test_a_restored_home_sends_nothing_before_it_has_seen_the_log(folder: Path, world: World, log: WorldLog) -> None:
     """Its number may be the one that the log holds: that is found before anything is sent."""
     world.bind()
-    alpha = Told(home(folder, world))
+    alpha = Told(home(folder, world, knows=False))
     taken = alpha.outbox.newest("brake")
     assert taken == -1  # a home put back from before its first word
     log.away = True
@@ -785,9 +861,8 @@ def test_a_restored_home_sends_nothing_before_it_has_seen_the_log(folder: Path, 
 def test_another_process_of_the_home_meanwhile(folder: Path, world: World, log: WorldLog, meanwhile: str) -> None:
     """house/vote_race: the trainer of the same home flushes the vote, or writes a head, while signers are shown it."""
     world.bind()
+    home(folder, world)  # its outbox is shared
     trainer = outbox(folder / "alpha", world)
-    mine = home(folder / "other", world)  # keys; the outbox is shared
-    shutil.copytree(mine.path, folder / "alpha", dirs_exist_ok=True)
     trainer.flush(log.add_verified)
 
     class Racing(Told):

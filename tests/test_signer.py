@@ -46,7 +46,7 @@ def votes_of(tmp_path: Path) -> Path:
 
 
 def granted(tmp_path: Path) -> Granted:
-    return Granted(tmp_path / "signer" / "granted.json")
+    return Granted(tmp_path / "signer" / "granted.json", new=True)
 
 
 def signer(world: World, tmp_path: Path) -> Signer:
@@ -424,10 +424,15 @@ class Turns:
         return False
 
 
-def stating(world: World, tmp_path: Path, party: str = "alpha") -> tuple[WorldLog, Follower, Stater, list[str]]:
+def stating(
+    world: World, tmp_path: Path, party: str = "alpha", *, knows: bool = True
+) -> tuple[WorldLog, Follower, Stater, list[str]]:
+    """`knows`: its home has said what the log holds of it."""
     log, told = WorldLog(world, judging=True), list[str]()
     follower = Follower(log, world.treaty, stating=True)
     box = Outbox(tmp_path / party, world.treaty, party, key(party), lambda: world.now)
+    if knows:
+        box.take_back(enumerate(world.entries))
     return log, follower, Stater(follower, lambda _: box, log.add_verified, 10**6, told.append), told
 
 
@@ -451,13 +456,18 @@ def test_signers_state_the_digest_where_the_treaty_asks_for_it(tmp_path: Path) -
 
 
 def test_a_signer_put_back_from_a_copy_does_not_equivocate(tmp_path: Path) -> None:
-    """It states the state under a number of its own lane, which a copied home has forgotten."""
+    """It states nothing, and says why, until it has taken back what the log holds of it."""
     world = World(**{"log.snapshot_every": "16"})
     world.bind()
     for i in range(3):
         while world.state.size % 16 or world.state.size == 16 * i:
             world.stamp()
-        _, follower, stater, told = stating(world, tmp_path / str(i))  # a home without memory, each time
+        _, follower, stater, told = stating(world, tmp_path / f"{i} copy", knows=False)
+        stater.run(Turns(*[follower.update] * 2))  # type: ignore[arg-type]
+        assert len(told) == 1
+        assert "this home never gave" in told[0]
+        assert len(snapshots(world)) == i
+        _, follower, stater, told = stating(world, tmp_path / str(i))
         stater.run(Turns(*[follower.update] * 2))  # type: ignore[arg-type]
         assert told == []
     assert [size for _, size, _ in snapshots(world)] == [16, 32, 48]

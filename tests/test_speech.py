@@ -13,8 +13,9 @@ from brakeline.core.statement import open_envelope
 from brakeline.core.succession import KeyChange
 from brakeline.core.treaty.parties import digest_of
 from brakeline.node.home import Home, save_key
+from brakeline.node.memory import RESTORED
 from brakeline.node.outbox import Outbox
-from brakeline.node.speech import PermitKey, newest, promoted, settled
+from brakeline.node.speech import PermitKey, compared, newest, promoted, settled
 from succession import next_text, succeeding, turned
 from test_node import WorldLog
 from world import World, key, next_digest
@@ -120,6 +121,24 @@ def test_a_copy_of_before_a_change_says_nothing(tmp_path: Path, world: World) ->
     world.append(change(world, home))  # to a key that the copy never had
     with pytest.raises(Misuse, match="not in this home"):
         settled(copy, box_of(copy, world), world.state)
+
+
+def test_a_copy_of_before_a_change_sends_nothing_twice(tmp_path: Path, world: World) -> None:
+    """What it said with the key of before, and was sent since, is not carried to the next key."""
+    home, log = home_of(tmp_path / "home"), WorldLog(world, judging=True)
+    with closing(box_of(home, world)) as box:
+        said, waits = (box.write("notice", {"about": -1, "text": text}) for text in ("sent", "waits"))
+    shutil.copytree(tmp_path / "home", tmp_path / "copy")
+    log.add(said)
+    world.append(change(world, home))
+    (tmp_path / "copy" / RESTORED).touch()
+    copy = Home(tmp_path / "copy")
+    box = settled(copy, box_of(copy, world), world.state)
+    assert box.key == copy.key("statement").public
+    assert box.pending() == []
+    assert compared(box, log, world.state) == 1, "the change of keys itself"
+    assert [open_envelope(data).statement.body["text"] for _, _, data in box.pending()] == ["waits"]
+    assert (box.index_of(said), box.index_of(waits)) == (world.entries.index(said), None)
 
 
 def test_a_home_whose_view_of_the_log_is_old_keeps_its_key(tmp_path: Path, world: World) -> None:

@@ -12,7 +12,7 @@ import click
 from brakeline.cli.common import folding, home_option, read_file, tell
 from brakeline.core import reopening
 from brakeline.core.encoding import canonical
-from brakeline.core.errors import BrakelineError, Misuse, Reason, Refused
+from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused
 from brakeline.core.reopening import Closed, Closing, Reopening
 from brakeline.core.snapshot import unpack
 from brakeline.core.state import State
@@ -30,7 +30,7 @@ from brakeline.node.logstore import LogStore
 from brakeline.node.memory import stamped_in
 from brakeline.node.moving import FILE, begins, is_news, read_reopening
 from brakeline.node.peers import within
-from brakeline.node.witness import Witness
+from brakeline.node.witness import Witness, check_memory
 
 _LOOKING = 10.0  # s for a log that may be dead
 SIGNED = "signed.json"  # in a home: the reopening that it has signed
@@ -104,12 +104,13 @@ def close_(home: Path, out: Path, origin: str | None) -> None:
     me = party.me(text)
     made: list[Closing] = []
     if me.witness_key:
+        check_memory(home / "witness")
         witness = Witness(home / "witness", me.witness_key.name, party.key("witness"), (), time.time)
         cosigned, when = witness.close_log(ended)
         witness.close()
         made.append(_close(party, "witness", seen, ended, cosigned.size if cosigned else 0, 0, when))
     if me.signer_key and ended == current:
-        epoch = max(party.granted.close(ended), state.epoch)
+        epoch = max(party.granted().close(ended), state.epoch)
         made.append(_close(party, "permit-signer", seen, ended, seen.size, epoch, int(time.time())))
     if not made:
         raise Misuse(f"{party.name} is neither a witness nor a permit signer: there is nothing for it to close")
@@ -270,6 +271,8 @@ def _remember(party: Home, made: Reopening, payload: bytes) -> None:
     """
     path = party.path / SIGNED
     before = read_reopening(path)
+    if before is None and path.exists():
+        raise Malformed(f"{path} is damaged", hint="put it back from a copy: it says which reopening this party signed")
     if before and reopening.read(before[1])[1].payload != payload:
         first = before[0]
         if set(first.over) & set(made.over) and not {*first.over, first.key.name} <= set(made.over):

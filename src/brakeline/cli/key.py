@@ -37,6 +37,22 @@ def rotate(home: Path, purpose: Purpose) -> None:
 
 
 @command.command()
+@home_option
+def reclaim(home: Path) -> None:
+    """Speak with this home from here on, and with no other: take back from the log what it holds of this party.
+
+    For a home that was put back from a copy, or copied, when the log holds what it never said. Stop the other one
+    first. If there is none, the key is stolen: `brakeline key rotate`, twice where the copy holds the next key, too.
+    """
+    party = Home(home)
+    desk = Desk(party, tell=lambda text: click.echo(text, err=True))
+    desk.update()
+    party.doubt()
+    desk.update()
+    click.echo(f"this home speaks for {party.name}")
+
+
+@command.command()
 @click.argument("party")
 @home_option
 @_purpose

@@ -10,7 +10,9 @@ from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey
 from brakeline.core.treaty import draft_fields
 from brakeline.core.treaty.parties import digest_of
 from brakeline.node.disk import write_atomic, write_private
+from brakeline.node.granted import GRANTED, Granted
 from brakeline.node.home import PURPOSES, new_key, save_key
+from brakeline.node.witness import new_memory
 
 
 @click.command()
@@ -42,6 +44,9 @@ def command(
     following = {purpose: new_key() for purpose in ("statement", "signer")}
     for which, key in following.items():
         save_key(home / "keys" / f"{which}.next.pem", key, secret)
+    # What servers must not forget is there from the first day: where it is missing later, it was lost.
+    new_memory(home / "witness")
+    Granted(home / "signer" / GRANTED, new=True)
     write_private(home / "party", f"{name}\n".encode())
     fields = {
         "key": keys["statement"].public.text,

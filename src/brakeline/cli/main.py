@@ -11,6 +11,8 @@ from brakeline.core.errors import BrakelineError, Unavailable
 
 COMMANDS: Final = {
     "keygen": "Make a party's home and keys, and enter them in a draft treaty.",
+    "backup": "Copy what a home must not lose into one file.",
+    "restore": "Make a home again from its backup.",
     "key": "Go on to the next key, or revoke one.",
     "treaty": "Check, render and sign a treaty, and amend it.",
     "log": "Keep the transparency log.",

@@ -16,7 +16,7 @@ from brakeline.node.memory import REOPENED
 from brakeline.node.moving import FILE, known
 from brakeline.node.outbox import Outbox
 from brakeline.node.signer import Stater, serve
-from brakeline.node.speech import PermitKey, settled
+from brakeline.node.speech import PermitKey, compared, settled
 from brakeline.node.submit import add_judged
 
 
@@ -25,7 +25,8 @@ from brakeline.node.submit import add_judged
 @host_option
 @port_option
 @click.option("--refold-every", default="24 h", show_default=True, help="How often to fold the whole log anew.")
-def command(home: Path, host: str | None, port: int | None, refold_every: str) -> None:
+@click.option("--new", is_flag=True, help="It has closed no log, on no machine: begin without a memory.")
+def command(home: Path, host: str | None, port: int | None, refold_every: str, new: bool) -> None:
     """Sign the permits that the log allows, at the address that the treaty names.
 
     Follows the log by itself and signs nothing when its view of it is stale. States the digest of the state in the log
@@ -46,6 +47,7 @@ def command(home: Path, host: str | None, port: int | None, refold_every: str) -
     def outbox(state: State) -> Outbox:
         nonlocal box
         box = settled(party, box, state)
+        compared(box, client, state)
         return box
 
     stater = Stater(follower, outbox, lambda entry: add_judged(client, follower, entry), every, tell)
@@ -53,7 +55,7 @@ def command(home: Path, host: str | None, port: int | None, refold_every: str) -
         follower,
         PermitKey(party),
         home / "signer" / "votes.jsonl",
-        party.granted,
+        party.granted(new=new),
         stater,
         host=host,
         port=port,

@@ -1,25 +1,38 @@
 """`brakeline witness`: cosign what is consistent."""
 
+import time
 from pathlib import Path
 
 import click
 
-from brakeline.cli.common import address, home_option, host_option, port_option
-from brakeline.core.errors import Misuse
+from brakeline.cli.common import address, home_option, host_option, log_url, port_option
+from brakeline.core.errors import BrakelineError, Misuse
 from brakeline.core.tlog.note import VerifierKey
+from brakeline.core.treaty.values import SKEW
+from brakeline.node.client import Follower
+from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.node.home import Home
+from brakeline.node.logclient import LogClient
+from brakeline.node.memory import RESTORED
 from brakeline.node.moving import FILE, read_reopening
-from brakeline.node.witness import serve
+from brakeline.node.peers import within
+from brakeline.node.recall import is_behind, take_back
+from brakeline.node.witness import MEMORY, Witness, serve
+
+_LOOKING = 10.0  # s for a log that may not be there yet
 
 
 @click.command()
 @home_option
 @host_option
 @port_option
-def command(home: Path, host: str | None, port: int | None) -> None:
+@click.option("--new", is_flag=True, help="It has never cosigned this log, on no machine: begin without a memory.")
+@click.option("--clock-was-ahead", is_flag=True, help="Its clock is right again: sign its time from here on.")
+def command(home: Path, host: str | None, port: int | None, new: bool, clock_was_ahead: bool) -> None:
     """Witness the treaty's log (C2SP tlog-witness), at the address that the treaty names.
 
-    Cosigns a checkpoint only when it extends every one cosigned before. Remembers across restarts.
+    Cosigns a checkpoint only when it extends every one cosigned before. Remembers across restarts; a memory that is
+    gone, or older than what the log shows, is taken back from the log before anything is cosigned.
     """
     party = Home(home)
     treaty = party.newest  # a witness that joins is there before the text turns (Treaty 11.2)
@@ -34,4 +47,63 @@ def command(home: Path, host: str | None, port: int | None) -> None:
         return [found[0].key] if found else []
 
     own = party.key("witness")
-    serve(home / "witness", me.witness_key.name, own, logs, host=host, port=port, news=news)
+    memory = home / "witness"
+    copy = memory / RESTORED
+    if not new and not (memory / MEMORY).exists():
+        write_atomic(copy, b"")  # first: what is made below must not pass for a memory after a crash
+    witness = Witness(memory, me.witness_key.name, own, logs, time.time)
+    try:
+        if new:
+            witness.check_new(_log(party)[0].name)
+            with disk_errors():
+                copy.unlink(missing_ok=True)
+        _remember(party, witness, copy, clock_was_ahead)
+    finally:
+        witness.close()
+    serve(memory, me.witness_key.name, own, logs, host=host, port=port, news=news)
+
+
+def _remember(party: Home, witness: Witness, copy: Path, clock_was_ahead: bool) -> None:
+    """Compare what the witness remembers with the log, and take back what it has forgotten."""
+    if copy.exists() or _is_behind(party, witness):
+        write_atomic(copy, b"")
+        seen = take_back(witness, _follower(party))
+        with disk_errors():
+            copy.unlink()
+        click.echo(f"its memory was gone or old: from the log it took back a tree of {seen.size} entries", err=True)
+    if clock_was_ahead:
+        follower = _follower(party)
+        follower.update()
+        if time.time() < follower.time - SKEW:
+            raise Misuse("this machine's clock is behind the log's time", hint="set the clock first")
+        witness.set_back()
+    if witness.ahead():
+        hint = "if its clock ran ahead and is right again: `brakeline witness --clock-was-ahead`"
+        click.echo(f"this witness has signed a time that has not come, and goes on signing it; {hint}", err=True)
+
+
+def _follower(party: Home) -> Follower:
+    treaty = party.treaty
+    return Follower(LogClient(log_url(treaty)), treaty, party.path / "seen", put=party.path / FILE)
+
+
+def _log(party: Home) -> tuple[VerifierKey, str]:
+    """Key and address of the log, as far as this home has been told."""
+    found = read_reopening(party.path / FILE)
+    keeper = party.newest.with_role("log")[0]
+    assert keeper.log_key is not None
+    return (found[0].key, found[0].url) if found else (keeper.log_key, keeper.log_url)
+
+
+def _is_behind(party: Home, witness: Witness) -> bool:
+    """Whether the log shows more of this witness than it remembers. A log that does not answer shows nothing."""
+    key, url = _log(party)
+    known = witness.last(key.name)
+    if witness.has_closed(key.name):
+        return False
+    try:
+        with within(_LOOKING):
+            return is_behind(LogClient(url), key, witness.vkey, known.size if known else 0)
+    except BrakelineError as e:
+        click.echo(f"its memory could not be compared with the log: {e}", err=True)
+        return False

@@ -2,7 +2,8 @@
 
 Whatever the log would take and the fold would void for its date, its number or its budget is lost to its issuer, whose
 number is spent. So the log judges by the state that will be there when the entry's turn comes: with the numbers and the
-budgets of all that waits before it. Two different statements of one number are taken, both: they are evidence.
+budgets of all that waits before it. Two different statements of one number are taken, both: they are evidence. But who
+asks for it may be told instead: two homes of an honest party meet nowhere else.
 
 Effects are not judged here. Whether a vote is for this epoch, or a head may follow, is for the fold to say.
 """
@@ -13,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from brakeline.core.errors import Refused
+from brakeline.core.errors import Reason, Refused
 from brakeline.core.state import State, apply
 from brakeline.core.state.members import Twice, equivocate
 from brakeline.core.state.said import Said, authenticate, number
@@ -34,8 +35,10 @@ class Admission:
     def parties(self) -> int:
         return len(self.state.treaty.parties)
 
-    def admit(self, entry: bytes) -> tuple[str, bool]:
+    def admit(self, entry: bytes, *, alone: bool = False) -> tuple[str, bool]:
         """The party that says it, and whether it goes in the brake's lane. From here on it waits.
+
+        With `alone` it is to be taken only where its number is not taken by another statement.
 
         Raises:
             Malformed, Refused: as the fold would void it; `later` where the same bytes may be taken another time.
@@ -43,7 +46,7 @@ class Admission:
         said = authenticate(self.state, entry)
         if self._stale:
             self._count()
-        ahead, refused = _after(self._ahead, said)
+        ahead, refused = _after(self._ahead, said, alone=alone)
         if refused is not None:
             raise refused
         self._ahead = ahead
@@ -69,14 +72,17 @@ class Admission:
                 self._ahead, _ = _after(self._ahead, said)
 
 
-def _after(state: State, said: Said) -> tuple[State, Refused | None]:
+def _after(state: State, said: Said, *, alone: bool = False) -> tuple[State, Refused | None]:
     """The state with the statement's number and budget spent, and why it has no effect. Raises as `number`.
 
     The second of two statements of one number is evidence, and free; a third proves nothing more, and would be.
     """
     try:
         return number(state, said)
-    except Twice:
+    except Twice as e:
+        if alone:
+            text = f"number {said.statement.seq} of {said.issuer}'s lane {said.lane} is taken by another statement"
+            raise Refused(Reason.REPLAYED, text, later=True) from e
         name = said.issuer
         if name in state.members.equivocators:
             raise

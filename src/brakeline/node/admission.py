@@ -40,8 +40,8 @@ class Admission(Protocol):
     def terms(self) -> Terms:
         """On what terms all that was taken so far is published."""
 
-    def admit(self, entry: bytes) -> Place:
-        """Where `entry` queues. Raises what its submitter is to get."""
+    def admit(self, entry: bytes, *, alone: bool = False) -> Place:
+        """Where `entry` queues. Raises what its submitter is to get; with `alone` also where another has its number."""
 
     def taken(self, entries: Sequence[bytes]) -> None:
         """The log has grown by exactly `entries`, in this order, stamps included; they are durable."""

@@ -30,7 +30,7 @@ from brakeline.node.moving import FILE
 from brakeline.node.outbox import Outbox
 from brakeline.node.peers import ask, http_client, within
 from brakeline.node.ports import Thread, clock
-from brakeline.node.speech import newest, promoted, settled
+from brakeline.node.speech import alone, compared, newest, promoted, settled
 from brakeline.node.submit import add_judged
 
 _ATTEMPTS: Final = 3  # to say one thing: a keeper of the log may void it by the order in which it logs
@@ -96,6 +96,9 @@ class Desk:
         """Read what is new in the log, and speak from here on under its text and with its key. Raises as `Follower`."""
         self.follower.update(progress=progress)
         self.outbox = settled(self.home, self.outbox, self.state)
+        if self.outbox.restored:
+            found = compared(self.outbox, self.follower.client, self.state)
+            self.tell(f"this home is a copy: it took back {words.count(found, 'statement')} from the log")
 
     def add(self, entry: bytes) -> int:
         """Bring an entry to the log and verify the proof that it is there. Raises as `add_judged`."""
@@ -199,20 +202,24 @@ class Desk:
     def write(self, kind: str, body: object) -> bytes:
         """Sign and keep a statement; a vote to trip is shown to the permit signers at once. It counts when logged."""
         lane = lane_of(kind, self.treaty.rules)
-        logged = self.logged(lane).seq
-        if logged > self.outbox.newest(lane):
-            self.tell(
-                f"the log holds number {logged} of {self.me.name}'s lane {lane}, which this home never gave: "
-                "it was put back from a copy, or another one speaks for the party"
-            )
-        data = self.outbox.write(kind, body, after=logged)
+        try:
+            alone(self.state, self.outbox, lane)
+        except Refused as e:
+            if not is_trip(kind, body):
+                raise
+            self.tell(str(e))  # the brake does not wait for people to find out which home is the right one
+            self.outbox.contest()
+        data = self.outbox.write(kind, body, after=newest(self.state, self.outbox, lane).seq)
         if is_trip(kind, body):
             self._show(data)
         return data
 
     def logged(self, lane: Lane) -> Last:
-        """This party's newest statement of a lane that the log holds, as far as this home has seen."""
-        return newest(self.state, self.outbox, lane)
+        """This party's newest statement of a lane that the log holds, as far as this home has seen.
+
+        Raises: as `alone`, but not of the brake's lane.
+        """
+        return (newest if lane == "brake" else alone)(self.state, self.outbox, lane)
 
     def show_signers(self, envelope: bytes) -> int:
         """Show a vote to trip to every permit signer, so that nobody who keeps the log can hide it. Treaty 4.7.
@@ -358,7 +365,7 @@ class Lab(Desk):
         """Write a head down; a thread brings it to the log. While the log is away or hangs, heads wait, and training
         goes on until its permit lapses: it never waits for a network.
         """
-        self.outbox.write("head", head, after=self.logged("runs").seq)
+        self.outbox.write("head", head, after=newest(self.state, self.outbox, "runs").seq)
         self._due.set()
         if self._sender is None:
             self._sender = clock().start("brakeline-heads", self._send)

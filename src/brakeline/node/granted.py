@@ -11,9 +11,10 @@ from typing import Final
 
 import msgspec
 
-from brakeline.core.errors import Malformed, Reason, Refused
+from brakeline.core.errors import Reason, Refused, Unavailable
 from brakeline.node.disk import disk_errors, locked, write_atomic
 
+GRANTED: Final = "granted.json"  # in a home's folder of its signer
 _WAIT: Final = 10.0  # s for the other process
 
 
@@ -27,31 +28,35 @@ class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Granted:
     """Kept in the file `path`."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises:
-        Malformed: the file is damaged. Unavailable: the disk fails.
+    def __init__(self, path: Path, *, new: bool = False) -> None:
+        """With `new` it is made where it is not there: this signer has closed nothing, and signed no permit.
+
+        Raises:
+            Unavailable: it is gone, damaged, or the disk fails.
         """
         self._path = path
         with disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
         self._stamp: tuple[int, int] = (0, 0)
         self._kept = _Kept()
+        if not path.exists():
+            if not new:
+                hint = "put it back from a copy; or, if this signer has closed no log: `brakeline signer --new`"
+                raise Unavailable(f"{path} is gone: nobody knows which logs this signer has closed", hint=hint)
+            self._write(self._kept)
         self._read()
 
     def _read(self) -> _Kept:
         """What is kept now, whoever wrote it last."""
         with disk_errors():
-            try:
-                found = self._path.stat()
-            except FileNotFoundError:
-                return self._kept
+            found = self._path.stat()
             stamp = (found.st_mtime_ns, found.st_ino)
             if stamp != self._stamp:
                 try:
                     self._kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
                 except msgspec.DecodeError as e:
                     hint = "put it back from a copy: without it nobody knows which logs this signer has closed"
-                    raise Malformed(f"{self._path} is damaged: {e}", hint=hint) from e
+                    raise Unavailable(f"{self._path} is damaged: {e}", hint=hint) from e
                 self._stamp = stamp
         return self._kept
 

@@ -13,7 +13,8 @@ from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.keys import PrivateKey
 from brakeline.core.treaty import Party, Treaty, parse_treaty
 from brakeline.node.disk import disk_errors, locked, write_atomic, write_private
-from brakeline.node.granted import Granted
+from brakeline.node.granted import GRANTED, Granted
+from brakeline.node.memory import RESTORED
 from brakeline.node.ports import dice, disk
 
 Purpose = Literal["statement", "log", "witness", "signer"]
@@ -97,7 +98,7 @@ class Home:
     def new_after(self, purpose: Purpose) -> PrivateKey:
         """The key after the next one; it is made where there is none yet, protected as the others are."""
         path = self._file(purpose, "after")
-        with self._alone():
+        with self.alone():
             if not path.exists():
                 encrypted = b"ENCRYPTED" in self._file(purpose, "next").read_bytes()
                 save_key(path, new_key(), self.passphrase() if encrypted else None)
@@ -109,7 +110,7 @@ class Home:
         What was in use is destroyed, and its public key noted. Several processes of one home may come to this at a
         time: the second would destroy the key that the first went on to.
         """
-        with self._alone():
+        with self.alone():
             self._tidy(purpose)
             if not self.holds(purpose, "next") or self.key(purpose, "next").public.text != key:
                 return False
@@ -124,7 +125,7 @@ class Home:
 
     def tidy(self, purpose: Purpose) -> None:
         """Finish what a crash in the middle of `promote` has left."""
-        with self._alone():
+        with self.alone():
             self._tidy(purpose)
 
     def _tidy(self, purpose: Purpose) -> None:
@@ -132,7 +133,7 @@ class Home:
             disk().rename(self._file(purpose, "after"), self._file(purpose, "next"))
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """No other process of this home changes its keys meanwhile."""
         busy = f"another process is changing the keys of {self.path}"
         with locked(self.path / "keys" / "lock", _WAIT, busy=busy, hint="try again"):
@@ -160,10 +161,9 @@ class Home:
         except OSError as e:
             raise Unavailable(f"cannot read the text in {self.path}: {e.strerror}") from e
 
-    @property
-    def granted(self) -> Granted:
-        """What this party's permit signer must not forget. Raises as `Granted`."""
-        return Granted(self.path / "signer" / "granted.json")
+    def granted(self, *, new: bool = False) -> Granted:
+        """What this party's permit signer must not forget. As `Granted`."""
+        return Granted(self.path / "signer" / GRANTED, new=new)
 
     def me(self, treaty: Treaty) -> Party:
         """This home's party in `treaty`, or in the newest text that it has signed.
@@ -179,6 +179,10 @@ class Home:
         if party.key != self.key("statement").public and f"statement {party.key.text}" not in self._past():
             raise Misuse(f"the treaty names another key for {self.name}", hint="is this the right home?")
         return party
+
+    def doubt(self) -> None:
+        """This home may be a copy: it says nothing before it has compared itself with the log."""
+        write_atomic(self.path / RESTORED, b"")
 
     def _past(self) -> list[str]:
         path = self.path / "keys" / "past"

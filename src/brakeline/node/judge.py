@@ -53,9 +53,9 @@ class LogJudge:
         state = self._admission.state
         return Terms(state.chain.need(state.size), state.chain.wish, state.treaty.heartbeat)
 
-    def admit(self, entry: bytes) -> Place:
-        """Where the entry queues. Raises as `Admission.admit`."""
-        return Place(*self._admission.admit(entry))
+    def admit(self, entry: bytes, *, alone: bool = False) -> Place:
+        """Where the entry queues. As `Admission.admit`."""
+        return Place(*self._admission.admit(entry, alone=alone))
 
     def dropped(self, entry: bytes) -> None:
         self._admission.dropped(entry)

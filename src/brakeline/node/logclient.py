@@ -68,12 +68,12 @@ class LogClient:
         return decode_bundle(self._answer(response), width)
 
     def add(self, entry: bytes) -> bytes:
-        """Submit an entry; returns its tlog-proof, unverified.
+        """Submit an entry; returns its tlog-proof, unverified. One whose number another statement has is not taken.
 
         Raises:
             Unavailable: out of reach, or no witness quorum: submit the same bytes again. Refused: never.
         """
-        return self._answer(self._call("POST", "/add", content=entry, seconds=30.0))
+        return self._answer(self._call("POST", "/add?alone=1", content=entry, seconds=30.0))
 
     def _call(self, method: str, path: str, *, seconds: float, content: bytes | None = None) -> Answer:
         try:

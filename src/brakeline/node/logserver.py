@@ -84,7 +84,7 @@ def health(sequencer: Sequencer) -> Health:
 
 
 def app(sequencer: Sequencer, offered: Callable[[], bytes | None] = lambda: None) -> Starlette:
-    """GET /checkpoint?after=<size>&wait=<seconds>, GET /tile/…, GET /snapshot, POST /add, and those of
+    """GET /checkpoint?after=<size>&wait=<seconds>, GET /tile/…, GET /snapshot, POST /add?alone=<0 or 1>, and those of
     `metrics`.
 
     Runs the sequencer. `offered` gives the state that the log offers to newcomers, who believe only a signers' quorum.
@@ -105,7 +105,8 @@ def app(sequencer: Sequencer, offered: Callable[[], bytes | None] = lambda: None
         return Response(data or b"", 404 if data is None else 200, _NEVER, "application/octet-stream")
 
     async def add(request: Request) -> Response:
-        proof = await sequencer.submit(await read_body(request, MAX_ENTRY))
+        alone = bool(query_number(request, "alone", 0, bound=1))
+        proof = await sequencer.submit(await read_body(request, MAX_ENTRY), alone=alone)
         return Response(proof, media_type=_TEXT)
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What a follower keeps from one start to the next, beside the state itself."""
+"""What is kept from one start to the next, beside databases and the state itself."""
 
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -11,6 +11,8 @@ from brakeline.core.tlog.merkle import EMPTY_ROOT
 
 STAMPED: Final = "stamped"  # the highest stamp that it has seen
 REOPENED: Final = "reopening"  # by which it moved last
+RESTORED: Final = "restored"  # in a folder: what lies here is a copy, and is to be compared before anything is signed
+CONTESTED: Final = "contested"  # in a home: another one speaks for the party, too
 
 
 class Seen(NamedTuple):

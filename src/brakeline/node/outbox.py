@@ -8,7 +8,8 @@ number was passed, or its day is spent or too long ago) is signed anew. Lanes do
 brake's goes first.
 
 A home that was put back from a copy has forgotten numbers that it gave. Whoever sends says which the log holds, so that
-none is given to a second statement: that would be to equivocate.
+none is given to a second statement: that would be to equivocate. One that is known to be a copy says nothing before it
+has taken back from the log what the log holds of it.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,17 +18,18 @@ from pathlib import Path
 from typing import Final
 
 from brakeline.core.encoding import canonical, parse_json
-from brakeline.core.errors import Malformed, Reason, Refused, Unavailable
+from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused, Unavailable
 from brakeline.core.keys import PrivateKey, PublicKey
 from brakeline.core.kinds import lane_of
 from brakeline.core.state.clock import SECONDS_A_DAY
 from brakeline.core.state.events import Event, Void
 from brakeline.core.state.members import LANES, Last
-from brakeline.core.statement import GENESIS, Statement, open_envelope, sign
+from brakeline.core.statement import GENESIS, Envelope, Statement, open_envelope, sign, verify
 from brakeline.core.treaty import Lane, Treaty
 from brakeline.core.treaty.values import SKEW
 from brakeline.node import ports
-from brakeline.node.disk import connect, database_errors, disk_errors, transaction
+from brakeline.node.disk import connect, database_errors, disk_errors, transaction, write_atomic
+from brakeline.node.memory import CONTESTED, RESTORED
 
 LIFETIME: Final = 365 * 86400  # s: how long a statement may still be logged and counts, unless told otherwise
 _SCHEMA: Final = """
@@ -79,6 +81,7 @@ class Outbox:
         self._using = ports.clock().lock()  # the connection
         self._sending = ports.clock().lock()  # so that statements reach the log in order
         self._followed = set[int]()  # entries at which the log was reopened
+        self._ids = set[bytes]()  # of the keys that this outbox has used
         self._unseen = set[int]()  # log entries whose effect this process cannot tell
 
     def close(self) -> None:
@@ -128,6 +131,8 @@ class Outbox:
         A change of keys is not carried: what it changed to is in force, or came after.
         """
         count = 0
+        if self.restored:
+            return count
         with self._using, database_errors(), transaction(self._db):
             waits = "SELECT key, lane, seq, data FROM said WHERE key != ? AND idx IS NULL AND refused IS NULL"
             for key, lane, seq, data in self._db.execute(f"{waits} ORDER BY seq", (self._id,)).fetchall():
@@ -154,8 +159,10 @@ class Outbox:
         goes on behind it instead of using a number twice.
 
         Raises:
-            Malformed: larger than a log takes. Unavailable, Refused: the outbox cannot be used, or is damaged.
+            Malformed: larger than a log takes. Unavailable, Refused: the outbox cannot be used, is damaged, or is a
+                copy that was not compared with the log yet.
         """
+        self._check_compared()
         with self._using, database_errors(), transaction(self._db):
             return self._write(lane_of(kind, self._rules), kind, parse_json(canonical(body)), lifetime, after)
 
@@ -179,6 +186,84 @@ class Outbox:
         row_ = (self._id, lane, statement.seq, data)
         self._db.execute("INSERT INTO said (key, lane, seq, data) VALUES (?, ?, ?, ?)", row_)
         return data
+
+    @property
+    def restored(self) -> bool:
+        """Whether this is a copy that was put back, and not compared with the log yet."""
+        return (self._path / RESTORED).exists()
+
+    def _check_compared(self) -> None:
+        if self.restored:
+            text = "this home was put back from a copy, and says nothing before it has read the log"
+            raise Unavailable(text, hint="try again when the log is there: a number must not be given twice")
+
+    def gave(self, lane: Lane, last: Last) -> bool:
+        """Whether `last`, the newest of a lane in the log, is this outbox's own, and all before it; of none it is."""
+        query = "SELECT data FROM said WHERE key = ? AND lane = ? AND seq = ?"
+        with self._using, database_errors():
+            row = self._db.execute(query, (self._id, lane, last.seq)).fetchone()
+        own = last.seq < 0 or (row is not None and open_envelope(row[0]).what == last.what)
+        return own and not (self._path / CONTESTED).exists()
+
+    def contest(self) -> None:
+        """Another home speaks for this party, and this one goes on behind it: it is not to be forgotten by that."""
+        write_atomic(self._path / CONTESTED, b"")
+
+    def take_back(self, log: Iterable[tuple[int, bytes]]) -> int:
+        """Take from the log's entries, each with its index, what this party has said with the key in use.
+
+        What waits here under a number that the log gave to something else is signed anew behind it. From here on the
+        home is no copy any more. Returns how many statements it did not know to be in the log.
+        """
+        count, again = 0, list[Envelope]()
+        with self._using, disk_errors(), database_errors(), transaction(self._db):
+            waits = "SELECT data, rowid FROM said WHERE key != ? AND idx IS NULL AND refused IS NULL"
+            older = dict(self._db.execute(waits, (self._id,)).fetchall())
+            for index, data in log:
+                if (row := older.get(data)) is not None:  # said with a key of before: it is not to be carried
+                    self._db.execute("UPDATE said SET idx = ?, reviewed = 1 WHERE rowid = ?", (index, row))
+                envelope = self._own(data)
+                if envelope is None:
+                    continue
+                place = self._id, lane_of(envelope.kind, self._rules), envelope.statement.seq
+                where = "WHERE key = ? AND lane = ? AND seq = ?"
+                row = self._db.execute(f"SELECT data, idx, refused FROM said {where}", place).fetchone()
+                count += row is None or row[1] is None
+                if row is None:
+                    query = "INSERT INTO said (key, lane, seq, data, idx, reviewed) VALUES (?, ?, ?, ?, ?, 1)"
+                    self._db.execute(query, (*place, data, index))
+                    continue
+                if row[1:] == (None, None) and open_envelope(row[0]).what != envelope.what:
+                    again.append(open_envelope(row[0]))
+                query = f"UPDATE said SET data = ?, idx = ?, refused = NULL, instead = NULL, reviewed = 1 {where}"
+                self._db.execute(query, (data, index, *place))
+            for waiting in again:
+                s = waiting.statement
+                lane = lane_of(waiting.kind, self._rules)
+                self._write(lane, waiting.kind, s.body, s.expires - s.not_before, -1)
+        with disk_errors():
+            for mark in (CONTESTED, RESTORED):
+                (self._path / mark).unlink(missing_ok=True)
+        self.carry()
+        return count
+
+    def may_be_own(self, entry: bytes) -> bool:
+        """Whether a log entry may be this party's: by any key that it has used here, forged or not."""
+        if not self._ids:
+            with self._using, database_errors():
+                used = self._db.execute("SELECT DISTINCT key FROM said").fetchall()
+            self._ids = {self._id.encode(), *(id_.encode() for (id_,) in used)}
+        return any(id_ in entry for id_ in self._ids)
+
+    def _own(self, data: bytes) -> Envelope | None:
+        if self._id.encode() not in data:
+            return None
+        try:
+            envelope = open_envelope(data)
+            verify(envelope, self._key.public)
+            return envelope if envelope.statement.issuer == self.issuer else None
+        except BrakelineError:
+            return None
 
     def newest(self, lane: Lane) -> int:
         """The newest number that this outbox gave in a lane; -1 before the first."""
@@ -207,6 +292,7 @@ class Outbox:
                 is marked, so that it does not block the others; or, with `later`, it takes a lane's next one only
                 another time. Malformed: an answer is none. All other lanes have been sent by then.
         """
+        self._check_compared()
         sent: list[Sent] = []
         trouble: Refused | Malformed | None = None
         stuck: set[str] = set()
@@ -296,7 +382,11 @@ class Outbox:
             self._db.execute("UPDATE said SET reviewed = 1 WHERE idx = ?", (index,))
 
     def renew(self, lane: Lane, seq: int, *, after: int = -1) -> bytes:
-        """Sign a statement anew under the next number, in place of the one that can no longer count."""
+        """Sign a statement anew under the next number, in place of the one that can no longer count.
+
+        Raises as `write`.
+        """
+        self._check_compared()
         with self._using, database_errors(), transaction(self._db):
             query = "SELECT data, instead FROM said WHERE key = ? AND lane = ? AND seq = ?"
             data, instead = self._db.execute(query, (self._id, lane, seq)).fetchone()

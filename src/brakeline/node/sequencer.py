@@ -84,6 +84,7 @@ class _Ticket:
 
     entry: bytes
     digest: bytes
+    alone: bool  # it is refused where another statement has its number
     done: asyncio.Future[int]  # its index, once published
     waiters: int = 0
     where: Literal["arrived", "queued", "in a batch"] = "arrived"
@@ -146,8 +147,10 @@ class Sequencer:
 
     # What callers see
 
-    async def submit(self, entry: bytes) -> bytes:
+    async def submit(self, entry: bytes, *, alone: bool = False) -> bytes:
         """Append `entry`; returns its tlog-proof once it is published. One that is published already is only proven.
+
+        With `alone` it is refused where another statement has its number, instead of being taken for evidence.
 
         Raises:
             Malformed: empty, over 65,535 bytes, or not an envelope. Whatever `Admission.admit` raises.
@@ -163,18 +166,18 @@ class Sequencer:
         index = self.store.index_of(digest)
         try:
             async with asyncio.timeout(2 * self._timing.patience):
-                index = await (self._publication(digest, entry) if index is None else self._reached(index))
+                index = await (self._publication(digest, entry, alone) if index is None else self._reached(index))
         except TimeoutError:
             late = Unavailable("not published in time", hint="submit the same entry again: it cannot count twice")
             raise (self._trouble or late).with_traceback(None) from None
         return self._prove(index)
 
-    async def _publication(self, digest: bytes, entry: bytes) -> int:
+    async def _publication(self, digest: bytes, entry: bytes, alone: bool) -> int:
         ticket = self._tickets.get(digest)
         if ticket is None:
             if len(self._arrived) >= MAX_ARRIVED:
                 raise Unavailable("the log is busy", hint="submit again in a moment")
-            ticket = _Ticket(entry, digest, asyncio.get_running_loop().create_future())
+            ticket = _Ticket(entry, digest, alone, asyncio.get_running_loop().create_future())
             self._tickets[digest] = self._arrived[digest] = ticket
             self._arrival.set()
         ticket.waiters += 1
@@ -300,7 +303,7 @@ class Sequencer:
         verdicts: list[Place | Exception] = []
         for ticket in tickets:
             try:
-                verdicts.append(self._admission.admit(ticket.entry))
+                verdicts.append(self._admission.admit(ticket.entry, alone=ticket.alone))
             except Exception as e:  # one entry that the admission chokes on must not stop the log
                 verdicts.append(e)
             if clock().monotonic() > end:

@@ -31,7 +31,7 @@ from brakeline.node.metrics import Health, Measure
 from brakeline.node.metrics import routes as routes_of
 from brakeline.node.outbox import Outbox
 from brakeline.node.ports import Event
-from brakeline.node.speech import newest
+from brakeline.node.speech import alone
 
 R = TypeVar("R")
 _LIMIT: Final = 4096
@@ -214,7 +214,7 @@ class Stater:
                 stated = self._follower.stated
                 state = self._follower.state
                 outbox = self._outbox(state)
-                logged = partial(newest, state, outbox)
+                logged = partial(alone, state, outbox)
                 if stated is not None and stated[0] > told:
                     size, root, digest = stated
                     rules = state.treaty.rules

@@ -1,12 +1,21 @@
-"""With which key, and under which text, a party speaks now: what the log has in force, not what a home remembers."""
+"""With which key, and under which text, a party speaks now: what the log has in force, not what a home remembers.
 
-from brakeline.core.errors import Misuse
+Two homes with one key speak for the party, too: one of them is a copy. The log is the only place where they meet, so
+before anything is signed, what the log holds of the party must be what this home has said. A vote to trip alone is not
+kept back by that: it goes behind what the log holds.
+"""
+
+from collections.abc import Iterator
+
+from brakeline.core.errors import Malformed, Misuse, Reason, Refused
 from brakeline.core.keys import PrivateKey
 from brakeline.core.state import State
-from brakeline.core.state.members import Last, Member
+from brakeline.core.state.members import LANES, Last, Member
 from brakeline.core.succession import Purpose
+from brakeline.core.tlog.merkle import Frontier, leaf_hash
 from brakeline.core.treaty import Lane
 from brakeline.node.home import Home
+from brakeline.node.logclient import LogClient
 from brakeline.node.outbox import Outbox
 
 
@@ -50,6 +59,46 @@ def newest(state: State, outbox: Outbox, lane: Lane) -> Last:
     if keys is None or keys.statement.key != outbox.key.text:
         return Last()
     return state.members.by_name.get(outbox.issuer, Member()).of(lane)
+
+
+def alone(state: State, outbox: Outbox, lane: Lane) -> Last:
+    """As `newest`, where no other home speaks for the party.
+
+    Raises:
+        Refused(EQUIVOCATION), for later: the log holds what this outbox never gave.
+    """
+    for each in LANES:
+        last = newest(state, outbox, each)
+        if not outbox.gave(each, last):
+            raise Refused(
+                Reason.EQUIVOCATION,
+                f"the log holds number {last.seq} of {outbox.issuer}'s lane {each}, which this home never gave: "
+                "it is an old copy, or another one speaks for the party",
+                hint="stop the other one, and `brakeline key reclaim`; if there is none, `brakeline key rotate`",
+                later=True,
+            )
+    return newest(state, outbox, lane)
+
+
+def compared(outbox: Outbox, client: LogClient, state: State) -> int:
+    """Let a home that is a copy take back what the log holds of it; returns how much it did not know.
+
+    Raises:
+        Malformed: what the log sends is not what led to `state`; nothing has been taken. As `Outbox.take_back`.
+    """
+    if not outbox.restored:
+        return 0
+    own = list[tuple[int, bytes]]()
+
+    def leaves() -> Iterator[bytes]:
+        for index, entry in enumerate(client.stream(0, state.size)):
+            if outbox.may_be_own(entry):  # the rest of a log need not be held at once
+                own.append((index, entry))
+            yield leaf_hash(entry)
+
+    if Frontier().extend(leaves()).root() != state.root():
+        raise Malformed("the log sent other entries than before", hint="this home says nothing until it has compared")
+    return outbox.take_back(own)
 
 
 class PermitKey:

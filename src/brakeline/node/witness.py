@@ -4,10 +4,11 @@ remembers.
 `add_checkpoint` decides: bytes and the remembered state in, an answer and the new state out. `Witness` keeps
 the state and persists the new one before anybody sees the answer. All a witness is worth lies in that order:
 a cosignature that leaves before its state is on disk can be followed, after a crash, by one over another
-history.
+history. So a witness whose memory is gone is no new one: `check_memory`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,20 +19,23 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from brakeline.core.encoding import b64decode, decimal, sha256
-from brakeline.core.errors import BrakelineError, Malformed, Misuse, Refused
+from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused, Unavailable
 from brakeline.core.keys import PrivateKey
 from brakeline.core.tlog.checkpoint import Checkpoint, cosign, parse_checkpoint
 from brakeline.core.tlog.merkle import EMPTY_ROOT, verify_consistency
-from brakeline.core.tlog.note import Note, VerifierKey, keyring, parse_note, verify_note
+from brakeline.core.tlog.note import COSIGNATURE, Note, VerifierKey, keyring, parse_note, verify_note
 from brakeline.core.treaty.values import SKEW
 from brakeline.node import ports
 from brakeline.node.disk import connect, database_errors, disk_errors, transaction
 from brakeline.node.http import HANDLERS, read_body, run
+from brakeline.node.memory import RESTORED
 from brakeline.node.metrics import Health, Measure, routes
+from brakeline.node.ports import Connection
 
 MAX_PROOF: Final = 63  # hashes: C2SP tlog-witness
 MAX_BODY: Final = 128 * 1024
 SIZE_TYPE: Final = "text/x.tlog.size"
+MEMORY: Final = "witness.db"
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS logs (
@@ -43,6 +47,8 @@ CREATE TABLE IF NOT EXISTS logs (
     note BLOB NOT NULL
 )"""
 _CLOSED: Final = "CREATE TABLE IF NOT EXISTS closed (origin TEXT PRIMARY KEY, time INTEGER NOT NULL)"
+# The latest time that was ever signed for an origin, where a clock that ran ahead was put right.
+_AHEAD: Final = "CREATE TABLE IF NOT EXISTS ahead (origin TEXT PRIMARY KEY, time INTEGER NOT NULL)"
 
 
 class Seen(NamedTuple):
@@ -141,6 +147,46 @@ def _refusal(status: int, error: BrakelineError) -> Answer:
     return Answer(status, f"{error}\n".encode("utf-8", "backslashreplace"))
 
 
+def new_memory(directory: Path) -> None:
+    """Make the memory of a witness that has never cosigned anything. Raises as `Witness`."""
+    _open(directory).close()
+
+
+def _open(directory: Path) -> Connection:
+    with disk_errors():
+        directory.mkdir(parents=True, exist_ok=True)
+    with _memory_errors():
+        db = connect(directory / MEMORY)
+        for table in (_SCHEMA, _CLOSED, _AHEAD):
+            db.execute(table)
+        ((found,),) = db.execute("PRAGMA quick_check(1)").fetchall()
+        if found != "ok":
+            raise Refused(Reason.TAMPERED, f"the database is damaged: {found}")
+    return db
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """A damaged memory is no answer to whoever asks: the witness is away until somebody mends it."""
+    try:
+        with database_errors():
+            yield
+    except Refused as e:
+        hint = f"move {MEMORY} away: then what this witness has cosigned is taken back from the log"
+        raise Unavailable(f"{MEMORY}: {e}", hint=hint) from e
+
+
+def check_memory(directory: Path) -> None:
+    """That what a witness must not forget is there, and is no copy.
+
+    Raises:
+        Unavailable: it is gone, or was put back from a copy: the log has to be read first.
+    """
+    if not (directory / MEMORY).exists() or (directory / RESTORED).exists():
+        text = f"the memory of this witness, {directory / MEMORY}, is gone, or was put back from a copy"
+        raise Unavailable(text, hint="`brakeline witness` takes it back from the log")
+
+
 class Witness:
     """The state of one witness on disk, and its key."""
 
@@ -158,7 +204,7 @@ class Witness:
 
         Raises:
             Misuse: two keys for one origin, or the witness would witness itself.
-            Unavailable, Refused(TAMPERED): the database cannot be opened.
+            Unavailable: the database cannot be opened, or is damaged.
         """
         self.name = name
         self._key = key
@@ -166,12 +212,7 @@ class Witness:
         self._logs: dict[str, VerifierKey] = {}
         self._news = news
         self._trust(logs)
-        with disk_errors():
-            directory.mkdir(parents=True, exist_ok=True)
-        with database_errors():
-            self._db = connect(directory / "witness.db")
-            self._db.execute(_SCHEMA)
-            self._db.execute(_CLOSED)
+        self._db = _open(directory)
 
     def _trust(self, logs: Iterable[VerifierKey]) -> None:
         for log in logs:
@@ -188,10 +229,16 @@ class Witness:
         """
         with database_errors(), transaction(self._db):
             seen = self._last(origin)
-            when = max(int(self._clock()), seen.time if seen else 1)
+            ahead = self._db.execute("SELECT time FROM ahead WHERE origin = ?", (origin,)).fetchone() or (1,)
+            when = max(int(self._clock()), seen.time if seen else 1, *ahead)
             self._db.execute("INSERT OR IGNORE INTO closed VALUES (?, ?)", (origin, when))
             when = self._db.execute("SELECT time FROM closed WHERE origin = ?", (origin,)).fetchone()[0]
         return seen, when
+
+    def has_closed(self, origin: str) -> bool:
+        """Whether it cosigns nothing for this origin any more."""
+        with database_errors():
+            return self._closed(origin)
 
     def _closed(self, origin: str) -> bool:
         return self._db.execute("SELECT 1 FROM closed WHERE origin = ?", (origin,)).fetchone() is not None
@@ -212,7 +259,7 @@ class Witness:
         return answer
 
     def _decide(self, body: bytes) -> Answer:
-        with database_errors(), transaction(self._db):
+        with _memory_errors(), transaction(self._db):
             answer = add_checkpoint(
                 body,
                 logs=self._logs,
@@ -223,11 +270,74 @@ class Witness:
                 now=int(self._clock()),
             )
             if answer.seen is not None:
-                self._db.execute(
-                    "INSERT OR REPLACE INTO logs VALUES (?, ?, ?, ?, ?, ?)",
-                    (answer.origin, sha256(answer.origin.encode()).hex(), *answer.seen),
-                )
+                self._keep(answer.origin, answer.seen)
         return answer
+
+    def _keep(self, origin: str, seen: Seen) -> None:
+        row = (origin, sha256(origin.encode()).hex(), *seen)
+        self._db.execute("INSERT OR REPLACE INTO logs VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    @property
+    def vkey(self) -> VerifierKey:
+        """The key under which it cosigns."""
+        return VerifierKey(self.name, COSIGNATURE, self._key.public)
+
+    def last(self, origin: str) -> Seen | None:
+        """The largest tree that it remembers to have cosigned for this origin."""
+        with database_errors():
+            return self._last(origin)
+
+    def check_new(self, origin: str) -> None:
+        """That it remembers nothing of a log.
+
+        Raises:
+            Misuse: it has cosigned or closed it.
+        """
+        if self.last(origin) or self.has_closed(origin):
+            raise Misuse(f"{self.name} remembers {origin}: it is no new witness")
+
+    def adopt(self, note: Note, log: VerifierKey, since: int) -> Seen:
+        """Cosign and remember a checkpoint of which the caller has checked that it extends all that this witness has
+        cosigned, the last at `since` (POSIX s).
+
+        Raises:
+            Refused: ROLLBACK, it is smaller than what is remembered; SUPERSEDED, this witness has closed the log.
+        """
+        (_, own), *_ = verify_note(note, keyring([log]))
+        checkpoint = parse_checkpoint(note.text)
+        with database_errors(), transaction(self._db):
+            if self._closed(log.name):  # Treaty 11.10
+                text = f"this witness has closed the log {log.name}, and does not know where it goes on"
+                raise Refused(Reason.SUPERSEDED, text, hint="brakeline keeper move, with the reopening")
+            known = self._last(log.name)
+            if known and known.size > checkpoint.size:
+                raise Refused(Reason.ROLLBACK, f"this witness has cosigned {known.size} entries, not {checkpoint.size}")
+            when = max(int(self._clock()), since, known.time if known else 1)
+            line = cosign(note.text, self.name, self._key, when)
+            seen = Seen(checkpoint.size, checkpoint.root, when, Note(note.text, (own,)).with_lines(line).encode())
+            self._keep(log.name, seen)
+        return seen
+
+    def ahead(self) -> int:
+        """The latest time (POSIX s) that it has signed, where this machine's clock has not come there yet; else 0."""
+        with database_errors():
+            latest = self._db.execute("SELECT max(time) FROM logs").fetchone()[0] or 0
+        return latest if latest > self._clock() + SKEW else 0
+
+    def set_back(self) -> None:
+        """Sign the time by this machine's clock again, though it has signed later ones.
+
+        No tree is forgotten by that, and the log's time, which never goes back, does not follow. A closing still says
+        the latest time that was ever signed: no cosignature may be later (Treaty 11.10).
+        """
+        now = int(self._clock())
+        with database_errors(), transaction(self._db):
+            self._db.execute(
+                "INSERT INTO ahead SELECT origin, time FROM logs WHERE time > ?1 "
+                "ON CONFLICT (origin) DO UPDATE SET time = max(time, excluded.time)",
+                (now,),
+            )
+            self._db.execute("UPDATE logs SET time = ?1 WHERE time > ?1", (now,))
 
     def _last(self, origin: str) -> Seen | None:
         row = self._db.execute("SELECT size, root, time, note FROM logs WHERE origin = ?", (origin,)).fetchone()
@@ -235,7 +345,7 @@ class Witness:
 
     def checkpoint(self, log_id: str) -> bytes | None:
         """The newest checkpoint cosigned for the log whose hex SHA-256 of the origin is `log_id`."""
-        with database_errors():
+        with _memory_errors():
             row = self._db.execute("SELECT note FROM logs WHERE id = ?", (log_id,)).fetchone()
         return row[0] if row else None
 

@@ -94,7 +94,7 @@ class Circle:
 
         stater = Stater(follower, outbox, lambda entry: add_judged(client, follower, entry), _REFOLD, tell)
         votes = home.path / "signer" / "votes.jsonl"
-        signer = Signer(follower, PermitKey(home), ports.clock().wall, votes, home.granted)
+        signer = Signer(follower, PermitKey(home), ports.clock().wall, votes, home.granted(new=True))
         stop = ports.clock().event()
         self.observer.signer_starts(process, follower)
         ports.clock().start("follow", lambda: follower.follow(stop, lambda e: self.observer.troubled(process, e)))
