@@ -15,6 +15,8 @@ COMMANDS: Final = {
     "restore": "Make a home again from its backup.",
     "key": "Go on to the next key, or revoke one.",
     "treaty": "Check, render and sign a treaty, and amend it.",
+    "up": "Run all that a party's roles ask for, in one process.",
+    "doctor": "Say what is wrong with a home, its clock, its disk, its peers.",
     "log": "Keep the transparency log.",
     "mirror": "Keep a verified copy of the log.",
     "keeper": "Go on with a log whose keeper is dead or hostile.",

@@ -1,9 +1,12 @@
 """`brakeline witness`: cosign what is consistent."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
+from starlette.types import ASGIApp
 
 from brakeline.cli.common import address, home_option, host_option, log_url, port_option
 from brakeline.core.errors import BrakelineError, Misuse
@@ -12,12 +15,13 @@ from brakeline.core.treaty.values import SKEW
 from brakeline.node.client import Follower
 from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.node.home import Home
+from brakeline.node.http import run
 from brakeline.node.logclient import LogClient
 from brakeline.node.memory import RESTORED
 from brakeline.node.moving import FILE, read_reopening
 from brakeline.node.peers import within
 from brakeline.node.recall import is_behind, take_back
-from brakeline.node.witness import MEMORY, Witness, serve
+from brakeline.node.witness import MEMORY, Witness
 
 _LOOKING = 10.0  # s for a log that may not be there yet
 
@@ -34,33 +38,37 @@ def command(home: Path, host: str | None, port: int | None, new: bool, clock_was
     Cosigns a checkpoint only when it extends every one cosigned before. Remembers across restarts; a memory that is
     gone, or older than what the log shows, is taken back from the log before anything is cosigned.
     """
-    party = Home(home)
+    with serving(Home(home), new=new, clock_was_ahead=clock_was_ahead) as (served, url):
+        run(served, *address(url, host, port))
+
+
+@contextmanager
+def serving(party: Home, *, new: bool = False, clock_was_ahead: bool = False) -> Iterator[tuple[ASGIApp, str]]:
+    """What the home's witness serves, and the address in the treaty, once its memory has been compared."""
     treaty = party.newest  # a witness that joins is there before the text turns (Treaty 11.2)
     me = party.me(treaty)
     if me.witness_key is None:
         raise Misuse(f"the treaty does not make {me.name} a witness (Treaty 1.2)")
     logs = [p.log_key for p in treaty.with_role("log") if p.log_key]
-    host, port = address(me.witness_url, host, port)
 
     def news() -> list[VerifierKey]:
-        found = read_reopening(home / FILE)  # its operator has put it there: brakeline keeper move
+        found = read_reopening(party.path / FILE)  # its operator has put it there: brakeline keeper move
         return [found[0].key] if found else []
 
-    own = party.key("witness")
-    memory = home / "witness"
+    memory = party.path / "witness"
     copy = memory / RESTORED
     if not new and not (memory / MEMORY).exists():
         write_atomic(copy, b"")  # first: what is made below must not pass for a memory after a crash
-    witness = Witness(memory, me.witness_key.name, own, logs, time.time)
+    witness = Witness(memory, me.witness_key.name, party.key("witness"), logs, time.time, news)
     try:
         if new:
             witness.check_new(_log(party)[0].name)
             with disk_errors():
                 copy.unlink(missing_ok=True)
         _remember(party, witness, copy, clock_was_ahead)
+        yield witness.app(), me.witness_url
     finally:
         witness.close()
-    serve(memory, me.witness_key.name, own, logs, host=host, port=port, news=news)
 
 
 def _remember(party: Home, witness: Witness, copy: Path, clock_was_ahead: bool) -> None:

@@ -1,8 +1,11 @@
 """Errors on the wire, both ways, and the few habits every server here shares."""
 
+import asyncio
+import signal
 import socket
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final, NamedTuple
 
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
@@ -148,13 +151,72 @@ def run(app: ASGIApp, host: str, port: int) -> None:
     Raises:
         Unavailable: the address is taken, or is not this machine's.
     """
-    config = uvicorn.Config(
+    with _listening(host, port) as listener:
+        _Server(_config(app)).run([listener])
+
+
+def _config(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
         app, http=bounded(), ws="none", log_level="warning", access_log=False, timeout_graceful_shutdown=2
     )
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
         except OSError as e:
             raise Unavailable(f"cannot listen on {host}:{port}: {e.strerror}") from e
-        _Server(config).run([listener])
+        yield listener
+
+
+class Service(NamedTuple):
+    """An application, and where it is to be served."""
+
+    app: ASGIApp
+    host: str
+    port: int
+
+
+class _Quiet(_Server):
+    """One of several servers of a process: signals are not its own."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run_together(services: Iterable[Callable[[], Service]]) -> None:
+    """Make and serve these, one after another, in one process, until SIGINT or SIGTERM, or until one of them ends.
+
+    Each is made in a thread while those before it serve already: it may ask them something.
+
+    Raises:
+        Unavailable: an address is taken. Whatever making one raises; the others have been stopped by then.
+    """
+    asyncio.run(_together(services))
+
+
+async def _together(services: Iterable[Callable[[], Service]]) -> None:
+    over, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, over.set)
+    servers: list[tuple[_Quiet, asyncio.Task[None]]] = []
+    with ExitStack() as listening:
+        try:
+            for make in services:
+                app, host, port = await asyncio.to_thread(make)
+                if over.is_set():
+                    break
+                server = _Quiet(_config(app))
+                listener = listening.enter_context(_listening(host, port))
+                task = loop.create_task(server.serve(sockets=[listener]))
+                task.add_done_callback(lambda _: over.set())
+                servers.append((server, task))
+            await over.wait()
+        finally:
+            for server, _ in servers:
+                server.should_exit = True
+            await asyncio.gather(*(task for _, task in servers))

@@ -1,9 +1,9 @@
 """A permit signer: follows the log by itself, and signs what `grant.check_request` lets pass."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -26,7 +26,7 @@ from brakeline.node import ports
 from brakeline.node.client import Follower
 from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.node.granted import Granted
-from brakeline.node.http import HANDLERS, read_body, run
+from brakeline.node.http import HANDLERS, read_body
 from brakeline.node.metrics import Health, Measure
 from brakeline.node.metrics import routes as routes_of
 from brakeline.node.outbox import Outbox
@@ -265,23 +265,22 @@ def app(signer: Signer, reopening: Callable[[], bytes | None] = lambda: None) ->
     return Starlette(routes=routes, exception_handlers=HANDLERS)
 
 
-def serve(
+@contextmanager
+def serving(
     follower: Follower,
     key: Callable[[State], PrivateKey | None],
     votes: Path,
     granted: Granted,
     stater: Stater,
     *,
-    host: str = "127.0.0.1",
-    port: int = 0,
     on_trouble: Callable[[Exception], None] = lambda _: None,
     reopening: Callable[[], bytes | None] = lambda: None,
-) -> None:
-    """Run a permit signer until it is stopped. Raises as `http.run`."""
+) -> Iterator[Starlette]:
+    """What a permit signer serves, while its threads follow the log."""
     stop = ports.clock().event()
     ports.clock().start("brakeline-follow", lambda: follower.follow(stop, on_trouble))
     ports.clock().start("brakeline-state", lambda: stater.run(stop))
     try:
-        run(app(Signer(follower, key, ports.clock().wall, votes, granted), reopening), host, port)
+        yield app(Signer(follower, key, ports.clock().wall, votes, granted), reopening)
     finally:
         stop.set()
