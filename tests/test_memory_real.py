@@ -6,12 +6,9 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
-from pathlib import Path
 
 import pytest
 
-from brakeline.cli import witness as cli
 from test_cli import CONTEXT, SERVERS, Little, serve, wait_for
 from test_logstore import in_memory
 from world import PARTIES
@@ -125,19 +122,13 @@ def test_a_witness_without_its_memory_takes_it_back_or_does_not_start(little: Li
     w.start("witness-alpha")
 
 
-def serve_ahead(out: Path, ahead: float, args: tuple[str, ...]) -> None:
-    """A witness in a process of its own, whose clock runs `ahead` of ours by so many seconds."""
-    cli.serve = partial(cli.serve, clock=lambda: time.time() + ahead)
-    serve(out, 0.0, args)
-
-
 def start(w: Little, name: str, *more: str, ahead: float = 0.0) -> None:
     """A server with options, or with a wrong clock."""
     role, _, party = name.partition("-")
     out = w.folder / f"{name}.out"
     out.write_bytes(b"")
     args = (role, "--home", str(w.home(party)), *more)
-    w.processes[name] = CONTEXT.Process(target=serve_ahead, args=(out, ahead, args), daemon=True)
+    w.processes[name] = CONTEXT.Process(target=serve, args=(out, ahead, args), daemon=True)
     w.processes[name].start()
     wait_for(lambda: "listening on" in out.read_text() or w.died(name), 30)
 
