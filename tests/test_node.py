@@ -417,6 +417,30 @@ def test_a_trip_shuts_the_gate_and_old_permits_stay_out(monkeypatch: pytest.Monk
     assert signers.asked == 1
 
 
+def test_a_gate_hears_of_a_trip_from_whoever_folds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own watch may be waiting for the log; what was folded counts before it is written down, or if it never is."""
+    world = World()
+    now, steps = [10**9], [0]
+    gate, _ = live(world, monkeypatch, now, steps)
+    monkeypatch.setattr(gate, "_watch", lambda: None)
+    monkeypatch.setattr(gate, "_renew", lambda: None)
+    with gate:
+        gate._ask()
+        assert gate.may_step()
+        world.vote("trip", "alpha", "beta")
+        world.stamp()
+
+        def full(*_: object) -> None:
+            assert not gate.may_step()
+            raise Unavailable("No space left on device")
+
+        monkeypatch.setattr(gate._follower, "_settle", full)
+        with pytest.raises(Unavailable):
+            gate._follower.update()
+        assert gate.decision.reason.startswith("brake ")
+    assert gate._follower.heed == []
+
+
 def test_cut_off_keeps_training_until_the_lapse(monkeypatch: pytest.MonkeyPatch) -> None:
     now, steps = [10**9], [0]
     gate, signers = live(World(), monkeypatch, now, steps)

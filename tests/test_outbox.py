@@ -1002,6 +1002,26 @@ def test_one_lying_refusal_loses_no_statement(folder: Path, world: World, log: W
     assert alpha.outbox.pending() == [], "what its own state refuses, too, is given up"
 
 
+def test_a_log_that_refuses_what_it_has_taken_loses_no_statement(folder: Path, world: World, log: WorldLog) -> None:
+    """This home's own state has it already, and would refuse it as well: that is no reason to give it up."""
+    world.bind()
+    alpha = Told(home(folder, world))
+    honest = log.add
+
+    def take_and_refuse(entry: bytes) -> bytes:
+        honest(entry)
+        raise Refused(Reason.UNKNOWN_ISSUER, "no party says this")
+
+    log.add = take_and_refuse  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="the log refuses what it holds"):
+        alpha.say("vote", trip("mine"))
+    assert views_trip(world) == {"alpha"}
+    log.add = honest  # type: ignore[method-assign]
+    alpha.catch_up()
+    assert alpha.outbox.pending() == []
+    assert len(log.added) == 2
+
+
 def test_a_log_that_lies_about_itself_loses_no_statement(folder: Path, world: World, log: WorldLog) -> None:
     world.bind()
     alpha = Told(home(folder, world))

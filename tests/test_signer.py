@@ -100,6 +100,26 @@ def test_a_log_that_hides_votes_cannot_hold_a_trip_back(tmp_path: Path) -> None:
     again.sign(canonical(world.request(run)))
 
 
+def test_a_vote_that_a_full_disk_did_not_take_counts_and_is_not_said_to_be_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shown again, it is written down before it is taken: the signer may be restarted in between."""
+    world, _ = running()
+    mine, data = signer(world, tmp_path), hidden_vote(world, "beta")
+
+    def full(path: Path, data: bytes) -> None:
+        raise Unavailable("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node_signer, "write_atomic", full)
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                mine.hold(data)
+    assert lines(votes_of(tmp_path)) == []
+    mine.hold(data)
+    assert lines(votes_of(tmp_path)) == [data]
+
+
 def test_a_hidden_vote_adds_to_those_in_the_log_and_counts_once(tmp_path: Path) -> None:
     world, request = running()
     (data,) = (hidden_vote(world, "beta"),)
