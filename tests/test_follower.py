@@ -761,6 +761,21 @@ def test_a_bent_state_of_ones_own_is_found_by_folding_anew(tmp_path: Path, savin
     assert digest(honest.trail().state) == digest(world.state)
 
 
+def test_a_trail_over_a_damaged_tile_doubts_nothing(tmp_path: Path) -> None:
+    """Whoever keeps the log, or serves a copy of it, must not be able to silence a permit signer for good."""
+    world = grown()
+    log = WorldLog(world)
+    follower = Follower(log, world.treaty)
+    follower.update()
+    honest = log.entries
+    log.entries = lambda start, end: [*honest(start, end)[:-1], b"{}"]  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="not those of its checkpoint"):
+        follower.trail()
+    assert not follower.doubted
+    log.entries = honest  # type: ignore[method-assign]
+    assert follower.trail().state.root() == world.state.root()
+
+
 def test_a_trail_without_the_log_is_unavailable_and_doubts_nothing(tmp_path: Path) -> None:
     world = grown()
     log = WorldLog(world)

@@ -60,8 +60,8 @@ def test_a_seed_is_one_history() -> None:
 
 def test_seeds_draw_some_kinds_of_faults_and_not_others() -> None:
     drawn = [{f.kind for f in draw(seed, SERVICES, 14.0)} for seed in range(200)]
-    assert len(set.union(*drawn)) == 13
-    assert all(len(kinds) < 13 for kinds in drawn)
+    assert len(set.union(*drawn)) == 14
+    assert all(len(kinds) < 14 for kinds in drawn)
     assert draw(3, SERVICES, 14.0) == draw(3, SERVICES, 14.0)
 
 

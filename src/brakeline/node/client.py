@@ -30,6 +30,8 @@ _SAVE_EVERY: Final = 500  # entries; folding as many costs as much as writing a 
 _UNVOUCHED: Final = 2**16  # entries without a stamp among them that are folded before a quorum vouches for them
 _RECENT: Final = 10_000  # events kept in memory
 _PACE: Final = 0.25  # s that waiting in vain takes at least
+_DAMAGED: Final = "the log sent entries that are not those of its checkpoint of {}"
+_TILE: Final = "a tile is damaged, on its disk or on the way: try again, or ask its keeper"
 
 class Trail(NamedTuple):
     """A log folded from its first entry: its state, and all that happened."""
@@ -335,10 +337,7 @@ class Follower:
         then = tree.root()
         tree = tree.extend(leaf_hash(entry) for entry in self.client.stream(seen.size, new.size))
         if tree.root() != new.root or then == seen.root:
-            raise Unavailable(
-                f"the log sent entries that are not those of its checkpoint of {new.size}",
-                hint="a tile is damaged, on its disk or on the way: try again, or ask whoever keeps the log",
-            )
+            raise Unavailable(_DAMAGED.format(new.size), hint=_TILE)
 
     def _seen(self) -> Checkpoint:
         """The checkpoint that was verified last."""
@@ -396,7 +395,7 @@ class Follower:
         """The log folded anew from its first entry up to here: what trusts no snapshot.
 
         Raises:
-            Refused(TAMPERED): the state followed until now is another one. Unavailable: the log is out of reach.
+            Refused(TAMPERED): the state followed until now is another one. Unavailable: the log does not serve it.
         """
         mine = self.state
         state, events = begin(self.first), list[Event]()
@@ -405,7 +404,9 @@ class Follower:
             events += happened
             if state.size % BUNDLE == 0:
                 progress(state.size, mine.size)
-        if state.root() != mine.root() or digest(state) != digest(mine):
+        if state.root() != mine.root():  # what was kept here was cosigned; what was sent now was not
+            raise Unavailable(_DAMAGED.format(mine.size), hint=_TILE)
+        if digest(state) != digest(mine):
             self.doubted = True
             raise Refused(
                 Reason.TAMPERED,

@@ -38,6 +38,7 @@ _LIMIT: Final = 4096
 _CATCH_UP: Final = 1.0  # s to wait for a checkpoint that the asker has seen and this signer has not
 _AHEAD: Final = 4096  # entries that an asker may have seen and this signer has not
 _WAITING: Final = 8  # askers that may wait at a time
+_REFOLD_AGAIN: Final = 60.0  # s until a refold that the log did not serve is tried again
 _THREADS: Final = 16  # that answer at a time: for permits, and as many for votes
 
 
@@ -207,6 +208,7 @@ class Stater:
         while not stop.wait(1.0):
             try:
                 if ports.clock().monotonic() >= due:
+                    due = ports.clock().monotonic() + min(self._every, _REFOLD_AGAIN)  # where the log is away, or lies
                     self._follower.trail()
                     due = ports.clock().monotonic() + self._every
                 if self._follower.cosigned is None or self._follower.doubted:

@@ -19,12 +19,13 @@ KINDS: Final = (
     "skew",  # a clock jumps
     "weather",  # the network loses, delays and doubles for a while
     "stale",  # the keeper of the log lies: it shows some hosts what it showed before
+    "fork",  # the keeper of the log lies: it shows some hosts another history, under its own key and its own witness's
     "hide",  # the keeper of the log lies: it takes no votes, or says that it never will
     "restore",  # an old copy of a witness's memory, or of the log, is put back
     "ask",  # a Byzantine process of the lab asks for permits at any time
     "trip",  # an ambush: operators trip while a permit is on its way, and the permit is slow
 )
-BYZANTINE: Final = frozenset(("stale", "hide"))  # of the keeper of the log
+BYZANTINE: Final = frozenset(("stale", "fork", "hide"))  # of the keeper of the log
 
 
 class Fault(NamedTuple):
@@ -69,6 +70,8 @@ def draw(seed: int, services: tuple[str, ...], until: float) -> tuple[Fault, ...
             case "stale":  # and something of that host may be started again meanwhile
                 again = rng.choice((0.0, rng.uniform(0.1, 0.9)))
                 found.append(Fault(time, kind, rng.choice(PARTIES), rng.uniform(1, 8), again))
+            case "fork":
+                found.append(Fault(time, kind, rng.choice(PARTIES), rng.uniform(1, 8), 0))
             case "hide":
                 found.append(Fault(time, kind, KEEPER, rng.uniform(1, 8), rng.choice((0, 1))))
             case "restore":

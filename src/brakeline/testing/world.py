@@ -4,9 +4,10 @@ import asyncio
 import logging
 import random
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,10 @@ from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.keys import PublicKey
 from brakeline.core.statement import open_envelope
 from brakeline.core.tlog import note
+from brakeline.core.tlog.checkpoint import Checkpoint, checkpoint_in, cosign
+from brakeline.core.tlog.merkle import leaf_hash, root
+from brakeline.core.tlog.note import sign_note
+from brakeline.core.tlog.tile import decode_bundle, encode_bundle
 from brakeline.node.http import error_response
 from brakeline.testing.circle import Circle
 from brakeline.testing.disk import Backup
@@ -25,7 +30,7 @@ from brakeline.testing.invariants import Observer, observing
 from brakeline.testing.loop import VirtualLoop
 from brakeline.testing.process import Host, Process
 from brakeline.testing.report import Report
-from brakeline.testing.treaty import KEEPER, LAB, PARTIES, START, make_home
+from brakeline.testing.treaty import KEEPER, LAB, LOG_KEY, PARTIES, START, key, make_home, witness_key
 from brakeline.testing.wire import Answer, Network, Request
 
 CHAOS: Final = 14.0  # s in which faults begin
@@ -91,6 +96,7 @@ class _Play:
         self._permits = 0
         self._shown: list[Answer] = []  # checkpoints that the log has shown
         self._lies: dict[str, float] = {}  # host → until when the log shows it what is old
+        self._forks: dict[str, float] = {}  # host → until when the log shows it another history
         self._hides, self._refuses = 0.0, False
         self._healed = False
 
@@ -176,6 +182,8 @@ class _Play:
             case "ask":
                 if f"thief.{fault.target}" not in self.hosts[fault.target].processes:
                     self.launch(f"thief.{fault.target}")
+            case "fork":
+                self._forks[fault.target] = now + fault.length
             case "hide":
                 self._hides, self._refuses = now + fault.length, bool(fault.amount)
 
@@ -208,6 +216,10 @@ class _Play:
         if request.service != f"log.{KEEPER}" or self._healed:
             return answer
         now = self.loop.time()
+        read = request.path == "/checkpoint" or request.path.startswith("/tile/")
+        if read and answer.status_code == 200 and self._forks.get(request.source.host_name, 0.0) > now:
+            self.observer.count("forks")
+            return answer._replace(content=self._forked(request.path, answer.content))
         if request.path == "/checkpoint" and answer.status_code == 200:
             self._shown.append(answer)
             if self._lies.get(request.source.host_name, 0.0) > now:
@@ -220,6 +232,25 @@ class _Play:
                 return Answer(response.status_code, bytes(response.body))
             return Answer(503, b"")
         return answer
+
+    def _forked(self, path: str, content: bytes) -> bytes:
+        """A history of the same size whose last entry is the first one again: the checkpoint is signed by all that the
+        keeper holds the keys of, and the entries fit.
+        """
+        if path != "/checkpoint":
+            parts = path.split("/")
+            if parts[2] != "entries" or parts[3] != "000.p":
+                return content
+            entries = decode_bundle(content, int(parts[4]))
+            return encode_bundle((*entries[:-1], entries[0]))
+        size = checkpoint_in(content).size
+        with closing(sqlite3.connect(self.hosts[KEEPER].home / "log" / "log.db")) as db:
+            query = "SELECT data FROM entries WHERE number <= ? ORDER BY number"
+            leaves = [leaf_hash(row[0]) for row in db.execute(query, (size,))]
+        tree = root([*leaves[:-1], leaves[0]])
+        forged = sign_note(Checkpoint(LOG_KEY.name, size, tree).text, LOG_KEY.name, key(KEEPER, "log"))
+        now = int(self.hosts[KEEPER].wall())
+        return forged.with_lines(cosign(forged.text, witness_key(KEEPER).name, key(KEEPER, "witness"), now)).encode()
 
     def _heal(self) -> None:
         self._healed = True
