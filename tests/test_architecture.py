@@ -167,9 +167,10 @@ def test_only_the_core_decides_about_the_treaty() -> None:
 
 
 def test_the_node_asks_the_machine_through_its_ports() -> None:
-    """Whatever goes past them escapes the simulator. What serves sockets, sandboxes and files is no part of a world."""
+    """Whatever goes past them escapes the simulator. What serves sockets, builds sandboxes or looks at the machine is
+    no part of a world."""
     machine = {"time", "threading", "secrets", "random", "shutil", "filelock", "socket", "subprocess", "httpcore"}
-    outside = {"machine", "wire", "http", "connections", "sandbox"}
+    outside = {"machine", "wire", "http", "connections", "sandbox", "doctor"}
     found = [
         f"{m.name} imports {package}"
         for m in flow.read().values()

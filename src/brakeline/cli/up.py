@@ -68,7 +68,8 @@ def _read(path: Path) -> Config:
 def _roles(party: Home) -> list[str]:
     """What is to run, the log first: the others ask it something when they start."""
     me, found = party.me(party.newest), read_reopening(party.path / FILE)
-    keeps = serves(party, found[0]) if found else party.treaty.parties.get(party.name, me).log_key is not None
+    first = party.treaty.parties.get(party.name, me)
+    keeps = serves(party, found[0]) if found else first.log_key is not None
     has = {"log": keeps, "witness": me.witness_key is not None, "signer": me.signer_key is not None}
     return [role for role, there in has.items() if there]
 

@@ -13,6 +13,7 @@ from brakeline.core.state.readings import passes
 from brakeline.core.state.runs import Run, unread
 from brakeline.core.state.said import authenticate, read
 from brakeline.core.statement import Envelope
+from brakeline.core.treaty import Treaty
 from brakeline.core.treaty.values import SKEW
 
 _ANCESTORS: Final = 4096  # that are looked at for a permit
@@ -101,6 +102,14 @@ def check_request(permit: Permit, state: State, *, view_time: int, now: int) -> 
 def stands_still(state: State, *, view_time: int, now: int) -> bool:
     """Whether a view of the log is too old to act on: there is no news of it. Treaty 6.4."""
     return now - view_time > state.treaty.stale_after
+
+
+def clock_off(treaty: Treaty, *, view_time: int, now: int) -> int:
+    """Seconds that a clock is ahead of a log's newest cosigned time, or behind it where negative; 0 where that is no
+    more than honest clocks and a log that goes on may differ. Treaty 6.3, 6.4.
+    """
+    off = now - view_time
+    return 0 if -SKEW <= off <= treaty.heartbeat + treaty.stale_after + SKEW else off
 
 
 def open_past(state: State, data: bytes) -> tuple[Permit, Envelope]:

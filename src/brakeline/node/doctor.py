@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 import httpx
 
 from brakeline.core.errors import BrakelineError, Unavailable
+from brakeline.core.grant import clock_off
 from brakeline.core.tlog.policy import verify_all
 from brakeline.core.treaty import Party, Treaty
-from brakeline.core.treaty.values import SKEW
 from brakeline.node import ports
 from brakeline.node.disk import database_errors, disk_errors, write_atomic
 from brakeline.node.home import Home, Purpose
@@ -121,10 +121,9 @@ def _log(home: Home, treaty: Treaty) -> Iterator[Check]:
         yield Check("log", trouble=str(e), hint=e.hint or "is it reopened elsewhere? brakeline status")
         return
     yield Check("log", f"{cosigned.checkpoint.size} entries at {url}, cosigned by {len(cosigned.witnesses)}")
-    off = ports.clock().wall() - cosigned.time
-    if off < -SKEW or off > treaty.heartbeat + treaty.stale_after + SKEW:
-        side = "behind" if off < 0 else "ahead"
-        text = f"this clock is {abs(off):.0f} s {side} of the witnesses', or the log stands still"
+    if off := clock_off(treaty, view_time=cosigned.time, now=int(ports.clock().wall())):
+        side = "behind" if off < 0 else "ahead of"
+        text = f"this clock is {abs(off)} s {side} the witnesses', or the log stands still"
         yield Check("clock", trouble=text, hint="is time synchronized here (timedatectl)? is the log's checkpoint new?")
     else:
         yield Check("clock", "as the witnesses'")
