@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from brakeline.cli import verify
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused, Unavailable
 from brakeline.core.snapshot import Snapshot, check_stated, pack, unpack
 from brakeline.core.state import State, apply, begin, codec
 from brakeline.core.state.codec import digest, encode
+from brakeline.core.tlog.merkle import leaf_hash, root
 from brakeline.node import client, disk
 from brakeline.node.client import BUNDLE, Follower
 from test_logstore import in_memory
@@ -90,6 +93,57 @@ def test_two_histories_are_caught_and_the_proof_is_kept(tmp_path: Path) -> None:
     kept = sorted((tmp_path / "forks").iterdir())
     assert len(kept) == 2
     assert kept[0].read_bytes() != kept[1].read_bytes()
+
+
+def proven(memory: Path, world: World) -> list[str]:
+    """What `brakeline verify` makes of the one proof that is kept: whom it names."""
+    (path,) = (memory / "proofs").iterdir()
+    file = memory / "treaty.toml"
+    file.write_bytes(world.first.text)
+    done = CliRunner().invoke(verify.command, [str(path), "--treaty", str(file), "--json"])
+    assert done.exit_code == 0, done.output
+    return [fault["who"] for fault in json.loads(done.output)["faults"]]
+
+
+@pytest.mark.parametrize("at", [-1, 2])
+def test_what_is_kept_of_a_fork_proves_it_to_anybody(at: int, tmp_path: Path) -> None:
+    world = grown()
+    log = WorldLog(world)
+    follower = Follower(log, world.treaty, tmp_path)
+    follower.update()
+    another_history(world, at)
+    log.note = world.checkpoint(root=root([leaf_hash(e) for e in world.entries]), by=["alpha", "beta", "gamma"])
+    with pytest.raises(Refused, match="another history") as e:
+        follower.update()
+    assert "brakeline verify" in e.value.hint
+    assert proven(tmp_path, world) == ["log.example/demo", "alpha", "beta", "gamma"]
+
+
+def test_what_is_kept_of_a_fork_that_grew_proves_it_too(tmp_path: Path) -> None:
+    world = grown()
+    follower = Follower(WorldLog(world), world.treaty, tmp_path)
+    follower.update()
+    another_history(world, 1)
+    world.entries.append(world.checkpoint())
+    with pytest.raises(Refused, match="another history"):
+        follower.update()
+    assert proven(tmp_path, world) == ["log.example/demo", *sorted(PARTIES)]
+
+
+def test_a_witness_that_goes_backwards_is_proven_to(tmp_path: Path) -> None:
+    world = grown()
+    log = WorldLog(world)
+    follower = Follower(log, world.treaty, tmp_path)
+    follower.update()
+    log.note = world.checkpoint(world.state.size - 1, by=["alpha", "beta"], now=world.now)
+    with pytest.raises(Refused):  # an old one, with the times of then, or of the same second, accuses nobody
+        follower.update()
+    assert not (tmp_path / "proofs").exists()
+    log.note = world.checkpoint(world.state.size - 1, by=["alpha", "beta", "gamma"], now=world.now + 5)
+    with pytest.raises(Refused) as e:
+        follower.update()
+    assert e.value.reason is Reason.ROLLBACK
+    assert proven(tmp_path, world) == ["alpha", "beta", "gamma"]
 
 
 def test_a_grown_fork_is_caught_too(tmp_path: Path) -> None:

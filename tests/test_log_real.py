@@ -33,6 +33,7 @@ from brakeline.core.tlog.checkpoint import Checkpoint, cosign, parse_checkpoint
 from brakeline.core.tlog.note import COSIGNATURE, ED25519, Note, SignatureLine, VerifierKey, parse_note, sign_note
 from brakeline.core.tlog.policy import Group, Policy, parse_policy, verify_cosigned
 from brakeline.core.tlog.proof import parse_proof, verify_proof
+from brakeline.core.tlog.receipt import verify_receipt
 from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
 from brakeline.node import http, logserver, queue, sequencer, witness
 from brakeline.node.admission import Place, Terms
@@ -637,6 +638,12 @@ def test_without_a_quorum_nothing_is_published(network: Network, client: httpx.C
     health = client.get(f"{log.url}/healthz").json()
     assert (health["durable"] - health["published"], health["failure"]) == (1, "")
     assert [name for name, trouble in health["witnesses"].items() if trouble] == ["w1", "w2"]
+    # What is durable is promised, and nothing else is.
+    size = health["published"]
+    promised = verify_receipt(client.get(f"{log.url}/receipt/{sha256(entry(2)).hex()}").content, LOG_KEY)
+    assert (promised.index, promised.leaf) == (size, merkle.leaf_hash(entry(2)))
+    assert client.get(f"{log.url}/receipt/{sha256(entry(3)).hex()}").status_code == 404
+    assert client.get(f"{log.url}/receipt/x").status_code == 400
     # An entry that is published is still proven.
     assert verify_proof(add(client, log, entry(0)), entry(0), network.policy)[0] == parse_proof(first).index
 

@@ -43,6 +43,7 @@ class WorldLog(LogClient):
         self.judging = judging
         self.asked: list[tuple[int, int]] = []  # ranges of entries
         self.added: list[bytes] = []
+        self.promised: bytes | None = None  # a receipt that it shows, whatever is asked for
 
     def _reach(self) -> None:
         if self.away:
@@ -62,6 +63,9 @@ class WorldLog(LogClient):
         self._reach()
         assert self.state is not None
         return self.state
+
+    def receipt(self, entry: bytes) -> bytes | None:
+        return self.promised
 
     def add(self, entry: bytes) -> bytes:
         self._reach()

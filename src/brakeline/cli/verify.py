@@ -9,11 +9,12 @@ import click
 from brakeline.cli.common import read_file
 from brakeline.core import views, words
 from brakeline.core.bundle import Proven, verify_bundle
+from brakeline.core.contradiction import faults, read_contradiction, told
 from brakeline.core.encoding import canonical, decimal, unhex32
 from brakeline.core.errors import Malformed, Misuse
 from brakeline.core.state.events import Event, Tripped
 from brakeline.core.state.runs import Run
-from brakeline.core.treaty import parse_treaty
+from brakeline.core.treaty import Treaty, parse_treaty
 
 
 @click.command()
@@ -27,13 +28,20 @@ from brakeline.core.treaty import parse_treaty
 def command(file: Path, treaty_file: Path | None, digest: str | None, anchor_text: str | None, as_json: bool) -> None:
     """Verify the bundle FILE with nothing but this program: no network, no keys, no trust in whoever sent it.
 
+    FILE may also be a contradiction, as `brakeline compare` and every follower keep it: two things that a log or a
+    witness signed, and an honest one does not. Whose keys count then is said by --treaty.
+
     Without --treaty or --sha256 the treaty is taken from the bundle, and its digest is printed: compare it. The treaty
     is the log's first text. Where later ones followed it, that text alone proves the history only as long as few of the
     witnesses' keys were ever stolen, those that serve no more included; --anchor takes that risk away.
     """
     anchor = _anchor(anchor_text) if anchor_text else None
-    trusted = parse_treaty(read_file(treaty_file)).digest if treaty_file else digest
-    proven = verify_bundle(read_file(file), treaty_digest=trusted, anchor=anchor)
+    treaty, data = parse_treaty(read_file(treaty_file)) if treaty_file else None, read_file(file)
+    if data.startswith(b"{"):
+        _contradiction(file, data, treaty, as_json=as_json)
+        return
+    trusted = treaty.digest if treaty else digest
+    proven = verify_bundle(data, treaty_digest=trusted, anchor=anchor)
     if as_json:
         click.echo(canonical(claims(proven)).decode())
         return
@@ -57,6 +65,22 @@ def command(file: Path, treaty_file: Path | None, digest: str | None, anchor_tex
         click.echo(f"brake    {phase:<8} {when} UTC, entry {event.entry}{_why(event)}")
     for run in views.by_declaration(proven.state):
         click.echo(f"run      {_line(proven, run)}")
+
+
+def _contradiction(file: Path, data: bytes, treaty: Treaty | None, *, as_json: bool) -> None:
+    found = read_contradiction(data)
+    if treaty is None:
+        hint = "give the one that you trust with --treaty FILE"
+        raise Misuse("whose keys these are is said by a treaty, and this file brings none", hint=hint)
+    who = faults(found, treaty.policy)
+    if not who:
+        raise Malformed(f"{file} holds two notes that do not contradict each other")
+    if as_json:
+        click.echo(canonical({"treaty": treaty.digest, "faults": [fault._asdict() for fault in who]}).decode())
+        return
+    click.echo(f"VERIFIED {file}: they contradict each other")
+    for line in told(who, treaty):
+        click.echo(line)
 
 
 _ANCHORED: Final = "the anchor is in this log: keys that witnesses no longer use prove nothing here"

@@ -18,6 +18,7 @@ from brakeline.core.encoding import sha256
 from brakeline.core.errors import Malformed, Misuse
 from brakeline.node import ports
 from brakeline.node.disk import database_errors, disk_errors, write_atomic, write_private
+from brakeline.node.evidence import FORKS, PROOFS, RECEIPTS
 from brakeline.node.home import Home
 from brakeline.node.memory import RESTORED
 from brakeline.node.witness import MEMORY
@@ -26,7 +27,8 @@ _TABLE: Final = "brakeline-backup.json"  # names and digests (hex SHA-256) of wh
 _LARGEST: Final = 2**31  # bytes of one file
 # Files of a home, and all files of folders; what is not here is made anew, or too large: logs, mirrors, runs.
 _FILES: Final = ("party", "treaty.toml", "next.toml", "reopening.json", "signed.json", "contested")
-_FOLDERS: Final = ("keys", "seen", "seen/forks", "signer", "signer/forks")
+_KEPT: Final = (FORKS, PROOFS, RECEIPTS)
+_FOLDERS: Final = ("keys", *(str(Path(memory) / kept) for memory in ("seen", "signer") for kept in ("", *_KEPT)))
 _DATABASES: Final = ("outbox.sqlite", f"witness/{MEMORY}")
 
 

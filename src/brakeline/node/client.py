@@ -4,9 +4,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
-from brakeline.core.encoding import sha256
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused, Unavailable
 from brakeline.core.grant import stands_still
 from brakeline.core.reopening import Reopening
@@ -17,11 +16,12 @@ from brakeline.core.state.events import Event
 from brakeline.core.state.said import authenticate
 from brakeline.core.statement import open_envelope
 from brakeline.core.tlog.checkpoint import Checkpoint, checkpoint_in
-from brakeline.core.tlog.merkle import EMPTY_ROOT, Frontier, leaf_hash
+from brakeline.core.tlog.merkle import EMPTY_ROOT, leaf_hash, root
 from brakeline.core.tlog.policy import Cosigned, verify_all
 from brakeline.core.treaty import Treaty
 from brakeline.node import ports
 from brakeline.node.disk import disk_errors, write_atomic
+from brakeline.node.evidence import keep_notes, keep_proof
 from brakeline.node.logclient import BUNDLE, LogClient, Progress
 from brakeline.node.memory import REOPENED, STAMPED, Seen, era, stamped_in
 from brakeline.node.moving import Moves, begins, is_news, read_reopening
@@ -31,6 +31,8 @@ _UNVOUCHED: Final = 2**16  # entries without a stamp among them that are folded 
 _RECENT: Final = 10_000  # events kept in memory
 _PACE: Final = 0.25  # s that waiting in vain takes at least
 _DAMAGED: Final = "the log sent entries that are not those of its checkpoint of {}"
+_ROLLED: Final = "the log shows {} entries; it had more before"
+_FORKED: Final = "the log shows another history than before"
 _TILE: Final = "a tile is damaged, on its disk or on the way: try again, or ask its keeper"
 
 class Trail(NamedTuple):
@@ -54,7 +56,7 @@ class Follower:
 
     `memory` keeps the newest checkpoint seen, so that after a restart a log that was rolled back is refused, and now
     and then the state itself, so that the log need not be folded again. When the log shows two histories, both
-    checkpoints are kept in `memory/forks`, and the follower refuses to go on.
+    checkpoints are kept in `memory/forks`, and the proof in `memory/proofs`; the follower refuses to go on.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class Follower:
         self.heed: list[Callable[[], None]] = []  # called when `state` is another one, before it is written down
         self.recent: deque[Event] = deque(maxlen=_RECENT)
         self._updating = ports.clock().lock()  # waiting for a checkpoint is done outside it
-        self._memory = memory
+        self.memory = memory
         self._saved = (0, era(self.state))  # size and era of the state that was written down last
         self._mark = stamped_in(memory) if memory else (0, EMPTY_ROOT)  # of the highest stamp that was seen
         self._floor: Seen | None = None
@@ -166,8 +168,8 @@ class Follower:
             for heed in tuple(self.heed):
                 heed()
             self._settle()
-            if self._memory is not None and state.size > before:
-                self._remember(self._memory, note, state)
+            if self.memory is not None and state.size > before:
+                self._remember(self.memory, note, state)
         if wait and self.state.size == known:  # a keeper that does not let us wait must not make us spin
             ports.clock().sleep(max(0.0, began + _PACE - ports.clock().monotonic()))
         return state.size > before
@@ -188,8 +190,8 @@ class Follower:
             self._before, self._stamped = self._stamped, self.state
         if mark.size > self._mark[0]:
             self._mark = mark.size, mark.root()
-            if self._memory is not None:
-                write_atomic(self._memory / STAMPED, f"{mark.size} {mark.root().hex()}\n".encode())
+            if self.memory is not None:
+                write_atomic(self.memory / STAMPED, f"{mark.size} {mark.root().hex()}\n".encode())
         self._heed_address()
 
     def _heed_address(self) -> None:
@@ -244,10 +246,10 @@ class Follower:
             heed()
         self._before = self._stamped = folded.state
         self._settle()
-        if self._memory is not None:
-            write_atomic(self._memory / REOPENED, data)
+        if self.memory is not None:
+            write_atomic(self.memory / REOPENED, data)
             self._saved = (0, ())
-            self._remember(self._memory, note, folded.state)
+            self._remember(self.memory, note, folded.state)
 
     def _newest(self, wait: int = 0) -> tuple[bytes, Cosigned | Refused]:
         """The newest checkpoint; or why its cosignatures are not enough, as far as is known before its entries are."""
@@ -262,7 +264,7 @@ class Follower:
                 raise
             new = e
         if size < max(started, floor.checkpoint.size if floor else 0):
-            raise Refused(Reason.ROLLBACK, f"the log shows {size} entries; it had more before")
+            raise Refused(Reason.ROLLBACK, _ROLLED.format(size), hint=self._against(note))
         return note, new
 
     def _fold(
@@ -319,25 +321,22 @@ class Follower:
         if isinstance(new, Refused):  # nobody has vouched for it
             raise new
         if self.cosigned is not None or not self.state.size:
-            self._check_sent(checkpoint_in(note))
-            self._fork(note)
+            self._fork(note, self._sent(checkpoint_in(note)))
         with self.lock:  # nothing has borne the kept state out yet: before anybody is accused, it is made anew
             self.state = begin(self.first)
             self._saved = (0, era(self.state))
         return self._fold(note, new, progress, state=self.state, client=self.client, kept=self._kept)
 
-    def _check_sent(self, new: Checkpoint) -> None:
-        """That it is the log that differs, and not what was sent of it: a damaged tile accuses nobody.
+    def _sent(self, new: Checkpoint) -> list[bytes]:
+        """The leaf hashes of what the log sends; it is the log that differs, not they: a damaged tile accuses nobody.
 
         Raises:
             Unavailable: the entries do not give the root that was cosigned, or give it with what was seen before.
         """
-        seen = self._seen()
-        tree = Frontier().extend(leaf_hash(entry) for entry in self.client.stream(0, seen.size))
-        then = tree.root()
-        tree = tree.extend(leaf_hash(entry) for entry in self.client.stream(seen.size, new.size))
-        if tree.root() != new.root or then == seen.root:
+        seen, leaves = self._seen(), [leaf_hash(entry) for entry in self.client.stream(0, new.size)]
+        if root(leaves) != new.root or root(leaves[: seen.size]) == seen.root:
             raise Unavailable(_DAMAGED.format(new.size), hint=_TILE)
+        return leaves
 
     def _seen(self) -> Checkpoint:
         """The checkpoint that was verified last."""
@@ -375,7 +374,7 @@ class Follower:
         new = verify_all(note, after.chain.need)
         floor = self._floor.checkpoint if self._floor else None
         if floor and floor.size > checkpoint.size:
-            raise Refused(Reason.ROLLBACK, f"the log shows {checkpoint.size} entries; it had more before")
+            raise Refused(Reason.ROLLBACK, _ROLLED.format(checkpoint.size))
         if floor and floor.size >= after.clock.base.size and after.root(floor.size) != floor.root:
             self._fork(note)
         with self._updating, self.lock:
@@ -411,27 +410,28 @@ class Follower:
             raise Refused(
                 Reason.TAMPERED,
                 f"folded anew, the log gives another state at {mine.size} entries than the one kept here",
-                hint=f"remove {self._memory / 'state'} and report it" if self._memory else "",
+                hint=f"remove {self.memory / 'state'} and report it" if self.memory else "",
             )
         return Trail(state, tuple(events))
 
-    def _fork(self, note: bytes) -> None:
+    def _fork(self, note: bytes, leaves: Sequence[bytes] = ()) -> NoReturn:
         """Keep both checkpoints: together they prove to anybody that the log and a quorum signed two histories."""
-        mine = self._floor
-        if mine is None and self.cosigned is not None:
-            mine = Seen(self.cosigned.checkpoint, self.cosigned.note.encode())
-        if self._memory is not None and mine is not None:
-            # Named by what they are: no later proof, and nothing else that is shown, takes the place of this one.
-            name = f"{mine.checkpoint.size}-{sha256(mine.note, note).hex()[:16]}"
-            for part, data in (("a", mine.note), ("b", note)):
-                path = self._memory / "forks" / f"{name}-{part}"
-                if not path.exists():
-                    write_atomic(path, data)
-        raise Refused(
-            Reason.EQUIVOCATION,
-            "the log shows another history than before",
-            hint=f"both checkpoints are kept in {self._memory / 'forks'}" if self._memory else "",
-        )
+        if self.memory is not None and (mine := self._shown()) is not None:
+            keep_notes(self.memory, mine, note)
+        raise Refused(Reason.EQUIVOCATION, _FORKED, hint=self._against(note, leaves) or "both checkpoints are kept")
+
+    def _shown(self) -> bytes | None:
+        """The note that was verified last."""
+        return self._floor.note if self._floor else self.cosigned.note.encode() if self.cosigned else None
+
+    def _against(self, note: bytes, leaves: Sequence[bytes] = ()) -> str:
+        """Keep what proves that a log or a witness contradicts itself with this note, if it does; says where."""
+        mine = self._shown()
+        if self.memory is None or mine is None:
+            return ""
+        (policy, *_) = self.state.chain.need(self._seen().size)
+        path = keep_proof(self.memory, mine, note, policy, leaves)
+        return f"`brakeline verify {path}` shows it to anybody" if path else ""
 
     def follow(self, stop: ports.Event, on_trouble: Callable[[BrakelineError], None]) -> None:
         """Update until `stop` is set. Trouble is tried again: what is not known is not acted upon.

@@ -5,6 +5,7 @@ from typing import Final
 
 import httpx
 
+from brakeline.core.encoding import sha256
 from brakeline.core.errors import Unavailable
 from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle
 from brakeline.node.http import raise_for
@@ -74,6 +75,11 @@ class LogClient:
             Unavailable: out of reach, or no witness quorum: submit the same bytes again. Refused: never.
         """
         return self._answer(self._call("POST", "/add?alone=1", content=entry, seconds=30.0))
+
+    def receipt(self, entry: bytes) -> bytes | None:
+        """What the log promises of an entry, unverified; None where it holds none such."""
+        response = self._call("GET", f"/receipt/{sha256(entry).hex()}", seconds=10.0)
+        return None if response.status_code == 404 else self._answer(response)
 
     def _call(self, method: str, path: str, *, seconds: float, content: bytes | None = None) -> Answer:
         try:

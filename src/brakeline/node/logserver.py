@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from brakeline.core.encoding import unhex32
 from brakeline.core.errors import Malformed, Unavailable
 from brakeline.core.keys import PrivateKey
 from brakeline.core.tlog.tile import MAX_ENTRY, parse_path
@@ -84,8 +85,8 @@ def health(sequencer: Sequencer) -> Health:
 
 
 def app(sequencer: Sequencer, offered: Callable[[], bytes | None] = lambda: None) -> Starlette:
-    """GET /checkpoint?after=<size>&wait=<seconds>, GET /tile/…, GET /snapshot, POST /add?alone=<0 or 1>, and those of
-    `metrics`.
+    """GET /checkpoint?after=<size>&wait=<seconds>, GET /tile/…, GET /snapshot, POST /add?alone=<0 or 1>,
+    GET /receipt/<hex SHA-256 of an entry>, and those of `metrics`.
 
     Runs the sequencer. `offered` gives the state that the log offers to newcomers, who believe only a signers' quorum.
     """
@@ -109,6 +110,10 @@ def app(sequencer: Sequencer, offered: Callable[[], bytes | None] = lambda: None
         proof = await sequencer.submit(await read_body(request, MAX_ENTRY), alone=alone)
         return Response(proof, media_type=_TEXT)
 
+    async def receipt(request: Request) -> Response:
+        note = await asyncio.to_thread(sequencer.receipt, unhex32(request.path_params["digest"]))
+        return Response(note.encode() if note else b"", 200 if note else 404, _NEVER, _TEXT)
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with sequencer.running():
@@ -120,6 +125,7 @@ def app(sequencer: Sequencer, offered: Callable[[], bytes | None] = lambda: None
             Route("/tile/{path:path}", tile),
             Route("/snapshot", snapshot),
             Route("/add", add, methods=["POST"]),
+            Route("/receipt/{digest}", receipt),
             *metrics.routes(lambda: health(sequencer)),
         ],
         exception_handlers=HANDLERS,

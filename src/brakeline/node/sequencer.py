@@ -32,6 +32,7 @@ from brakeline.core.tlog.merkle import EMPTY_ROOT, consistency_proof, inclusion_
 from brakeline.core.tlog.note import Note, keyring, parse_note, sign_note, verify_note
 from brakeline.core.tlog.policy import Policy, verify_all
 from brakeline.core.tlog.proof import Proof
+from brakeline.core.tlog.receipt import Receipt, sign_receipt
 from brakeline.core.tlog.tile import MAX_ENTRY
 from brakeline.node.admission import Admission, Place, Terms
 from brakeline.node.cosigners import Cosigners
@@ -43,18 +44,17 @@ MAX_BATCH: Final = 1000
 MAX_ARRIVED: Final = 256  # entries that are not judged yet: nobody knows whose they are
 FRESH: Final = 1.0  # s; cosignatures count whole seconds, so a younger checkpoint would get the same time again
 SLICE: Final = 0.01  # s of judging at a stretch, so that a durable batch need not wait for a crowd of arrivals
-
-
 R = TypeVar("R")
 
 
 class Timing(NamedTuple):
-    """Seconds: `interval` between batches, `heartbeat` between stamps, `patience` for a quorum, `retry` after none."""
+    """Seconds: `interval` between batches, `heartbeat` between stamps, `patience` for a quorum, `retry`, `promise`."""
 
     interval: float = 0.02
     heartbeat: float = 10.0
     patience: float = 5.0
     retry: float = 0.25
+    promise: float = 600.0
 
 
 DEFAULT_TIMING: Final = Timing()
@@ -68,9 +68,7 @@ class Latest(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Seconds since cosignatures were asked for with success, and since the store took something; how many seconds the
-    first may be; how many entries wait.
-    """
+    """Seconds since cosignatures were got and since the store took something; bound of the first; entries that wait."""
 
     cosigned: float
     written: float
@@ -115,8 +113,7 @@ class Sequencer:
         self.failure: BrakelineError | None = None
         self.latest: Latest | None = None
         self.cosigners = Cosigners(store, own[0], self._terms.need, timing.patience)
-        self._key = key
-        self._own = own[0]
+        self._key, self._own = key, own[0]
         self._admission = admission
         self._clock = clock
         self._timing = timing
@@ -203,6 +200,14 @@ class Sequencer:
         assert self.latest is not None
         size, note = self.latest
         return Proof(index, inclusion_proof(index, size, self.store.read), note).encode()
+
+    def receipt(self, digest: bytes) -> Note | None:
+        """What the log promises of the entry with this digest, where it is durable."""
+        index = self.store.index_of(digest)
+        if index is None or self.failure is not None:
+            return None
+        until = int(self._clock() + (self._terms.promise or self._timing.promise))
+        return sign_receipt(Receipt(self.store.origin, index, self.store.read(0, index), until), self._key)
 
     def progress(self) -> Progress:
         """How it goes, by this log's own clock."""

@@ -28,6 +28,9 @@ from brakeline.core.state.codec import digest
 from brakeline.core.state.events import Barred, Equivocated, Event
 from brakeline.core.statement import open_envelope
 from brakeline.core.tlog.checkpoint import checkpoint_in
+from brakeline.core.tlog.merkle import leaf_hash
+from brakeline.core.tlog.note import parse_note
+from brakeline.core.tlog.receipt import parse_receipt
 from brakeline.core.treaty import Lane
 from brakeline.core.treaty.values import SKEW
 from brakeline.node import permits
@@ -66,6 +69,7 @@ class Observer:
         self._signed: dict[int, bytes] = {}
         self._digests: dict[int, str] = {}
         self._acknowledged: set[bytes] = set()
+        self._promised: dict[int, bytes] = {}  # index → leaf hash, of the log's receipts
         self._floors: dict[str, int] = {}
         self._signers: dict[Process, Follower] = {}
         self._gates: dict[Process, Follower] = {}
@@ -163,9 +167,12 @@ class Observer:
     def finish(self) -> None:
         """At the end: what was acknowledged is there."""
         with closing(sqlite3.connect(self.hosts[KEEPER].home / "log" / "log.db")) as db:
-            rows = {sha256(row[0]) for row in db.execute("SELECT data FROM entries")}
-        if lost := self._acknowledged - rows:
+            rows = [row[0] for row in db.execute("SELECT data FROM entries ORDER BY number")]
+        if lost := self._acknowledged - {sha256(row) for row in rows}:
             self.violated("S2", f"{len(lost)} acknowledged statements are not in the log")
+        for index, leaf in self._promised.items():
+            if index >= len(rows) or leaf_hash(rows[index]) != leaf:
+                self.violated("S2", f"another entry than was promised stands at {index}")
 
     def gave_up(self, data: bytes, why: str) -> None:
         """A party's outbox does not send a statement any more: rightly, if the log as it is would not take it."""
@@ -192,9 +199,9 @@ class Observer:
             self.violated("S4", f"{process.name}: another brake after {size} entries")
         if size in self._digests and digest(state) != self._digests[size]:
             self.violated("S4", f"{process.name}: another state after {size} entries")
-        if follower._memory is None:
+        if follower.memory is None:
             return
-        slot = f"{process.name} {follower._memory}"
+        slot = f"{process.name} {follower.memory}"
         if size < self._floors.get(slot, 0):
             self.violated("S6", f"{process.name} accepted {size} entries after {self._floors[slot]}")
         self._floors[slot] = size
@@ -265,6 +272,8 @@ class Observer:
                 self._published(answer)
             case "log", "/add":
                 self._took(request)
+            case "log", path if path.startswith("/receipt/"):
+                self._promises(answer)
             case "signer", "/vote":
                 self._holds(request, host)
             case "signer", "/permit":
@@ -302,6 +311,13 @@ class Observer:
             host = self.hosts[source.host_name]
             if not host.disk.is_durable(host.home / "outbox.sqlite"):
                 self.violated("S7", f"{source.name} sent a statement before its outbox was durable")
+
+    def _promises(self, answer: Answer) -> None:
+        receipt = parse_receipt(parse_note(answer.content).text)
+        if self._promised.setdefault(receipt.index, receipt.leaf) != receipt.leaf:
+            self.violated("S1", f"the log promised two entries at {receipt.index}")
+        if not self.hosts[KEEPER].disk.is_durable(self.hosts[KEEPER].home / "log" / "log.db"):
+            self.violated("S7", "the log promised an entry before it was durable")
 
     def _holds(self, request: Request, host: str) -> None:
         said = open_envelope(request.body).statement
