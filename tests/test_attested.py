@@ -242,7 +242,7 @@ def test_time_that_was_up_when_the_supervisor_died(lab: WorldLab) -> None:
     job._before = 20
     job._commit("running")
     with pytest.raises(Misuse, match="has ended"):
-        go(lab, "false")
+        go(lab, "false", seconds=20)
     assert lab.said[-1] == (20, "ended")
 
 

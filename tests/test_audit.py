@@ -322,7 +322,7 @@ def test_what_cannot_be_audited(tmp_path):
     run.session()
     with pytest.raises(Misuse, match="inspect itself"):
         run.inspect("alpha")
-    with pytest.raises(Unavailable, match="no evidence folder"):
+    with pytest.raises(Unavailable, match="no evidence at"):
         inspect(run.world.state, run.live.now, run.world.heads(run.live), tmp_path / "none", "beta", key("beta"),
                 memory=tmp_path / "memory")  # fmt: skip
     assert run.inspect("beta").verdict == "pass"

@@ -789,9 +789,8 @@ def test_a_home_that_is_a_copy_takes_back_what_the_log_holds_of_it(folder: Path,
     log.away = True
     (folder / "copy" / RESTORED).touch()
     copy = Told(Home(folder / "copy"))
-    for kind, body in (("notice", Notice(about=-1, text="too early")), ("vote", trip("too early"))):
-        with pytest.raises(Unavailable, match="says nothing before it has read the log"):
-            copy.say(kind, body)
+    with pytest.raises(Unavailable, match="says nothing before it has read the log"):
+        copy.say("notice", Notice(about=-1, text="too early"))
     with pytest.raises(Unavailable):
         copy.outbox.flush(log.add_verified)
     log.away = False
@@ -802,6 +801,32 @@ def test_a_home_that_is_a_copy_takes_back_what_the_log_holds_of_it(folder: Path,
     texts = [s.body["text"] for s in map(_statement, world.entries) if s and "text" in s.body and s.issuer == "alpha"]
     assert texts[-3:] == ["waiting", "of the other", "after"]
     assert world.state.members.equivocators == frozenset()
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_copy_that_cannot_see_what_was_shown_to_others_votes_far_behind_it(
+    restored: bool, folder: Path, world: World, log: WorldLog
+) -> None:
+    """The log is away, and two homes of one party show votes to trip to the permit signers."""
+    world.bind()
+    alpha = Told(home(folder, world))
+    alpha.say("notice", Notice(about=-1, text="hello"))
+    shutil.copytree(folder / "alpha", folder / "copy")
+    if restored:
+        (folder / "copy" / RESTORED).touch()
+    log.away = True
+    copy = Told(Home(folder / "copy"))
+    for one, reason in ((alpha, "the first"), (copy, "the second"), (alpha, "the third"), (copy, "the fourth")):
+        with pytest.raises(Unavailable):
+            one.say("vote", trip(reason))
+        assert one.texts[-1] == "shown to 4 permit signers"
+    votes = [open_envelope(data).statement for one in (alpha, copy) for _, _, data in one.outbox.pending()]
+    assert len({vote.seq for vote in votes}) == 4
+    log.away = False
+    for one in (alpha, copy, alpha):
+        one.look(soon=False)
+    assert world.state.members.equivocators == frozenset()
+    assert len(world.state.ballot.trip) == 1
 
 
 def test_two_homes_that_speak_at_one_moment_do_not_equivocate(folder: Path, world: World, log: WorldLog) -> None:

@@ -28,7 +28,9 @@ LEAVES = "leaves.bin"
 )
 @home_option
 def command(file: Path, folders: tuple[Path, ...], home: Path) -> None:
-    """Write FILE: first text, whole log, cosigned checkpoint, and transcripts. It is verified before it is written."""
+    """Write FILE, which is new: first text, whole log, cosigned checkpoint, and transcripts. It is verified before."""
+    if file.exists():
+        raise Misuse(f"{file} exists already", hint="evidence is not overwritten: choose another name")
     desk = Desk(Home(home), tell=tell)
     desk.catch_up()
     data = make(desk, folders)

@@ -52,6 +52,10 @@ home_option: Callable[[F], F] = click.option(
 )
 
 
+def exit_code(error: BrakelineError) -> int:
+    return next(code for kind, code in EXIT.items() if isinstance(error, kind))
+
+
 def load(module: str, what: str) -> Any:
     """A module of Brakeline that needs packages which may not be there.
 
@@ -147,17 +151,17 @@ host_option: Callable[[F], F] = click.option("--host", help="Listen here instead
 port_option: Callable[[F], F] = click.option("--port", type=click.IntRange(0, 65535), help="Listen on this port.")
 
 
-def address(url: str, host: str | None, port: int | None) -> tuple[str, int]:
-    """Where to listen: as told, or else the host and port of the treaty's URL.
+def address(url: str, host: str | None, port: int | None, *, what: str = "the treaty's address") -> tuple[str, int]:
+    """Where to listen: as told, or else the host and port of a URL, which `what` names.
 
     Raises:
         Misuse: neither says it.
     """
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         host, port = host or parts.hostname, parts.port if port is None else port
     except ValueError as e:
-        raise Misuse(f"the treaty's address {url!r} has no valid port") from e
+        raise Misuse(f"{what} {url!r} is none: {e}") from e
     if not host or port is None:
-        raise Misuse(f"the treaty's address {url!r} does not say where to listen", hint="give --host and --port")
+        raise Misuse(f"{what} {url!r} does not say where to listen", hint="a host and a port are needed")
     return host, port

@@ -6,7 +6,7 @@ from typing import Any, Final
 import click
 
 from brakeline import __version__
-from brakeline.cli.common import EXIT, EXIT_INTERRUPTED, LazyGroup
+from brakeline.cli.common import EXIT, EXIT_INTERRUPTED, LazyGroup, exit_code
 from brakeline.core.errors import BrakelineError, Unavailable
 
 COMMANDS: Final = {
@@ -65,7 +65,7 @@ def main(args: list[str] | None = None) -> None:
         click.echo(f"error: {e}", err=True)
         if e.hint:
             click.echo(f"hint: {e.hint}", err=True)
-        sys.exit(EXIT[type(e)])
+        sys.exit(exit_code(e))
     except OSError as e:
         # A pipe whose reader is gone, a home that may not be written: the machine's errors, not a bug of ours.
         click.echo(f"error: {e.strerror or e}{f': {e.filename}' if e.filename else ''}", err=True)

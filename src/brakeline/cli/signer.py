@@ -49,7 +49,10 @@ def serving(party: Home, *, new: bool = False, refold_every: str = "24 h") -> It
     me = party.me(treaty)
     if me.signer_key is None:
         raise Misuse(f"the treaty does not make {me.name} a permit signer (Treaty 1.2)")
+    party.key("signer")  # one that cannot be read is found out now, and not at the first permit
     every = units.seconds(refold_every)
+    if every < 1:
+        raise Misuse(f"--refold-every {refold_every} is less than a second")
     follower = Follower(LogClient(log_url(treaty)), treaty, home / "signer", stating=True, put=home / FILE)
     client = LogClient(log_url(treaty))
     box = Outbox(home, treaty, me.name, party.key("statement"), time.time)

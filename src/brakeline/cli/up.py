@@ -80,6 +80,8 @@ def _starts(party: Home, roles: list[str], found: Config, stack: ExitStack) -> I
 
         def start(role: str = role, listen: Listen | None = listen) -> Service:
             app, url = stack.enter_context(_SERVING[role](party))
-            return Service(app, *address(f"http://{listen.listen}" if listen else url, None, None))
+            if listen is None:
+                return Service(app, *address(url, None, None))
+            return Service(app, *address(f"http://{listen.listen}", None, None, what=f"[{role}] listen"))
 
         yield start

@@ -35,12 +35,14 @@ def command(file: Path, treaty_file: Path | None, digest: str | None, anchor_tex
     is the log's first text. Where later ones followed it, that text alone proves the history only as long as few of the
     witnesses' keys were ever stolen, those that serve no more included; --anchor takes that risk away.
     """
-    anchor = _anchor(anchor_text) if anchor_text else None
+    anchor, digest = _anchor(anchor_text) if anchor_text else None, digest and digest.lower()
     treaty, data = parse_treaty(read_file(treaty_file)) if treaty_file else None, read_file(file)
     if data.startswith(b"{"):
         _contradiction(file, data, treaty, as_json=as_json)
         return
     trusted = treaty.digest if treaty else digest
+    if digest and trusted != digest:
+        raise Misuse("--treaty and --sha256 name two treaties", hint="give the one that you trust")
     proven = verify_bundle(data, treaty_digest=trusted, anchor=anchor)
     if as_json:
         click.echo(canonical(claims(proven)).decode())

@@ -13,7 +13,7 @@ from typing import Final, Literal, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from brakeline.cluster.running import Exited, Outcome, Stopped, run_under
+from brakeline.cluster.running import Exited, Outcome, Stopped, Survived, run_under
 from brakeline.cluster.supervise import StopReport
 from brakeline.core.encoding import canonical, tagged
 from brakeline.core.errors import BrakelineError, Misuse
@@ -80,8 +80,18 @@ def run_attested(
         return made
 
     id_ = lab.declared(name, recipe, declaration)
+    _check_same(lab.state.run(id_).declaration, declaration())
     with _alone(lab, id_):
         return _Attended(lab, lab.state.run(id_)).run(cmd, grace)
+
+
+def _check_same(logged: Declaration, now: Declaration) -> None:
+    """A declaration cannot be changed: whoever names a run again with other numbers would run under the old ones."""
+    names = ("steps", "flop_per_second", "chips", "domain", "parents", "purpose")
+    other = [name for name in names if getattr(logged, name) != getattr(now, name)]
+    if other:
+        was = ", ".join(f"{name} {getattr(logged, name)!r}" for name in other)
+        raise Misuse(f"{logged.name} was declared with {was}", hint="say the same, or give the run another name")
 
 
 def _check_command(cmd: Sequence[str]) -> None:
@@ -118,6 +128,10 @@ def pace(treaty: Treaty, flop_per_second: int) -> float:
     return max(1.0, min(cadence, treaty.permit_allowance // flop_per_second) / 2)
 
 
+def _report(outcome: Outcome) -> StopReport:
+    return outcome.report if isinstance(outcome, Stopped) else outcome.left
+
+
 class _Attended:
     """Counts running seconds as steps, and commits to them."""
 
@@ -146,20 +160,24 @@ class _Attended:
             raise Misuse(f"{name} has ended", hint="a job that runs anew is a new run: give it another name")
         self._run = self._lab.clear(self._run.id)
         self._commit("opened")
-        ended = False
+        ended, gone = False, True
         try:
             outcome, reason = self._supervise(cmd, grace)
+            gone = not _report(outcome).survivors
             # A job that failed may be started again, with the seconds that are left.
             ended = (isinstance(outcome, Exited) and outcome.code == 0) or not self._left()
+        except Survived:
+            gone = False
+            raise
         finally:
-            self._commit("ended" if ended else "stopped")
+            # What is still there does not stand still, whoever waits for that.
+            self._commit("running" if not gone else "ended" if ended else "stopped")
             self._deliver()
         if reason and not ended:
             self._lab.tell(f"stopped after {self.steps} s: {reason}")
-        if isinstance(outcome, Stopped):
-            self._tell_cut(outcome.report, grace)
-            if not self._left():
-                return Spent(outcome.report)
+        self._tell_cut(_report(outcome), grace)
+        if isinstance(outcome, Stopped) and not self._left():
+            return Spent(outcome.report)
         return outcome
 
     def _tell_cut(self, report: StopReport, grace: float) -> None:

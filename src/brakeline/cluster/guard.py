@@ -3,7 +3,8 @@
 A supervisor that is killed (SIGKILL, a closed session, memory that ran out) can stop nothing any more. So what it runs
 is supervised by a child of it, this guard, over a socket that the kernel closes with its owner. When that is closed
 without a word, the whole tree is stopped as a brake stops it: SIGTERM, grace, SIGKILL. When it is the guard that is
-killed, the supervisor adopts the tree, and kills it.
+killed, the supervisor adopts the tree, and kills it. A supervisor that stands still (Ctrl-Z, SIGSTOP) cannot stop
+anything either: when it has said nothing for a while the tree is frozen, and goes on when it does.
 
 What this cannot do: outlive the death of both at once. Where that matters, run them in a cgroup (systemd does).
 """
@@ -27,6 +28,7 @@ from brakeline.core.errors import Misuse, Unavailable
 
 _START: Final = 30.0  # s for the guard to start the command
 _LOOK: Final = 0.02  # s between two looks at the command
+_SILENT: Final = 2.0  # s without a word of the supervisor until the command is frozen
 _KILL: Final = 10.0  # s until what SIGKILL does not end is reported
 
 
@@ -98,6 +100,10 @@ class Guarded:
             self._receive(left)
         return -signal.SIGKILL if self._code is None and self._lost else self._code
 
+    def keep(self) -> None:
+        """The command may go on. Due more often than every two seconds, or it is frozen until then."""
+        self._send({})
+
     def signal(self, number: int) -> None:
         """Signal the command's process group, as a terminal does."""
         self._send({"signal": number})
@@ -163,6 +169,7 @@ def main(fd: int) -> None:
 
 def _attend(job: Supervised, peer: socket.socket, say: Any, grace: float) -> None:
     told, buffer = False, b""
+    heard, frozen = time.monotonic(), False
     while True:
         ready = select.select([peer], [], [], _LOOK)[0]
         code = job.poll()
@@ -170,6 +177,9 @@ def _attend(job: Supervised, peer: socket.socket, say: Any, grace: float) -> Non
             told = True
             say({"code": code})
         if not ready:
+            if not frozen and time.monotonic() - heard > _SILENT:
+                frozen = True
+                job.freeze()
             continue
         try:
             data = peer.recv(65536)
@@ -182,6 +192,10 @@ def _attend(job: Supervised, peer: socket.socket, say: Any, grace: float) -> Non
         *lines, buffer = buffer.split(b"\n")
         for line in lines:
             message = json.loads(line)
+            heard = time.monotonic()
+            if frozen and "stop" not in message:
+                frozen = False
+                job.thaw()
             if "signal" in message:
                 with suppress(ProcessLookupError):
                     job.signal(message["signal"])

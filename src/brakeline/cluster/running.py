@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from brakeline.cluster.guard import Guarded
 from brakeline.cluster.supervise import NOTHING, StopReport
+from brakeline.core.errors import Unavailable
 
 
 class Exited(NamedTuple):
@@ -16,6 +17,10 @@ class Exited(NamedTuple):
 
     code: int
     left: StopReport
+
+
+class Survived(Unavailable):
+    """Something went wrong, and not all of the command could be stopped after it."""
 
 
 class Stopped(NamedTuple):
@@ -39,10 +44,11 @@ def run_under(
 
     What the command leaves running when it exits is stopped too, as batch schedulers do. SIGINT, SIGTERM,
     SIGHUP and SIGQUIT are passed on to the command. Whatever `may_run` raises stops the command first: fail closed.
-    It must answer promptly, for nothing is stopped while it thinks. When this process dies, a guard ends the command.
+    It must answer promptly, for nothing is stopped while it thinks. When this process dies, a guard ends the command;
+    while this process stands still, so does the command.
 
     Raises:
-        Misuse, Unavailable: as `Guarded`.
+        Misuse, Unavailable: as `Guarded`. Survived.
     """
     if not may_run():
         return Stopped(NOTHING)
@@ -52,11 +58,14 @@ def run_under(
             while (code := job.wait(poll)) is None:
                 if not may_run():
                     return Stopped(job.stop(grace))
+                job.keep()
                 while caught:
                     job.signal(caught.pop(0))
             return Exited(code, job.stop(grace))
-        finally:
-            job.stop(grace)
+        except BaseException as e:
+            if survivors := job.stop(grace).survivors:
+                raise Survived(f"still running, whatever was tried: pids {', '.join(map(str, survivors))}") from e
+            raise
 
 
 @contextmanager

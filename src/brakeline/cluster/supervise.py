@@ -115,6 +115,14 @@ class Supervised:
                         tree.append(process)
         return tree
 
+    def freeze(self) -> None:
+        """SIGSTOP every process of the tree: nothing of it goes on until `thaw` or `stop`."""
+        self._freeze(frozenset())
+
+    def thaw(self) -> None:
+        """Let what was frozen go on, children first."""
+        _send(reversed(self.processes()), signal.SIGCONT)
+
     def stop(self, grace: float) -> StopReport:
         """End every process of the tree: SIGTERM, and SIGKILL for what is still there after `grace` seconds.
 

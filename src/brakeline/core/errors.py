@@ -1,5 +1,6 @@
 """Errors, cut by who must act. What a judge finds out about a run is not an error: it is a `Finding`."""
 
+import re
 from enum import StrEnum
 
 
@@ -14,6 +15,11 @@ class BrakelineError(Exception):
             raise TypeError("raise a subclass of BrakelineError")
         super().__init__(what)
         self.hint = hint
+
+    @property
+    def gist(self) -> str:
+        """The text without its numbers: what is told once, though times and sizes in it go on."""
+        return re.sub(r"[0-9]+", "#", str(self))
 
 
 class Malformed(BrakelineError):

@@ -1,11 +1,13 @@
 """A run: declared before its first step, seeded by the log after it is declared, followed by lineage."""
 
+import re
 from typing import Final, Literal
 
 from brakeline.core.encoding import Wire, decimal, is_text, tagged, unhex32
 from brakeline.core.errors import Malformed
 
 MAX_PARENTS: Final = 16
+_FOLDER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Declaration(Wire, frozen=True):
@@ -51,6 +53,17 @@ class Designation(Wire, frozen=True):
 
     run: str
     tier: str
+
+
+def check_folder_name(name: str) -> None:
+    """That a run may have a folder of this name, and no other one than its own.
+
+    Raises:
+        Malformed: not 1 to 64 letters, digits, `.`, `_` or `-`, the first a letter or a digit.
+    """
+    if not _FOLDER.fullmatch(name):
+        text = f"{name[:80]!r} is no name of a run that is recorded: its evidence is kept in a folder of that name"
+        raise Malformed(text, hint="1 to 64 letters, digits, . _ or -; the first a letter or a digit")
 
 
 def check_declaration(d: Declaration) -> None:

@@ -444,7 +444,7 @@ class Follower:
                 self.update(wait=5)
                 told = ""
             except BrakelineError as e:
-                if str(e) != told:
+                if e.gist != told:
                     on_trouble(e)
-                told = str(e)
+                told = e.gist
                 stop.wait(_PACE)

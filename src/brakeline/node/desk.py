@@ -209,8 +209,9 @@ class Desk:
                 raise
             self.tell(str(e))  # the brake does not wait for people to find out which home is the right one
             self.outbox.contest()
-        data = self.outbox.write(kind, body, after=newest(self.state, self.outbox, lane).seq)
-        if is_trip(kind, body):
+        after, trip = newest(self.state, self.outbox, lane).seq, is_trip(kind, body)
+        data = self.outbox.write(kind, body, after=after, apart=trip)
+        if trip:
             self._show(data)
         return data
 
@@ -265,7 +266,7 @@ class Desk:
         self._show_again()
         self.update(progress)
         self._review()
-        if not self.outbox.pending():
+        if not self.outbox.pending() and self.outbox.last_index() < self.state.size:
             return
         text = ""
         try:

@@ -66,6 +66,9 @@ class LogClient:
             # C2SP tlog-tiles §Partial Tiles: a partial tile may go once the full one is there.
             width = BUNDLE
             response = self._call("GET", f"/{Tile(ENTRIES, number, width).path}", seconds=_SLOW)
+        if response.status_code == 404:
+            text = f"the log does not serve entries from {number * BUNDLE} on, which it has published"
+            raise Unavailable(text, hint="try again, or ask its keeper: is it an older copy?")
         return decode_bundle(self._answer(response), width)
 
     def add(self, entry: bytes) -> bytes:

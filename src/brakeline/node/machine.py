@@ -83,9 +83,13 @@ class MachineDisk:
     @staticmethod
     def create(path: Path, data: bytes) -> None:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+            try:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            except OSError as e:
+                path.unlink()  # a part of it would be in the way of the next try
+                raise OSError(e.errno, e.strerror, str(path)) from e
 
     @staticmethod
     def rename(old: Path, new: Path) -> None:

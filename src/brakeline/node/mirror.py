@@ -106,9 +106,9 @@ class Mirror:
                 self.update(wait=5)
                 told = ""
             except BrakelineError as e:
-                if str(e) != told:
+                if e.gist != told:
                     tell(f"waiting: {e}")
-                told = str(e)
+                told = e.gist
                 stop.wait(_RETRY)
 
 

@@ -28,21 +28,12 @@ from brakeline.core.statement import GENESIS, Envelope, Statement, open_envelope
 from brakeline.core.treaty import Lane, Treaty
 from brakeline.core.treaty.values import SKEW
 from brakeline.node import ports
-from brakeline.node.disk import connect, database_errors, disk_errors, transaction, write_atomic
+from brakeline.node.disk import database_errors, disk_errors, transaction, write_atomic
 from brakeline.node.memory import CONTESTED, RESTORED
+from brakeline.node.outboxfile import open_outbox
 
+_APART: Final = 2**20  # numbers that no home gives while it does not see what another one says
 LIFETIME: Final = 365 * 86400  # s: how long a statement may still be logged and counts, unless told otherwise
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS said (
-    key TEXT, lane TEXT, seq INTEGER, data BLOB NOT NULL, idx INTEGER, refused TEXT, instead TEXT, reviewed INTEGER,
-    PRIMARY KEY (key, lane, seq)
-)"""
-_MOVED: Final = "CREATE TABLE IF NOT EXISTS reopened (entry INTEGER PRIMARY KEY)"  # what `follow` has heeded
-# Of a home that is older than keys that change: all that it said, it said with one key.
-_OLDER: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'outgoing'"
-_MIGRATE: Final = """
-INSERT INTO said SELECT ?1, lane, seq, data, idx, refused, ?1 || ' ' || instead, reviewed FROM outgoing"""
-
 Logged = Callable[[Lane], Last]  # the newest statement of this party and lane that a view of the log holds
 
 
@@ -65,19 +56,7 @@ class Outbox:
         self.under(treaty)
         self.issuer, self._key, self._clock = issuer, key, clock
         self._id, self._path = key.public.id, path
-        try:
-            with disk_errors(), database_errors():
-                path.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._db = connect(path / "outbox.sqlite")
-                self._db.execute(_SCHEMA)
-                self._db.execute(_MOVED)
-                with transaction(self._db):
-                    if self._db.execute(_OLDER).fetchone():
-                        self._db.execute(_MIGRATE, (self._id,))
-                        self._db.execute("DROP TABLE outgoing")
-        except Refused as e:
-            hint = "put it back from a copy, an older one is safe; or move it away: what it had not sent is lost"
-            raise Unavailable(f"{path / 'outbox.sqlite'}: {e}", hint=hint) from e
+        self._db, self._copied = open_outbox(path, self._id)
         self._using = ports.clock().lock()  # the connection
         self._sending = ports.clock().lock()  # so that statements reach the log in order
         self._followed = set[int]()  # entries at which the log was reopened
@@ -152,17 +131,23 @@ class Outbox:
             (instead, key, lane, seq),
         )
 
-    def write(self, kind: str, body: object, *, lifetime: int = LIFETIME, after: int = -1) -> bytes:
+    def write(
+        self, kind: str, body: object, *, lifetime: int = LIFETIME, after: int = -1, apart: bool = False
+    ) -> bytes:
         """Number, sign and keep a statement. It counts only once `flush` has brought it to the log.
 
         `after` is the newest number that the log holds of this party and lane: a home that was put back from a copy
-        goes on behind it instead of using a number twice.
+        goes on behind it instead of using a number twice. What is said `apart` may be shown to others before the log
+        holds it: a copy, which cannot see what was shown so, says it far behind all that it knows of.
 
         Raises:
             Malformed: larger than a log takes. Unavailable, Refused: the outbox cannot be used, is damaged, or is a
                 copy that was not compared with the log yet.
         """
-        self._check_compared()
+        if apart and (self._copied or self.restored):
+            after = max(after, self.newest(lane_of(kind, self._rules))) + _APART + int.from_bytes(ports.dice(4), "big")
+        else:
+            self._check_compared()
         with self._using, database_errors(), transaction(self._db):
             return self._write(lane_of(kind, self._rules), kind, parse_json(canonical(body)), lifetime, after)
 
@@ -268,6 +253,12 @@ class Outbox:
     def newest(self, lane: Lane) -> int:
         """The newest number that this outbox gave in a lane; -1 before the first."""
         return self._newest(lane, "TRUE")
+
+    def last_index(self) -> int:
+        """The largest index at which the log holds a statement of this outbox; -1 where it holds none."""
+        with self._using, database_errors():
+            (found,) = self._db.execute("SELECT max(idx) FROM said").fetchone()
+        return -1 if found is None else int(found)
 
     def _newest(self, lane: Lane, where: str) -> int:
         with self._using, database_errors():

@@ -156,6 +156,10 @@ class Signer:
             trouble = "its own state is not what the log gives"
         else:
             trouble = f"its view of the log is {age:.0f} s old" if stands_still(state, view_time=seen, now=now) else ""
+        try:
+            self._key(state)
+        except BrakelineError as e:
+            trouble = f"its key cannot be used: {e}"
         return Health(
             trouble,
             (
@@ -228,9 +232,9 @@ class Stater:
                     self._tell(f"what was kept, entry {void.entry}, has no effect: {void.text}")
                 trouble = ""
             except BrakelineError as e:
-                if str(e) != trouble:  # not a line a second
+                if e.gist != trouble:  # not a line a second
                     self._tell(f"waiting: {e}")
-                trouble = str(e)
+                trouble = e.gist
                 if self._follower.doubted:  # what is not what the log gives is stated to nobody
                     return
 

@@ -209,6 +209,7 @@ class Witness:
         self.name = name
         self._key = key
         self._clock = clock
+        self._trouble = ""  # why it could not cosign what it was brought last
         self._logs: dict[str, VerifierKey] = {}
         self._news = news
         self._trust(logs)
@@ -355,7 +356,7 @@ class Witness:
             rows = self._db.execute("SELECT origin, size, time FROM logs ORDER BY origin").fetchall()
         now = self._clock()
         ahead = max((time for _, _, time in rows), default=0) - now
-        trouble = f"its clock is {ahead:.0f} s behind what it has signed" if ahead > SKEW else ""
+        trouble = f"its clock is {ahead:.0f} s behind what it has signed" if ahead > SKEW else self._trouble
         size, age = "Entries that it has cosigned.", "Since it cosigned last."
         measures = [
             measure
@@ -371,7 +372,14 @@ class Witness:
         """POST /add-checkpoint, GET /<hex SHA-256 of the origin>/checkpoint, and those of `metrics`."""
 
         async def post(request: Request) -> Response:
-            answer = self.add_checkpoint(await read_body(request, MAX_BODY))
+            body = await read_body(request, MAX_BODY)
+            try:
+                answer = self.add_checkpoint(body)
+            except BrakelineError as e:  # a disk that is full or damaged: until it takes something again
+                self._trouble = f"it could not cosign: {e}"
+                raise
+            if answer.status == 200:
+                self._trouble = ""
             return Response(answer.body, answer.status, {"Content-Type": answer.content_type})
 
         async def get(request: Request) -> Response:

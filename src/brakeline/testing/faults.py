@@ -4,6 +4,7 @@ Each seed has some kinds of faults and not others (swarm testing: Groce et al. 2
 another.
 """
 
+from collections.abc import Iterable
 from random import Random
 from typing import Final, NamedTuple
 
@@ -18,14 +19,21 @@ KINDS: Final = (
     "io",  # a disk fails now and then, or always, for a while
     "skew",  # a clock jumps
     "weather",  # the network loses, delays and doubles for a while
-    "stale",  # the keeper of the log lies: it shows some hosts what it showed before
-    "fork",  # the keeper of the log lies: it shows some hosts another history, under its own key and its own witness's
-    "hide",  # the keeper of the log lies: it takes no votes, or says that it never will
+    "stale",  # the log lies: it shows some hosts what it showed before
+    "fork",  # the log lies: it shows some hosts another history, under its own key and its own witness's
+    "hide",  # the log lies: it takes no votes, or says that it never will
+    "cosign",  # a witness lies: it cosigns whatever it is shown, tells wrong times, or babbles
+    "sign",  # a permit signer lies: it signs whatever it is asked for, or babbles, and holds no vote
+    "twice",  # a party says two things under one number
+    "accuse",  # an inspector finds what is not there
     "restore",  # an old copy of a witness's memory, or of the log, is put back
     "ask",  # a Byzantine process of the lab asks for permits at any time
     "trip",  # an ambush: operators trip while a permit is on its way, and the permit is slow
 )
-BYZANTINE: Final = frozenset(("stale", "fork", "hide"))  # of the keeper of the log
+_OF_THE_LOG: Final = ("stale", "fork", "hide")
+BYZANTINE: Final = frozenset((*_OF_THE_LOG, "cosign", "sign", "twice", "accuse"))  # of the one party that may be faulty
+SPOKEN: Final = ("twice", "accuse")
+SHOWN: Final = ("stale", "fork")  # to one host and not to others
 
 
 class Fault(NamedTuple):
@@ -38,6 +46,17 @@ class Fault(NamedTuple):
     amount: float
 
 
+def liar_in(faults: Iterable[Fault]) -> str:
+    """The party that is faulty, as `draw` chose it; "" where all are honest."""
+    kinds = {fault.kind: fault.target for fault in faults if fault.kind in BYZANTINE}
+    return KEEPER if kinds.keys() & set(_OF_THE_LOG) else next(iter(kinds.values()), "")
+
+
+def _may(liar: str, kind: str) -> bool:
+    """Whether a party lies in this way. A lab that is void by its own fault trains no more, which shows nothing."""
+    return (liar == KEEPER or kind not in _OF_THE_LOG) and (liar != LAB or kind not in SPOKEN)
+
+
 def ends(fault: Fault) -> float:
     """When it is over (s of the world); an ambush has no time of its own."""
     return 0.0 if fault.kind == "trip" else fault.at + fault.length
@@ -46,7 +65,8 @@ def ends(fault: Fault) -> float:
 def draw(seed: int, services: tuple[str, ...], until: float) -> tuple[Fault, ...]:
     """The faults of a seed, in their order."""
     rng = Random(f"{seed}/faults")
-    kinds = [kind for kind in KINDS if rng.random() < 0.4]
+    liar = KEEPER if rng.random() < 0.5 else rng.choice([p for p in PARTIES if p != KEEPER])
+    kinds = [kind for kind in KINDS if rng.random() < 0.4 and _may(liar, kind)]
     found: list[Fault] = []
     time = 1.0
     while kinds and (time := time + rng.expovariate(0.6)) < until:
@@ -74,6 +94,10 @@ def draw(seed: int, services: tuple[str, ...], until: float) -> tuple[Fault, ...
                 found.append(Fault(time, kind, rng.choice(PARTIES), rng.uniform(1, 8), 0))
             case "hide":
                 found.append(Fault(time, kind, KEEPER, rng.uniform(1, 8), rng.choice((0, 1))))
+            case "cosign" | "sign":
+                found.append(Fault(time, kind, liar, rng.uniform(1, 8), rng.randrange(4)))
+            case "twice" | "accuse":
+                found.append(Fault(time, kind, liar, 0, 0))
             case "restore":
                 of = f"log.{KEEPER}" if rng.random() < 0.5 else f"witness.{rng.choice(PARTIES)}"
                 found.append(Fault(time, kind, of, rng.uniform(1, 6), 0))

@@ -25,7 +25,7 @@ from brakeline.core.keys import PrivateKey
 from brakeline.core.permit import Permit
 from brakeline.core.state import State, apply, begin
 from brakeline.core.state.codec import digest
-from brakeline.core.state.events import Barred, Equivocated, Event
+from brakeline.core.state.events import Barred, ByVotes, Equivocated, Event, Tripped
 from brakeline.core.statement import open_envelope
 from brakeline.core.tlog.checkpoint import checkpoint_in
 from brakeline.core.tlog.merkle import leaf_hash
@@ -103,7 +103,7 @@ class Observer:
 
     def troubled(self, process: Process, error: Exception) -> None:
         """A process met an error and goes on."""
-        if not process.alive:  # it died in the middle of it
+        if not process.alive or process.host.name in self.liars:  # it died in the middle of it, or made it itself
             return
         if isinstance(error, Unavailable) or (isinstance(error, Refused) and error.later):
             self.count(f"unavailable to {process.name.split('.')[0]}")
@@ -126,6 +126,8 @@ class Observer:
         elif process.name in self.restored and isinstance(error, Refused) and error.reason is Reason.ROLLBACK:
             self.count("an old log was found out")
             return False
+        elif process.host.name in self.liars and isinstance(error, BrakelineError):
+            self.count("a liar's process ended")
         elif isinstance(error, BrakelineError):
             self.violated("S3", f"{process.name} ended: {type(error).__name__} {error}")
         else:
@@ -154,8 +156,12 @@ class Observer:
 
     def _judge(self, events: tuple[Event, ...]) -> None:
         for event in events:
-            if isinstance(event, Equivocated | Barred):
+            if isinstance(event, Barred) or (isinstance(event, Equivocated) and event.issuer not in self.liars):
                 self.violated("S3", f"{event}")
+            if isinstance(event, Tripped):
+                voters = event.cause.parties if isinstance(event.cause, ByVotes) else ()
+                if not {*voters} - self.liars:
+                    self.violated("S3", f"no honest party tripped the brake: {event}")
 
     def log_starts(self, process: Process, store: LogStore) -> None:
         rows = {sha256(entry) for entry in store.entries(0, store.size)}
@@ -221,7 +227,7 @@ class Observer:
             self.violated("S5", text)
         now = process.host.wall()
         shown = self._shown.get(process.name, {}).get(state.epoch, {})
-        votes = {party for party, expires in shown.items() if expires > now}
+        votes = {party for party, expires in shown.items() if expires > now} - set(state.members.equivocators)
         if len(votes | state.ballot.trip.keys()) >= treaty().trip:
             self.violated("S5", f"{process.name} signs though it holds {treaty().trip} votes to trip")
         if (age := now - self._signers[process].time) > treaty().stale_after + 1:

@@ -4,34 +4,27 @@ import asyncio
 import logging
 import random
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
 from brakeline.core.brake import Phase
-from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.keys import PublicKey
-from brakeline.core.statement import open_envelope
 from brakeline.core.tlog import note
-from brakeline.core.tlog.checkpoint import Checkpoint, checkpoint_in, cosign
-from brakeline.core.tlog.merkle import leaf_hash, root
-from brakeline.core.tlog.note import sign_note
-from brakeline.core.tlog.tile import decode_bundle, encode_bundle
-from brakeline.node.http import error_response
+from brakeline.testing.byzantine import Liar, Traitor, accuse, equivocate
 from brakeline.testing.circle import Circle
 from brakeline.testing.disk import Backup
-from brakeline.testing.faults import BYZANTINE, Fault, draw, ends
+from brakeline.testing.faults import Fault, draw, ends, liar_in
 from brakeline.testing.invariants import Observer, observing
 from brakeline.testing.loop import VirtualLoop
 from brakeline.testing.process import Host, Process
 from brakeline.testing.report import Report
-from brakeline.testing.treaty import KEEPER, LAB, LOG_KEY, PARTIES, START, key, make_home, witness_key
-from brakeline.testing.wire import Answer, Network, Request
+from brakeline.testing.treaty import KEEPER, LAB, PARTIES, START, make_home
+from brakeline.testing.wire import Network, Request
 
 CHAOS: Final = 14.0  # s in which faults begin
 SERVICES: Final = (
@@ -39,7 +32,7 @@ SERVICES: Final = (
     f"log.{KEEPER}",
     *(f"signer.{p}" for p in PARTIES),
     f"lab.{LAB}",
-    *(f"operator.{p}" for p in PARTIES if p != LAB),
+    *(f"operator.{p}" for p in PARTIES),
 )
 
 
@@ -77,8 +70,6 @@ class _Play:
         self.hosts: dict[str, Host] = {}
         self.observer = Observer(world.seed, loop, self.hosts)
         self.observer.lines = lines
-        if any(f.kind in BYZANTINE for f in world.faults):
-            self.observer.liars.add(KEEPER)
         for party in PARTIES:
             host = Host(party, folder, self.observer.dice_for(f"disk {party}"), loop, START)
             host.on_power_failure = self._power_fails
@@ -88,16 +79,18 @@ class _Play:
         self.network = Network(self.observer.dice_for("network"), secrets.randbytes)
         self.network.emitted.append(self.observer.emitted)
         self.network.on_answer.append(self._ambush)
-        self.network.tamper.append(self._lie)
+        self.liar = Liar(
+            liar_in(world.faults), self.hosts, loop.time, self.observer.dice_for("lies"), self.observer.count
+        )
+        self.observer.liars = {self.liar.party} - {""}
+        self.network.tamper.append(self.liar.tamper)
         self.circle = Circle(self.observer)
         self.mains: dict[str, Callable[[Process], Any]] = {
             service: getattr(self.circle, service.split(".")[0]) for service in (*SERVICES, f"thief.{LAB}")
         }
+        for kind, speak in (("twice", equivocate), ("accuse", accuse)):
+            self.mains[f"{kind}.{self.liar.party}"] = Traitor(speak, lambda: not self.liar.honest)
         self._permits = 0
-        self._shown: list[Answer] = []  # checkpoints that the log has shown
-        self._lies: dict[str, float] = {}  # host → until when the log shows it what is old
-        self._forks: dict[str, float] = {}  # host → until when the log shows it another history
-        self._hides, self._refuses = 0.0, False
         self._healed = False
 
     # Processes
@@ -175,17 +168,16 @@ class _Play:
                 backup = self.hosts[party].disk.copy(self.hosts[party].home / service)
                 loop.call_later(fault.length, self._restore, fault.target, backup)
             case "stale":
-                self._lies[fault.target] = now + fault.length
+                self.liar.begin(fault)
                 if fault.amount:
                     for service in [s for s in SERVICES if s.endswith(f".{fault.target}") and s[:3] != "log"]:
                         loop.call_later(fault.amount, self._kill, service, 0.2)
-            case "ask":
-                if f"thief.{fault.target}" not in self.hosts[fault.target].processes:
-                    self.launch(f"thief.{fault.target}")
-            case "fork":
-                self._forks[fault.target] = now + fault.length
-            case "hide":
-                self._hides, self._refuses = now + fault.length, bool(fault.amount)
+            case "ask" | "twice" | "accuse":
+                service = f"{'thief' if fault.kind == 'ask' else fault.kind}.{fault.target}"
+                if service not in self.hosts[fault.target].processes:
+                    self.launch(service)
+            case "fork" | "hide" | "cosign" | "sign":
+                self.liar.begin(fault)
 
     def _restore(self, service: str, backup: Backup) -> None:
         if self._healed:
@@ -212,48 +204,8 @@ class _Play:
                 return fault.length
         return 0.0
 
-    def _lie(self, request: Request, answer: Answer) -> Answer:
-        if request.service != f"log.{KEEPER}" or self._healed:
-            return answer
-        now = self.loop.time()
-        read = request.path == "/checkpoint" or request.path.startswith("/tile/")
-        if read and answer.status_code == 200 and self._forks.get(request.source.host_name, 0.0) > now:
-            self.observer.count("forks")
-            return answer._replace(content=self._forked(request.path, answer.content))
-        if request.path == "/checkpoint" and answer.status_code == 200:
-            self._shown.append(answer)
-            if self._lies.get(request.source.host_name, 0.0) > now:
-                self.observer.count("lies")
-                return self._shown[int(self.network.dice(4).hex(), 16) % len(self._shown)]
-        if request.path == "/add" and self._hides > now and _is_vote(request.body):
-            self.observer.count("hidden votes")
-            if self._refuses:
-                response = error_response(Refused(Reason.UNKNOWN_ISSUER, "no party says this"))
-                return Answer(response.status_code, bytes(response.body))
-            return Answer(503, b"")
-        return answer
-
-    def _forked(self, path: str, content: bytes) -> bytes:
-        """A history of the same size whose last entry is the first one again: the checkpoint is signed by all that the
-        keeper holds the keys of, and the entries fit.
-        """
-        if path != "/checkpoint":
-            parts = path.split("/")
-            if parts[2] != "entries" or parts[3] != "000.p":
-                return content
-            entries = decode_bundle(content, int(parts[4]))
-            return encode_bundle((*entries[:-1], entries[0]))
-        size = checkpoint_in(content).size
-        with closing(sqlite3.connect(self.hosts[KEEPER].home / "log" / "log.db")) as db:
-            query = "SELECT data FROM entries WHERE number <= ? ORDER BY number"
-            leaves = [leaf_hash(row[0]) for row in db.execute(query, (size,))]
-        tree = root([*leaves[:-1], leaves[0]])
-        forged = sign_note(Checkpoint(LOG_KEY.name, size, tree).text, LOG_KEY.name, key(KEEPER, "log"))
-        now = int(self.hosts[KEEPER].wall())
-        return forged.with_lines(cosign(forged.text, witness_key(KEEPER).name, key(KEEPER, "witness"), now)).encode()
-
     def _heal(self) -> None:
-        self._healed = True
+        self._healed = self.liar.honest = True
         self.network.heal()
         for host in self.hosts.values():
             host.power_fails = host.disk.failing = 0.0
@@ -332,13 +284,6 @@ class _Play:
             self.circle.steps,
             o.counts,
         )
-
-
-def _is_vote(entry: bytes) -> bool:
-    try:
-        return open_envelope(entry).kind == "vote"
-    except Malformed:
-        return False
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def inspect(
         Refused: MISSING, the run has logged no head, or no checkpoint has been cosigned after it yet, so that there is
             no sample to draw; FOREIGN, it is no head of the run that may still be audited.
         Misuse: the inspector audits its own run, or one that cannot be executed again.
-        Unavailable: there is no evidence folder at all: the inspector looks in the wrong place, which is no fault of
+        Unavailable: there is no evidence there at all: the inspector looks in the wrong place, which is no fault of
             the lab's; or the inspector's disk or memory fails.
     """
     if run.owner == inspector:
@@ -159,8 +159,8 @@ def inspect(
         raise Misuse(f"{run.name} is an attested run: there is nothing of it to execute again (Treaty 7.8)")
     if not heads:
         raise Refused(Reason.MISSING, f"{run.name} has logged no head yet")
-    if not evidence.is_dir():
-        raise Unavailable(f"no evidence folder at {evidence}", hint="ask the lab where it shows the run's evidence")
+    if not any((evidence / name).exists() for name in (LEAVES, RECIPE)):
+        raise Unavailable(f"no evidence at {evidence}", hint="ask the lab where it shows the run's evidence")
     logged = find_head(run, heads[-1].entry)
     if not logged.beacon:
         raise Refused(Reason.MISSING, "no checkpoint has been cosigned after this head: wait for the next stamp")

@@ -15,6 +15,7 @@ import msgspec
 from brakeline.core import units
 from brakeline.core.encoding import canonical, parse, tagged
 from brakeline.core.errors import Malformed, Misuse, Unavailable
+from brakeline.core.run import check_folder_name
 
 MANIFEST: Final = "recipe.json"
 MAX_SOURCE: Final = 1 << 24  # bytes of the code, and of the manifest: an inspector reads both before it judges them
@@ -136,7 +137,7 @@ def read_recipe(path: Path) -> Recipe:
     `chips` are the accelerators of the cluster, `flop_per_second` what they can do at most, as "400 TFLOP/s".
 
     Raises:
-        Unavailable: no such file. Malformed: unknown or missing key, wrong type.
+        Unavailable: no such file. Malformed: unknown or missing key, wrong type, or a name that no folder may have.
     """
     try:
         raw = msgspec.convert(tomllib.loads(path.read_text("utf-8")), _File, strict=True)
@@ -149,6 +150,7 @@ def read_recipe(path: Path) -> Recipe:
         raise Malformed(f"{path}: flop_per_second: {e}", hint=e.hint) from e
     if _RESERVED & raw.config.keys():
         raise Malformed(f"{path}: [config] may not set {' or '.join(sorted(_RESERVED))}: the log gives the seed")
+    check_folder_name(raw.name)
     return Recipe(
         raw.name,
         (path.parent / raw.entry).resolve(),

@@ -2,13 +2,15 @@
 
 import os
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from brakeline.core.encoding import canonical
-from brakeline.core.errors import Misuse, Unavailable
+from brakeline.core.errors import BrakelineError, Malformed, Misuse, Unavailable
 from brakeline.core.run import Declaration, check_declaration
 from brakeline.core.state.runs import Run
 from brakeline.core.statement import MAX_BYTES
@@ -72,7 +74,24 @@ class Session:
             self._check_evidence(run)
             self._once(run)
 
+    @contextmanager
+    def _own_code(self) -> Iterator[None]:
+        """What the recipe's code raises is said in its terms: where in it, and what. The cause has the whole of it."""
+        try:
+            yield
+        except (BrakelineError, OSError):
+            raise
+        except Exception as e:
+            frames = [f for f in traceback.extract_tb(e.__traceback__) if f.filename == str(self._recipe.source)]
+            where = f"{self._recipe.source}, line {frames[-1].lineno}" if frames else str(self._recipe.source)
+            hint = "it is the recipe's code that failed, or its [config] that it cannot work with"
+            raise Malformed(f"{where}: {type(e).__name__}: {e}", hint=hint) from e
+
     def _declaration(self) -> Declaration:
+        with self._own_code():
+            return self._declared()
+
+    def _declared(self) -> Declaration:
         config = self._recipe.full_config(bytes(32))
         self._recipe.deposit(self.evidence / RECIPE)
         declaration = Declaration(
@@ -129,7 +148,8 @@ class Session:
         with gate:
             patient = _PatientGate(gate, self._lab.tell)
             try:
-                self.code.train(self._recipe.full_config(run.seed), RankGate(patient), recorder)
+                with self._own_code():
+                    self.code.train(self._recipe.full_config(run.seed), RankGate(patient), recorder)
             finally:
                 recorder.close()
             if patient.refused_at:
