@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import httpx
 import pytest
@@ -153,3 +153,77 @@ def test_one_connection_carries_many_requests(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_capacity_leaves_room_for_files() -> None:
     assert 16 <= capacity() <= 8192
+
+
+def test_a_half_sent_request_behind_a_whole_one_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "REQUEST", 0.5)
+    with serving(20) as address:
+        held = [open_(address, b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n" + HALF) for _ in range(5)]
+        for s in held:
+            assert hears(s, b"404")
+            s.settimeout(5)
+            while s.recv(1000):  # its answer, and then the end
+                pass
+
+
+HEADS = (
+    b"Transfer-Encoding: chunked",
+    b"TRANSFER-ENCODING:chunked",
+    b"X: 1\nTransfer-Encoding : x",
+    b"X: " + b"y" * 17000,
+)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("before", [b"", b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_what_costs_more_to_read_than_to_write_is_refused(head: bytes, before: bytes) -> None:
+    with serving(20) as address:
+        s = open_(address, before + b"POST /add HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n" + b"1\r\nx\r\n" * 40000)
+        got = b""
+        with suppress(ConnectionResetError):
+            while data := s.recv(10**6):
+                got += data
+        assert b"HTTP/1.1 400" in got
+        assert b"HTTP/1.1 200" not in got
+
+
+def test_a_small_answer_that_nobody_takes_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the server has closed it: what lies in its buffer holds it."""
+    monkeypatch.setattr(connections, "ANSWER", 0.5)
+    with serving(20) as address:
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.connect(address)
+        s.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        time.sleep(2.5)
+        taken = 0
+        with suppress(ConnectionResetError):
+            while data := s.recv(10**6):
+                taken += len(data)
+        assert taken < 64 * 2**20
+
+
+def test_whoever_reads_slowly_and_always_gets_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "ANSWER", 0.5)
+    with serving(20) as address:
+        s = open_(address, b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        taken, began = 0, time.monotonic()
+        while data := s.recv(2**20):
+            taken += len(data)
+            time.sleep(0.03)
+        assert time.monotonic() - began > 1
+        assert taken > 64 * 2**20
+
+
+def test_making_room_is_cheap_and_keeps_the_bound() -> None:
+    with serving(50) as address:
+        with closing(socket.create_connection(address)) as first:
+            first.sendall(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\nGET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert hears(first, b"Not Found")  # the other one is being answered from here on
+            crowd = [open_(address) for _ in range(500)]
+            assert hears(first, b"slow"), "what is being answered is not cut off"
+            for s in crowd[:400]:
+                s.settimeout(5)
+                assert ended(s)
+        for s in crowd:
+            s.close()

@@ -1,6 +1,6 @@
 """`brakeline up`: all that a party's roles ask for, in one process."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -55,7 +55,7 @@ def command(config: Path | None, home: Path) -> None:
         raise Misuse(f"{party.name} keeps no log, witnesses none and signs no permits: there is nothing to run")
     tell(f"{party.name}: {', '.join(roles)}")
     with ExitStack() as stack:
-        run_together(_starts(party, roles, found, stack))
+        run_together([_start(party, role, getattr(found, role), stack) for role in roles])
 
 
 def _read(path: Path) -> Config:
@@ -74,14 +74,11 @@ def _roles(party: Home) -> list[str]:
     return [role for role, there in has.items() if there]
 
 
-def _starts(party: Home, roles: list[str], found: Config, stack: ExitStack) -> Iterator[Callable[[], Service]]:
-    for role in roles:
-        listen: Listen | None = getattr(found, role)
+def _start(party: Home, role: str, listen: Listen | None, stack: ExitStack) -> Callable[[], Service]:
+    def start() -> Service:
+        app, url = stack.enter_context(_SERVING[role](party))
+        if listen is None:
+            return Service(app, *address(url, None, None))
+        return Service(app, *address(f"http://{listen.listen}", None, None, what=f"[{role}] listen"))
 
-        def start(role: str = role, listen: Listen | None = listen) -> Service:
-            app, url = stack.enter_context(_SERVING[role](party))
-            if listen is None:
-                return Service(app, *address(url, None, None))
-            return Service(app, *address(f"http://{listen.listen}", None, None, what=f"[{role}] listen"))
-
-        yield start
+    return start

@@ -35,6 +35,7 @@ _ROLLED: Final = "the log shows {} entries; it had more before"
 _FORKED: Final = "the log shows another history than before"
 _TILE: Final = "a tile is damaged, on its disk or on the way: try again, or ask its keeper"
 
+
 class Trail(NamedTuple):
     """A log folded from its first entry: its state, and all that happened."""
 
@@ -429,22 +430,19 @@ class Follower:
         mine = self._shown()
         if self.memory is None or mine is None:
             return ""
-        (policy, *_) = self.state.chain.need(self._seen().size)
-        path = keep_proof(self.memory, mine, note, policy, leaves)
+        path = keep_proof(self.memory, mine, note, self.state.chain.need(self._seen().size)[0], leaves)
         return f"`brakeline verify {path}` shows it to anybody" if path else ""
 
     def follow(self, stop: ports.Event, on_trouble: Callable[[BrakelineError], None]) -> None:
-        """Update until `stop` is set. Trouble is tried again: what is not known is not acted upon.
-
-        It is reported when it is new, not as often as it is met.
-        """
+        """Update until `stop` is set. Trouble is tried again, and reported when it is new, not as often as it is met."""
         told = ""
         while not stop.is_set():
             try:
                 self.update(wait=5)
                 told = ""
-            except BrakelineError as e:
-                if e.gist != told:
-                    on_trouble(e)
-                told = e.gist
+            except (BrakelineError, OSError) as e:
+                what = e if isinstance(e, BrakelineError) else Unavailable(f"the machine fails: {e}")
+                if what.gist != told:
+                    on_trouble(what)
+                told = what.gist
                 stop.wait(_PACE)

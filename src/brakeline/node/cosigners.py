@@ -22,6 +22,7 @@ from brakeline.node.logstore import LogStore
 from brakeline.node.peers import wire
 
 MAX_ANSWER: Final = 128 * 1024
+_REST: Final = 0.25  # s until a witness that gave no good answer is asked again
 
 
 @dataclass
@@ -148,6 +149,8 @@ class Cosigners:
             current.waiting.discard(link.key)
             if not current.waiting or current.holds((*current.need, *current.wish)):
                 current.settled.set()
+            if link.trouble:  # one that babbles must not cost all of our time
+                await asyncio.sleep(_REST)
 
     async def _ask(self, link: _Link, current: _Round) -> None:
         """One add-checkpoint (C2SP tlog-witness), and a second one when the witness knows another size.

@@ -1,9 +1,11 @@
 """Errors on the wire, both ways, and the few habits every server here shares."""
 
 import asyncio
+import errno
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +16,7 @@ from starlette.types import ASGIApp
 
 from brakeline.core.encoding import Wire, canonical, decimal, parse
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused, Unavailable
-from brakeline.node.connections import bounded
+from brakeline.node.connections import BACKLOG, bounded, capacity
 from brakeline.node.peers import Answer
 
 _PLAIN: Final[Mapping[str, type[BrakelineError]]] = {
@@ -135,10 +137,26 @@ def query_number(request: Request, name: str, default: int, *, bound: int = 2**6
     return decimal(values[0].encode(), bound=bound)
 
 
+class _Troubles:
+    """What goes wrong in a loop, but for files that have run out, which asyncio says with every connection: once."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
+            loop.default_exception_handler(context)
+        elif not self._told:
+            self._told = True
+            print("this process has run out of files: connections wait", file=sys.stderr, flush=True)
+
+
 class _Server(uvicorn.Server):
     """Says where it listens once it does, so that whoever started it need not guess or poll."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(_Troubles())
         await super().startup(sockets)
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
@@ -155,9 +173,16 @@ def run(app: ASGIApp, host: str, port: int) -> None:
         _Server(_config(app)).run([listener])
 
 
-def _config(app: ASGIApp) -> uvicorn.Config:
+def _config(app: ASGIApp, servers: int = 1) -> uvicorn.Config:
+    """Of one of so many servers of this process. What strangers send is no line in its log."""
     return uvicorn.Config(
-        app, http=bounded(), ws="none", log_level="warning", access_log=False, timeout_graceful_shutdown=2
+        app,
+        http=bounded(capacity() // servers),
+        ws="none",
+        backlog=BACKLOG,
+        log_level="error",
+        access_log=False,
+        timeout_graceful_shutdown=2,
     )
 
 
@@ -188,7 +213,7 @@ class _Quiet(_Server):
         yield
 
 
-def run_together(services: Iterable[Callable[[], Service]]) -> None:
+def run_together(services: Sequence[Callable[[], Service]]) -> None:
     """Make and serve these, one after another, in one process, until SIGINT or SIGTERM, or until one of them ends.
 
     Each is made in a thread while those before it serve already: it may ask them something.
@@ -199,7 +224,7 @@ def run_together(services: Iterable[Callable[[], Service]]) -> None:
     asyncio.run(_together(services))
 
 
-async def _together(services: Iterable[Callable[[], Service]]) -> None:
+async def _together(services: Sequence[Callable[[], Service]]) -> None:
     over, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, over.set)
@@ -210,7 +235,7 @@ async def _together(services: Iterable[Callable[[], Service]]) -> None:
                 app, host, port = await asyncio.to_thread(make)
                 if over.is_set():
                     break
-                server = _Quiet(_config(app))
+                server = _Quiet(_config(app, len(services)))
                 listener = listening.enter_context(_listening(host, port))
                 task = loop.create_task(server.serve(sockets=[listener]))
                 task.add_done_callback(lambda _: over.set())

@@ -25,9 +25,10 @@ from brakeline.node.admission import Admission
 from brakeline.node.http import HANDLERS, query_number, read_body, run
 from brakeline.node.logstore import LogStore
 from brakeline.node.metrics import Health, Measure
-from brakeline.node.sequencer import DEFAULT_TIMING, Sequencer, Timing
+from brakeline.node.sequencer import DEFAULT_TIMING, Latest, Sequencer, Timing
 
 MAX_WAIT: Final = 30  # seconds
+MAX_POLLS: Final = 1024  # requests that wait at a time; one more, and the first of them is answered as it stands
 _TEXT: Final = "text/plain; charset=utf-8"
 _FOREVER: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
 _NEVER: Final = {"Cache-Control": "no-store"}
@@ -92,11 +93,27 @@ def app(sequencer: Sequencer, offered: Callable[[], bytes | None] = lambda: None
     """
     store = sequencer.store
     tile = tiles(lambda: store)
+    polls: dict[asyncio.Task[Latest | None], None] = {}
+
+    async def poll(after: int, wait: float) -> None:
+        task = asyncio.create_task(sequencer.published(after, wait))
+        polls[task] = None
+        if len(polls) > MAX_POLLS:
+            first = next(iter(polls))
+            del polls[first]
+            first.cancel()
+        try:
+            await asyncio.wait([task])
+        finally:
+            polls.pop(task, None)
+            task.cancel()
 
     async def checkpoint(request: Request) -> Response:
         after = query_number(request, "after", -1)
         wait = query_number(request, "wait", 0, bound=MAX_WAIT)
-        latest = await sequencer.published(after, wait) if wait else sequencer.latest
+        if wait:
+            await poll(after, wait)
+        latest = sequencer.latest
         if latest is None:
             raise Unavailable("nothing is published yet", hint="are enough witnesses up?")
         return Response(latest.note, headers=_NEVER, media_type=_TEXT)

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+from brakeline.core.errors import Unavailable
 from brakeline.node.ports import clock
 from brakeline.node.wire import UNTIL, HttpWire
 
@@ -61,8 +62,15 @@ def within(seconds: float) -> Iterator[None]:
 
 
 def http_client(base_url: str = "") -> Any:
-    """A client for `ask`, to be closed; a context manager, too."""
-    return wire().client(base_url)
+    """A client for `ask`, to be closed; a context manager, too.
+
+    Raises:
+        Unavailable: this process may open no more files.
+    """
+    try:
+        return wire().client(base_url)
+    except OSError as e:
+        raise Unavailable(f"nobody can be asked from here: {e}", hint="has this process run out of files?") from e
 
 
 def ask(client: Any, method: str, url: str, limit: int, *, seconds: float, content: bytes | None = None) -> Answer:

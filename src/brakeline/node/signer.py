@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from brakeline.core.encoding import parse
-from brakeline.core.errors import BrakelineError, Reason, Refused
+from brakeline.core.errors import BrakelineError, Reason, Refused, Unavailable
 from brakeline.core.grant import check_request, check_votes, held_vote, stands_still
 from brakeline.core.keys import PrivateKey
 from brakeline.core.kinds import lane_of
@@ -231,10 +231,11 @@ class Stater:
                 for void in outbox.review(self._follower.effect, state.size, logged):
                     self._tell(f"what was kept, entry {void.entry}, has no effect: {void.text}")
                 trouble = ""
-            except BrakelineError as e:
-                if e.gist != trouble:  # not a line a second
-                    self._tell(f"waiting: {e}")
-                trouble = e.gist
+            except (BrakelineError, OSError) as e:
+                what = e if isinstance(e, BrakelineError) else Unavailable(f"the machine fails: {e}")
+                if what.gist != trouble:  # not a line a second
+                    self._tell(f"waiting: {what}")
+                trouble = what.gist
                 if self._follower.doubted:  # what is not what the log gives is stated to nobody
                     return
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
+from typing import Any, Final
 
 import httpcore
 import httpx
@@ -15,6 +15,10 @@ from brakeline.core.errors import Malformed
 
 UNTIL: ContextVar[float] = ContextVar("until", default=float("inf"))
 """When whatever is asked in this context must have ended, on the monotonic clock."""
+
+
+_HEADS: Final = 32768  # bytes of an answer that are not its body
+_RAW: ContextVar[list[int]] = ContextVar("raw")  # bytes that may still come
 
 
 def _left(timeout: float | None) -> float:
@@ -66,12 +70,64 @@ class _Backend(httpcore.NetworkBackend):
         self._inner.sleep(_left(seconds))
 
 
+class _AsyncStream(httpcore.AsyncNetworkStream):
+    """A connection on which an answer is no longer than is asked for, whatever it is cut into or preceded by."""
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        data = await self._inner.read(max_bytes, timeout)
+        budget = _RAW.get()
+        budget[0] -= len(data)
+        if budget[0] < 0:
+            raise httpcore.ReadError("an answer that does not end")
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        return _AsyncStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+class _AsyncBackend(httpcore.AsyncNetworkBackend):
+    def __init__(self, inner: httpcore.AsyncNetworkBackend) -> None:
+        self._inner = inner
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        return _AsyncStream(await self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
+
+    async def sleep(self, seconds: float) -> None:
+        await self._inner.sleep(seconds)
+
+
+def _no_cookies() -> CookieJar:
+    """Nothing that one peer sends may reach another, or fill our memory."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=()))
+
+
 class HttpWire:
     """`peers.Wire` over httpx."""
 
     @staticmethod
     def client(base_url: str) -> httpx.Client:
-        client = httpx.Client(headers={"accept-encoding": "identity"}, base_url=base_url)
+        client = httpx.Client(headers={"accept-encoding": "identity"}, cookies=_no_cookies(), base_url=base_url)
         for transport in (client._transport, *client._mounts.values()):
             if isinstance(transport, httpx.HTTPTransport):
                 # httpx bounds each read alone: headers that drip would hold a request for a day.
@@ -95,13 +151,11 @@ class HttpWire:
     @staticmethod
     @asynccontextmanager
     async def caller(seconds: float) -> AsyncIterator["HttpCaller"]:
-        # Nothing that one peer sends may reach another: the jar takes no cookies.
         async with httpx.AsyncClient(
-            headers={"accept-encoding": "identity"},
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            timeout=seconds,
-            trust_env=False,
+            headers={"accept-encoding": "identity"}, cookies=_no_cookies(), timeout=seconds, trust_env=False
         ) as client:
+            pool: Any = client._transport._pool  # type: ignore[attr-defined]
+            pool._network_backend = _AsyncBackend(pool._network_backend)
             yield HttpCaller(client)
 
 
@@ -112,6 +166,7 @@ class HttpCaller:
         self._client = client
 
     async def call(self, method: str, url: str, content: bytes, limit: int) -> tuple[int, bytes]:
+        _RAW.set([limit + _HEADS])
         async with self._client.stream(method, url, content=content) as response:
             _check_plain(response)
             data = bytearray()
