@@ -72,7 +72,9 @@ class Bounded(H11Protocol):
         self.idle[self] = None
         self._await_request()
         if len(self.connections) > self.limit:
-            next(iter(self.idle)).transport.abort()  # itself, where all others are being answered
+            first = next(iter(self.idle))  # itself, where all others are being answered
+            del self.idle[first]  # it ends with the loop's next turn, and others may come in this one
+            first.transport.abort()
 
     @property
     def _is_arriving(self) -> bool:
