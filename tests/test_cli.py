@@ -175,6 +175,11 @@ def test_verify_tells_what_a_bundle_proves(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "t.toml").write_text(treaty_text())
     assert run(capsys, "verify", str(path), "--treaty", str(tmp_path / "t.toml"))[0] == 0
     assert run(capsys, "verify", str(path), "--json")[1].startswith("{")
+    trusted = parse_treaty((tmp_path / "t.toml").read_bytes()).digest
+    assert run(capsys, "verify", str(path), "--sha256", trusted.upper())[0] == 0
+    both = ("--treaty", str(tmp_path / "t.toml"), "--sha256")
+    assert run(capsys, "verify", str(path), *both, trusted)[0] == 0
+    assert run(capsys, "verify", str(path), *both, "00")[0] == 2
     code, _, err = run(capsys, "verify", str(path), "--sha256", "0" * 64)
     assert (code, "not 000000" in err) == (4, True)
 

@@ -17,6 +17,7 @@ from brakeline.node.witness import Witness
 from brakeline.testing import World
 from brakeline.testing.treaty import KEEPER, LOG_KEY, PARTIES, key
 from brakeline.testing.wire import Network
+from disks import FullDisk
 
 ALERTS = Path(__file__).parents[1] / "deploy" / "alerts.yml"
 
@@ -62,6 +63,12 @@ def test_a_witness_says_how_long_ago_it_cosigned(tmp_path: Path) -> None:
         proof = consistency_proof(0, 2, store.read)
     assert proof == ()
     assert client.post("/add-checkpoint", content=b"old 0\n\n" + note.encode()).status_code == 200
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(witness, "_db", FullDisk(witness._db))
+        assert client.post("/add-checkpoint", content=b"old 2\n\n" + note.encode()).status_code == 503
+    assert "it could not cosign" in client.get("/healthz").json()["trouble"]
+    assert client.post("/add-checkpoint", content=b"old 2\n\n" + note.encode()).status_code == 200
+    assert client.get("/healthz").json()["trouble"] == ""
     now[0] += 60
     found = families(client.get("/metrics").content)
     assert found["brakeline_witness_entries"] == {(LOG_KEY.name,): 2.0}

@@ -1,5 +1,7 @@
 """Recipes, and a lab's session: from a file to a declared run, through every stop, on a world's log."""
 
+import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -93,6 +95,23 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorldLab:
     world = World()  # a permit allows six steps beyond the last head
     world.bind()
     return WorldLab(world, tmp_path / "home")
+
+
+@pytest.mark.parametrize("name", ["../keys", "/tmp/run", "a/b", ".hidden", "-x", "", "a" * 65, "😀", "a b", "a\\n"])
+def test_a_run_has_no_folder_but_its_own(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path)
+    line = f"name = {json.dumps(name, ensure_ascii=False)}"
+    path.write_text(re.sub("^name = .*$", lambda _: line, path.read_text(), flags=re.MULTILINE))
+    with pytest.raises(Malformed, match="is no name of a run that is recorded"):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize("function", ["dataset_root", "flop_per_step", "train"])
+def test_what_a_recipe_raises_is_said_with_its_place(function: str, lab: WorldLab, tmp_path: Path) -> None:
+    fails = f"def {function}(*_):\n    raise ValueError('width -1')\n\n\ndef _{function}("
+    source = SOURCE.replace(f"def {function}(", fails)
+    with pytest.raises(Malformed, match=r"code\.py, line \d+: ValueError: width -1"):
+        train(lab, read_recipe(written(tmp_path, source=source)))
 
 
 def train(lab: Any, it: Recipe) -> Head:

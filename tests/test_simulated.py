@@ -9,8 +9,9 @@ import pytest
 
 import bugs
 from brakeline.testing import Report, World, shrink
-from brakeline.testing.faults import Fault, draw
+from brakeline.testing.faults import BYZANTINE, KINDS, Fault, draw, liar_in
 from brakeline.testing.report import Violation
+from brakeline.testing.treaty import KEEPER, PARTIES
 from brakeline.testing.world import SERVICES
 
 QUICK = ("folders-unsynced", "gate-looks-by-itself", "held-votes-not-counted", "signer-signs-in-a-pause")
@@ -60,9 +61,37 @@ def test_a_seed_is_one_history() -> None:
 
 def test_seeds_draw_some_kinds_of_faults_and_not_others() -> None:
     drawn = [{f.kind for f in draw(seed, SERVICES, 14.0)} for seed in range(200)]
-    assert len(set.union(*drawn)) == 14
-    assert all(len(kinds) < 14 for kinds in drawn)
+    assert set.union(*drawn) == set(KINDS)
+    assert all(len(kinds) < len(KINDS) for kinds in drawn)
     assert draw(3, SERVICES, 14.0) == draw(3, SERVICES, 14.0)
+
+
+def test_one_party_lies_at_most_and_each_does_somewhere() -> None:
+    liars = set[str]()
+    for seed in range(400):
+        faults = draw(seed, SERVICES, 14.0)
+        lies = [f for f in faults if f.kind in BYZANTINE]
+        liar = liar_in(faults)
+        assert bool(lies) == bool(liar)
+        assert all(liar == (KEEPER if f.kind in ("stale", "fork", "hide") else f.target) for f in lies)
+        liars.add(liar)
+    assert liars == {"", *PARTIES}
+
+
+def test_lies_are_told() -> None:
+    """Each kind, in some world; whoever equivocates is found out, and nobody else."""
+    told: dict[str, int] = {}
+    for kind, amounts in (("cosign", 4), ("sign", 3)):
+        for amount in range(amounts):
+            faults = [Fault(1.0, kind, "beta", 13.0, float(amount))]
+            report = World(7, faults=faults).run()
+            assert not report.violations, report
+            assert report.counts[f"lies: {kind}"] > 0
+    for kind in ("twice", "accuse"):
+        report = World(7, faults=[Fault(1.0, kind, "gamma", 0, 0)]).run()
+        assert not report.violations, report
+        told[kind] = report.counts.get(f"said: {kind}", 0)
+    assert min(told.values()) > 0
 
 
 def test_a_failing_seed_is_made_shorter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -305,6 +305,40 @@ def test_a_command_ends_with_its_supervisor(number: signal.Signals, pids: Path) 
         outer.kill()
 
 
+BEATS = """
+    if os.fork() == 0:
+        os.setsid()
+    say()
+    while True:
+        with open(sys.argv[1] + f".{os.getpid()}", "a") as f:
+            f.write("x")
+        time.sleep(0.05)
+"""
+
+
+def test_a_command_stands_still_with_its_supervisor(pids: Path) -> None:
+    """Ctrl-Z, or SIGSTOP: whoever cannot stop it any more does not let it train on either."""
+    outer = supervising(script(BEATS, pids))
+
+    def beats() -> int:
+        return sum(path.stat().st_size for path in pids.parent.glob(f"{pids.name}.*"))
+
+    try:
+        soon(lambda: len(said(pids)) == 2)
+        outer.send_signal(signal.SIGSTOP)
+        soon(lambda: all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in said(pids)))
+        before = beats()
+        time.sleep(0.3)
+        assert beats() == before
+        outer.send_signal(signal.SIGCONT)
+        soon(lambda: beats() > before)
+        outer.send_signal(signal.SIGSTOP)
+        soon(lambda: all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in said(pids)))
+    finally:
+        outer.kill()
+    soon(lambda: gone(pids))
+
+
 def test_a_command_that_does_not_listen_ends_with_its_supervisor(pids: Path) -> None:
     outer = supervising(script("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsay()\ntime.sleep(60)", pids), 0.3)
     soon(lambda: len(said(pids)) == 1)

@@ -434,7 +434,7 @@ class Follower:
         return f"`brakeline verify {path}` shows it to anybody" if path else ""
 
     def follow(self, stop: ports.Event, on_trouble: Callable[[BrakelineError], None]) -> None:
-        """Update until `stop` is set. Trouble is tried again, and reported when it is new, not as often as it is met."""
+        """Update until `stop` is set. Trouble is tried again, and reported when it is new, not whenever it is met."""
         told = ""
         while not stop.is_set():
             try:

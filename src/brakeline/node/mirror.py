@@ -24,7 +24,7 @@ from brakeline.node.logserver import tiles
 from brakeline.node.logstore import LogStore
 from brakeline.node.ports import Event
 
-_CHUNK: Final = 1000  # entries taken at once
+_CHUNK: Final = 1024  # entries taken at once: whole bundles (C2SP tlog-tiles §Partial Tiles)
 _RETRY: Final = 1.0  # s
 _NEVER: Final = {"Cache-Control": "no-store"}
 

@@ -25,7 +25,7 @@ from brakeline.core.keys import PrivateKey
 from brakeline.core.permit import Permit
 from brakeline.core.state import State, apply, begin
 from brakeline.core.state.codec import digest
-from brakeline.core.state.events import Barred, ByVotes, Equivocated, Event, Tripped
+from brakeline.core.state.events import Alleged, Barred, ByVotes, Equivocated, Event, Tripped
 from brakeline.core.statement import open_envelope
 from brakeline.core.tlog.checkpoint import checkpoint_in
 from brakeline.core.tlog.merkle import leaf_hash
@@ -158,6 +158,10 @@ class Observer:
         for event in events:
             if isinstance(event, Barred) or (isinstance(event, Equivocated) and event.issuer not in self.liars):
                 self.violated("S3", f"{event}")
+            if isinstance(event, Equivocated):
+                self.count("said: twice")
+            if isinstance(event, Alleged):
+                self.count("said: accuse")
             if isinstance(event, Tripped):
                 voters = event.cause.parties if isinstance(event.cause, ByVotes) else ()
                 if not {*voters} - self.liars:

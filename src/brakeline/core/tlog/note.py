@@ -191,12 +191,10 @@ def verify_note(note: Note, known: Keyring) -> tuple[tuple[VerifierKey, Signatur
     """The lines of known keys, all verified. Lines of unknown (name, key id) are ignored.
 
     Raises:
-        Refused(DUPLICATE): two lines with one (name, key id), known or not.
+        Refused(DUPLICATE): two lines of one known key.
         Refused(FORGED): a line of a known key does not verify: the whole note is bad.
         Refused(NO_QUORUM): no line is of a known key.
     """
-    if len({(line.name, line.key_id) for line in note.lines}) != len(note.lines):
-        raise Refused(Reason.DUPLICATE, "the note has two signature lines of one key")
     verified = []
     for line in note.lines:
         key = known.get((line.name, line.key_id))
@@ -207,6 +205,8 @@ def verify_note(note: Note, known: Keyring) -> tuple[tuple[VerifierKey, Signatur
         verified.append((key, line))
     if not verified:
         raise Refused(Reason.NO_QUORUM, "no line of the note is signed by a known key")
+    if len({key for key, _ in verified}) != len(verified):
+        raise Refused(Reason.DUPLICATE, "the note has two signature lines of one key")
     return tuple(verified)
 
 
