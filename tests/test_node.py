@@ -1,5 +1,6 @@
 """Homes, the client, errors on the wire, and the live gate. The world's log stands behind the client's real methods."""
 
+import errno
 import gzip
 import socket
 import threading
@@ -383,6 +384,49 @@ def test_permit_opens_and_lapses(monkeypatch: pytest.MonkeyPatch) -> None:
     steps[0] = 0
     now[0] += 10 * 10**9
     assert gate.decision.reason == "permit lapsed"
+
+
+def test_a_machine_out_of_files_ends_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of a gate nor of a follower: what comes after it is seen."""
+    world, told = World(), list[BrakelineError]()
+    world.bind()
+    run = world.opened("alpha")
+    log = WorldLog(world)
+    follower = Follower(log, world.treaty)
+    follower.update()
+    signers = Signed(world, monkeypatch)
+    failed = {"checkpoint": 0, "ask": 0}
+    checkpoint = log.checkpoint
+
+    def out_of_files(**options: int) -> bytes:
+        if failed["checkpoint"] < 5:
+            failed["checkpoint"] += 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return checkpoint(**options)
+
+    def no_signers(*args: object) -> bytes:
+        if not failed["ask"]:
+            failed["ask"] = 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return signers(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(permits, "ask_signers", no_signers)
+    log.checkpoint = out_of_files  # type: ignore[method-assign]
+    stop = threading.Event()
+    following = threading.Thread(target=follower.follow, args=(stop, told.append))
+    with LiveGate(follower, run.id, steps=lambda: 0) as gate:
+        following.start()
+        gate.wait_open(lambda _: None)
+        assert failed["ask"] == 1
+        world.trip()
+        end = time.monotonic() + 20
+        while gate.may_step():
+            assert time.monotonic() < end, "it did not hear of the trip"
+            time.sleep(0.02)
+    assert failed["checkpoint"] == 5
+    stop.set()
+    following.join()
+    assert len(told) <= 1, "said once"
 
 
 def test_a_clock_set_back_does_not_extend_a_permit(monkeypatch: pytest.MonkeyPatch) -> None:

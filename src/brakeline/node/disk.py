@@ -19,7 +19,8 @@ def database_errors() -> Iterator[None]:
     except sqlite3.OperationalError as e:
         raise Unavailable(f"the database cannot be used now: {e}", hint="check the disk's space and health") from e
     except sqlite3.Error as e:
-        raise Refused(Reason.TAMPERED, f"the database is damaged: {e}", hint="restore it from a replica") from e
+        hint = "put it back from a copy: brakeline restore"
+        raise Refused(Reason.TAMPERED, f"the database is damaged: {e}", hint=hint) from e
 
 
 @contextmanager

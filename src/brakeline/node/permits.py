@@ -159,7 +159,7 @@ class LiveGate:
         while not self._stop.is_set():
             try:
                 self._follower.update(wait=5)
-            except BrakelineError as e:
+            except (BrakelineError, OSError) as e:  # a machine out of files must not end the watch
                 self.trouble = str(e)
                 self._stop.wait(_RETRY)
 
@@ -182,7 +182,7 @@ class LiveGate:
                 try:
                     self._ask()
                     self.trouble = ""
-                except BrakelineError as e:
+                except (BrakelineError, OSError) as e:
                     self.trouble = str(e)
                 except (httpx.HTTPError, RuntimeError):
                     if self._stop.is_set():  # closed under our feet
