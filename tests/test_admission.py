@@ -637,7 +637,7 @@ def test_a_log_keeps_the_terms_of_the_text_in_force(tmp_path: Path) -> None:
     world = succeeding(**{"log.heartbeat": '"4 s"', "log.stale_after": '"9 s"'})
     with store_of(world, tmp_path / "log") as store:
         judge_ = LogJudge(world.first, store, tmp_path / "state")
-        assert judge_.terms == ((world.treaty.policy,), (), 4)
+        assert judge_.terms == ((world.treaty.policy,), (), 4, 9)
         quicker = {"log.heartbeat": '"1 s"', "log.snapshot_every": "16"}
         next_ = next_text(world.treaty, drop="gamma", join="epsilon", **quicker)
 
@@ -646,11 +646,11 @@ def test_a_log_keeps_the_terms_of_the_text_in_force(tmp_path: Path) -> None:
             return judge_.terms
 
         adopted(world, next_)
-        assert told() == ((world.first.policy,), (next_.policy,), 4)
+        assert told() == ((world.first.policy,), (next_.policy,), 4, 9)
         world.stamp(NOTICE)
-        assert told() == ((world.first.policy, next_.policy), (), 1)
+        assert told() == ((world.first.policy, next_.policy), (), 1, 9)
         world.stamp()
-        assert told() == ((next_.policy,), (), 1)
+        assert told() == ((next_.policy,), (), 1, 9)
         while world.state.size % 16:
             world.stamp()
         told()
