@@ -246,6 +246,17 @@ def test_time_that_was_up_when_the_supervisor_died(lab: WorldLab) -> None:
     assert lab.said[-1] == (20, "ended")
 
 
+@pytest.mark.parametrize(
+    "other", [{"seconds": 21}, {"chips": 9}, {"domain": "biology"}, {"purpose": "inference"}]
+)
+def test_a_run_goes_on_under_the_numbers_that_it_was_declared_with(other: dict[str, Any], lab: WorldLab) -> None:
+    go(lab, "false", seconds=20)
+    said = list(lab.said)
+    with pytest.raises(Misuse, match="was declared with"):
+        go(lab, "false", **{"seconds": 20, **other})
+    assert lab.said == said
+
+
 def test_one_supervisor_at_a_time(lab: WorldLab, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one would log that the first one's run has stopped, while its job trains on."""
     second = []

@@ -160,6 +160,14 @@ def test_mistakes(args: tuple[str, ...], code: int, text: str, capsys: pytest.Ca
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("grace", ["inf", "-inf", "nan", "-5", "86401", "1e400"])
+def test_a_grace_is_a_time(grace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is declared, or started."""
+    job = ("run", "--home", str(tmp_path), "--name", "x", "--time", "1 h", "--flop-per-second", "1 FLOP")
+    code, _, err = run(capsys, *job, f"--grace={grace}", "--", "true")
+    assert (code, "between 0 and 86400 seconds" in err) == (2, True)
+
+
 def test_verify_tells_what_a_bundle_proves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world = World()
     world.bind()
@@ -636,6 +644,9 @@ def two_statements_of_one_number(w: Little) -> None:
     assert "has no effect: delta has equivocated: its vote does not count" in out
     bundle = w.folder / "all.bundle"
     w.ok("bundle", str(bundle), home="alpha")
+    before = bundle.read_bytes()
+    assert w("bundle", str(bundle), home="alpha")[0] == 2
+    assert bundle.read_bytes() == before
     out = w.ok("verify", str(bundle), "--treaty", str(w.treaty_file))
     assert "brake    tripped" in out
     shutil.rmtree(w.folder / "delta" / "seen")

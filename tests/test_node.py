@@ -1,7 +1,9 @@
 """Homes, the client, errors on the wire, and the live gate. The world's log stands behind the client's real methods."""
 
+import asyncio
 import errno
 import gzip
+import os
 import socket
 import threading
 import time
@@ -21,6 +23,7 @@ from brakeline.core.tlog.proof import Proof
 from brakeline.core.tlog.tile import encode_bundle
 from brakeline.node import http, logclient, peers, permits
 from brakeline.node.client import Follower
+from brakeline.node.disk import write_private
 from brakeline.node.home import Home, load_key, new_key, save_key
 from brakeline.node.logclient import BUNDLE, LogClient
 from brakeline.node.permits import LiveGate
@@ -188,6 +191,68 @@ def test_a_partial_tile_that_is_gone_is_read_from_the_full_one() -> None:
     assert client.entries(3, 10) == full[3:10]
     with pytest.raises(Unavailable):
         client.entries(256, 300)
+
+
+def test_a_peer_fills_no_jar_with_cookies() -> None:
+    """Neither a reader's nor the log's own, which asks witnesses."""
+    sent = b"".join(b"Set-Cookie: c%d=%s\r\n" % (i, b"x" * 50) for i in range(100))
+
+    def answer(listener: socket.socket) -> None:
+        for _ in range(2):
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(65536)
+                peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n" + sent + b"\r\nx")
+
+    async def by_the_log(url: str) -> None:
+        async with peers.wire().caller(5.0) as caller:
+            assert await caller.call("GET", url, b"", 100) == (200, b"x")
+            assert not caller._client.cookies  # type: ignore[attr-defined]
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer, args=(listener,), daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with peers.http_client(url) as client:
+            assert peers.ask(client, "GET", "/", 100, seconds=5).content == b"x"
+            assert not client.cookies
+        asyncio.run(by_the_log(url))
+
+
+@pytest.mark.parametrize("kind", ["heads", "chunks"])
+def test_a_witness_cannot_answer_the_log_without_end(kind: str) -> None:
+    """However it is cut: what is read of an answer is bounded before it is parsed."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" if kind == "chunks" else b""
+    piece = b"1\r\nx\r\n" if kind == "chunks" else b"HTTP/1.1 103 Early Hints\r\n\r\n"
+
+    def answer(listener: socket.socket) -> None:
+        peer, _ = listener.accept()
+        with peer, suppress(OSError):
+            peer.sendall(head)
+            while True:
+                peer.sendall(piece * 100)
+
+    async def asked(url: str) -> None:
+        async with peers.wire().caller(60.0) as caller:
+            with pytest.raises((httpx.ReadError, Malformed)):
+                await caller.call("GET", url, b"", 100_000)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer, args=(listener,), daemon=True).start()
+        asyncio.run(asked(f"http://127.0.0.1:{listener.getsockname()[1]}"))
+
+
+def test_a_file_that_could_not_be_made_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "secret"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(Unavailable, match=f"No space left on device: {path}"):
+            write_private(path, b"all of it")
+    assert not path.exists()
+    write_private(path, b"all of it")
+    assert path.read_bytes() == b"all of it"
 
 
 def over(client: LogClient, answer: Callable[[httpx.Request], httpx.Response]) -> LogClient:

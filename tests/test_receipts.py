@@ -13,6 +13,7 @@ from brakeline.core.errors import Unavailable
 from brakeline.core.tlog.merkle import leaf_hash
 from brakeline.core.tlog.receipt import Receipt, sign_receipt
 from brakeline.node.client import Follower
+from brakeline.node.logclient import OutOfReach
 from brakeline.node.submit import add_judged
 from test_logstore import in_memory
 from test_node import WorldLog
@@ -111,6 +112,21 @@ def test_a_log_that_is_late(world: World, vote: bytes, tmp_path: Path) -> None:
     size = len(world.entries)
     text = f"promised to publish entry {size} until {until}, and at {until + 1} had published {size} entries"
     assert proven(tmp_path, world) == [f"log {LOG.name} {text}"]
+
+
+def test_a_log_that_is_out_of_reach_is_asked_for_nothing_more(world: World, vote: bytes, tmp_path: Path) -> None:
+    """A vote does not wait twice for a log that hangs."""
+
+    class Hanging(WorldLog):
+        def add(self, entry: bytes) -> bytes:
+            raise OutOfReach("the log is out of reach")
+
+        def receipt(self, entry: bytes) -> bytes | None:
+            raise AssertionError("it is not asked")
+
+    log = Hanging(world)
+    with pytest.raises(OutOfReach):
+        add_judged(log, Follower(log, world.treaty, tmp_path), vote)
 
 
 def test_what_the_log_did_not_sign_is_no_promise(world: World, vote: bytes, tmp_path: Path) -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 import click
 
 from brakeline.cli.common import EXIT_VERDICT, read_file
-from brakeline.core.contradiction import contradiction, faults, told
+from brakeline.core.contradiction import contradiction, faults, ordered, told
 from brakeline.core.tlog.checkpoint import checkpoint_in
 from brakeline.core.tlog.merkle import leaf_hash
-from brakeline.core.tlog.receipt import is_receipt
 from brakeline.core.treaty import parse_treaty
 from brakeline.node.disk import write_atomic
 from brakeline.node.keeping import entries_of
@@ -34,7 +33,7 @@ def command(first: Path, second: Path, treaty_file: Path, source: str | None, ou
     believed only as far as the larger one commits to it. The exit status is 1 where the two contradict each other.
     """
     treaty = parse_treaty(read_file(treaty_file))
-    small, large = sorted((read_file(path) for path in (first, second)), key=_order)
+    small, large = ordered(read_file(first), read_file(second))
     found = contradiction(small, large, _leaves(source, checkpoint_in(large).size) if source else ())
     who = faults(found, treaty.policy)
     if not who:
@@ -46,10 +45,6 @@ def command(first: Path, second: Path, treaty_file: Path, source: str | None, ou
         write_atomic(out, found.encode())
         click.echo(f"proof    {out}")
     return EXIT_VERDICT
-
-
-def _order(note: bytes) -> int:
-    return -1 if is_receipt(note) else checkpoint_in(note).size
 
 
 def _leaves(source: str, size: int) -> list[bytes]:

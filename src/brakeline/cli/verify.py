@@ -37,12 +37,12 @@ def command(file: Path, treaty_file: Path | None, digest: str | None, anchor_tex
     """
     anchor, digest = _anchor(anchor_text) if anchor_text else None, digest and digest.lower()
     treaty, data = parse_treaty(read_file(treaty_file)) if treaty_file else None, read_file(file)
-    if data.startswith(b"{"):
-        _contradiction(file, data, treaty, as_json=as_json)
-        return
     trusted = treaty.digest if treaty else digest
     if digest and trusted != digest:
         raise Misuse("--treaty and --sha256 name two treaties", hint="give the one that you trust")
+    if data.startswith(b"{"):
+        _contradiction(file, data, treaty, as_json=as_json)
+        return
     proven = verify_bundle(data, treaty_digest=trusted, anchor=anchor)
     if as_json:
         click.echo(canonical(claims(proven)).decode())

@@ -67,6 +67,12 @@ def read_contradiction(data: bytes) -> Contradiction:
     return found
 
 
+def ordered(one: bytes, other: bytes) -> tuple[bytes, bytes]:
+    """Two notes as a contradiction has them: the receipt or the smaller checkpoint first. Raises Malformed."""
+    small, large = sorted((one, other), key=lambda note: -1 if is_receipt(note) else _checkpoint(note).size)
+    return small, large
+
+
 def contradiction(first: bytes, second: bytes, leaves: Sequence[bytes] = ()) -> Contradiction:
     """The file that shows how two notes contradict one another. `leaves`: of the tree of the larger, where it is known.
 
@@ -74,8 +80,7 @@ def contradiction(first: bytes, second: bytes, leaves: Sequence[bytes] = ()) -> 
         Malformed: not a receipt or checkpoint, and a checkpoint; or `leaves` are not of its tree.
     """
     have, hashes = b"", tuple[bytes, ...]()
-    if not is_receipt(first) and _checkpoint(first).size > _checkpoint(second).size:
-        first, second = second, first
+    first, second = ordered(first, second)
     new = _checkpoint(second)
     if leaves:
         if len(leaves) != new.size or root(leaves) != new.root:
@@ -106,8 +111,8 @@ def faults(found: Contradiction, policy: Policy) -> tuple[Fault, ...]:
     first, second = found.first.encode(), found.second.encode()
     have = unhex32(found.have) if found.have else None
     hashes = tuple(b64decode(h) for h in found.hashes)
-    told = _word_broken if is_receipt(first) else _apart
-    return tuple(told(first, second, have, hashes, policy))
+    found_in = _word_broken if is_receipt(first) else _apart
+    return tuple(found_in(first, second, have, hashes, policy))
 
 
 def told(who: Sequence[Fault], treaty: Treaty) -> Iterator[str]:

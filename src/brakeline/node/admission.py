@@ -16,13 +16,13 @@ class Place(NamedTuple):
 class Terms(NamedTuple):
     """A checkpoint is published when the quorums of all of `need` have cosigned it; those of `wish` are asked, too.
 
-    Where the rules say it, `heartbeat`: seconds between stamps; `promise`: until what is durable is published.
+    `heartbeat`: seconds between stamps, where the rules say it. `promise`: seconds until what is durable is published.
     """
 
     need: tuple[Policy, ...]
     wish: tuple[Policy, ...] = ()
     heartbeat: float | None = None
-    promise: float | None = None
+    promise: float = 600.0
 
 
 class Admission(Protocol):

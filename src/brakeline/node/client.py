@@ -21,10 +21,11 @@ from brakeline.core.tlog.policy import Cosigned, verify_all
 from brakeline.core.treaty import Treaty
 from brakeline.node import ports
 from brakeline.node.disk import disk_errors, write_atomic
-from brakeline.node.evidence import keep_notes, keep_proof
+from brakeline.node.evidence import keep_notes, keep_proof, shows
 from brakeline.node.logclient import BUNDLE, LogClient, Progress
 from brakeline.node.memory import REOPENED, STAMPED, Seen, era, stamped_in
 from brakeline.node.moving import Moves, begins, is_news, read_reopening
+from brakeline.node.trouble import PASSING, Trouble
 
 _SAVE_EVERY: Final = 500  # entries; folding as many costs as much as writing a state down
 _UNVOUCHED: Final = 2**16  # entries without a stamp among them that are folded before a quorum vouches for them
@@ -417,9 +418,11 @@ class Follower:
 
     def _fork(self, note: bytes, leaves: Sequence[bytes] = ()) -> NoReturn:
         """Keep both checkpoints: together they prove to anybody that the log and a quorum signed two histories."""
-        if self.memory is not None and (mine := self._shown()) is not None:
-            keep_notes(self.memory, mine, note)
-        raise Refused(Reason.EQUIVOCATION, _FORKED, hint=self._against(note, leaves) or "both checkpoints are kept")
+        hint, mine = self._against(note, leaves), self._shown()
+        if self.memory is not None and mine is not None:
+            kept = keep_notes(self.memory, mine, note)
+            hint = hint or f"both checkpoints are kept in {kept}"
+        raise Refused(Reason.EQUIVOCATION, _FORKED, hint=hint)
 
     def _shown(self) -> bytes | None:
         """The note that was verified last."""
@@ -431,18 +434,15 @@ class Follower:
         if self.memory is None or mine is None:
             return ""
         path = keep_proof(self.memory, mine, note, self.state.chain.need(self._seen().size)[0], leaves)
-        return f"`brakeline verify {path}` shows it to anybody" if path else ""
+        return shows(path) if path else ""
 
     def follow(self, stop: ports.Event, on_trouble: Callable[[BrakelineError], None]) -> None:
-        """Update until `stop` is set. Trouble is tried again, and reported when it is new, not whenever it is met."""
-        told = ""
+        """Update until `stop` is set. Trouble is tried again: what is not known is not acted upon."""
+        trouble = Trouble(on_trouble)
         while not stop.is_set():
             try:
                 self.update(wait=5)
-                told = ""
-            except (BrakelineError, OSError) as e:
-                what = e if isinstance(e, BrakelineError) else Unavailable(f"the machine fails: {e}")
-                if what.gist != told:
-                    on_trouble(what)
-                told = what.gist
+                trouble.over()
+            except PASSING as e:
+                trouble.met(e)
                 stop.wait(_PACE)

@@ -35,11 +35,17 @@ def keep_proof(memory: Path, first: bytes, second: bytes, policy: Policy, leaves
     return _keep(memory / PROOFS / f"{sha256(data).hex()[:16]}.json", data)
 
 
-def keep_notes(memory: Path, first: bytes, second: bytes) -> None:
-    """Keep two checkpoints of a log that has forked, as they are."""
+def shows(proof: Path) -> str:
+    """What whoever meets trouble is told of a proof that was kept."""
+    return f"`brakeline verify {proof} --treaty FILE` shows it to anybody"
+
+
+def keep_notes(memory: Path, first: bytes, second: bytes) -> Path:
+    """Keep two checkpoints of a log that has forked, as they are; returns the folder."""
     name = f"{checkpoint_in(first).size}-{sha256(first, second).hex()[:16]}"
     for part, data in (("a", first), ("b", second)):
         _keep(memory / FORKS / f"{name}-{part}", data)
+    return memory / FORKS
 
 
 def keep_receipt(memory: Path, entry: bytes, receipt: bytes) -> None:

@@ -51,8 +51,8 @@ class LogJudge:
     def terms(self) -> Terms:
         """By the text in force; wished for are the witnesses of one that waits for its turn."""
         state = self._admission.state
-        terms = state.treaty
-        return Terms(state.chain.need(state.size), state.chain.wish, terms.heartbeat, terms.stale_after)
+        text = state.treaty
+        return Terms(state.chain.need(state.size), state.chain.wish, text.heartbeat, text.stale_after)
 
     def admit(self, entry: bytes, *, alone: bool = False) -> Place:
         """Where the entry queues. As `Admission.admit`."""

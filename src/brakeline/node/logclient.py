@@ -18,6 +18,10 @@ _SLOW: Final = 60.0  # s for an answer of some size
 Progress = Callable[[int, int], None]  # done, total
 
 
+class OutOfReach(Unavailable):
+    """The log gave no answer, or not in time."""
+
+
 class LogClient:
     """One log over HTTP. What it returns is parsed, not yet trusted."""
 
@@ -75,7 +79,7 @@ class LogClient:
         """Submit an entry; returns its tlog-proof, unverified. One whose number another statement has is not taken.
 
         Raises:
-            Unavailable: out of reach, or no witness quorum: submit the same bytes again. Refused: never.
+            OutOfReach. Unavailable: no witness quorum. Submit the same bytes again. Refused: never.
         """
         return self._answer(self._call("POST", "/add?alone=1", content=entry, seconds=30.0))
 
@@ -88,7 +92,7 @@ class LogClient:
         try:
             return ask(self._http, method, path, _LIMIT, content=content, seconds=seconds)
         except (httpx.HTTPError, OSError) as e:
-            raise Unavailable(f"the log at {self.url} is out of reach: {e}", hint="is it running?") from e
+            raise OutOfReach(f"the log at {self.url} is out of reach: {e}", hint="is it running?") from e
 
     @staticmethod
     def _answer(response: Answer) -> bytes:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from brakeline.core.encoding import sha256
-from brakeline.core.errors import BrakelineError, Reason, Refused, Unavailable
+from brakeline.core.errors import Reason, Refused, Unavailable
 from brakeline.core.tlog.merkle import leaf_hash
 from brakeline.core.tlog.policy import Cosigned
 from brakeline.node.client import Follower
@@ -23,6 +23,7 @@ from brakeline.node.logclient import LogClient, Progress
 from brakeline.node.logserver import tiles
 from brakeline.node.logstore import LogStore
 from brakeline.node.ports import Event
+from brakeline.node.trouble import PASSING, Trouble
 
 _CHUNK: Final = 1024  # entries taken at once: whole bundles (C2SP tlog-tiles §Partial Tiles)
 _RETRY: Final = 1.0  # s
@@ -100,15 +101,13 @@ class Mirror:
 
     def run(self, stop: Event, tell: Callable[[str], None]) -> None:
         """Until `stop` is set. Trouble is told once, and tried again."""
-        told = ""
+        trouble = Trouble(lambda e: tell(f"waiting: {e}"))
         while not stop.is_set():
             try:
                 self.update(wait=5)
-                told = ""
-            except BrakelineError as e:
-                if e.gist != told:
-                    tell(f"waiting: {e}")
-                told = e.gist
+                trouble.over()
+            except PASSING as e:
+                trouble.met(e)
                 stop.wait(_RETRY)
 
 

@@ -23,6 +23,7 @@ from brakeline.node import ports
 from brakeline.node.client import Follower
 from brakeline.node.http import raise_for
 from brakeline.node.peers import ask, http_client
+from brakeline.node.trouble import PASSING
 
 _RETRY: Final = 0.25  # s
 _ANSWER: Final = 5.0  # s for a permit signer's whole answer
@@ -159,7 +160,7 @@ class LiveGate:
         while not self._stop.is_set():
             try:
                 self._follower.update(wait=5)
-            except (BrakelineError, OSError) as e:  # a machine out of files must not end the watch
+            except PASSING as e:
                 self.trouble = str(e)
                 self._stop.wait(_RETRY)
 
@@ -182,7 +183,7 @@ class LiveGate:
                 try:
                     self._ask()
                     self.trouble = ""
-                except (BrakelineError, OSError) as e:
+                except PASSING as e:
                     self.trouble = str(e)
                 except (httpx.HTTPError, RuntimeError):
                     if self._stop.is_set():  # closed under our feet

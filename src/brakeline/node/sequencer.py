@@ -48,13 +48,12 @@ R = TypeVar("R")
 
 
 class Timing(NamedTuple):
-    """Seconds: `interval` between batches, `heartbeat` between stamps, `patience` for a quorum, `retry`, `promise`."""
+    """Seconds: `interval` between batches, `heartbeat` between stamps, `patience` for a quorum, `retry` after none."""
 
     interval: float = 0.02
     heartbeat: float = 10.0
     patience: float = 5.0
     retry: float = 0.25
-    promise: float = 600.0
 
 
 DEFAULT_TIMING: Final = Timing()
@@ -68,7 +67,8 @@ class Latest(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Seconds since cosignatures were got and since the store took something; bound of the first; entries that wait."""
+    """Seconds since cosignatures were asked for with success, and since the store took something; how many the first
+    may be; how many entries wait."""
 
     cosigned: float
     written: float
@@ -206,7 +206,7 @@ class Sequencer:
         index = self.store.index_of(digest)
         if index is None or self.failure is not None:
             return None
-        until = int(self._clock() + (self._terms.promise or self._timing.promise))
+        until = int(self._clock() + self._terms.promise)
         return sign_receipt(Receipt(self.store.origin, index, self.store.read(0, index), until), self._key)
 
     def progress(self) -> Progress:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from brakeline.core.encoding import parse
-from brakeline.core.errors import BrakelineError, Reason, Refused, Unavailable
+from brakeline.core.errors import BrakelineError, Reason, Refused
 from brakeline.core.grant import check_request, check_votes, held_vote, stands_still
 from brakeline.core.keys import PrivateKey
 from brakeline.core.kinds import lane_of
@@ -32,6 +32,7 @@ from brakeline.node.metrics import routes as routes_of
 from brakeline.node.outbox import Outbox
 from brakeline.node.ports import Event
 from brakeline.node.speech import alone
+from brakeline.node.trouble import PASSING, Trouble
 
 R = TypeVar("R")
 _LIMIT: Final = 4096
@@ -208,7 +209,8 @@ class Stater:
 
     def run(self, stop: Event) -> None:
         """Until `stop` is set. Trouble is told and tried again."""
-        told, due, trouble = 0, ports.clock().monotonic() + self._every, ""
+        told, due = 0, ports.clock().monotonic() + self._every
+        trouble = Trouble(lambda e: self._tell(f"waiting: {e}"))
         while not stop.wait(1.0):
             try:
                 if ports.clock().monotonic() >= due:
@@ -230,12 +232,9 @@ class Stater:
                 outbox.flush(self._add, logged)
                 for void in outbox.review(self._follower.effect, state.size, logged):
                     self._tell(f"what was kept, entry {void.entry}, has no effect: {void.text}")
-                trouble = ""
-            except (BrakelineError, OSError) as e:
-                what = e if isinstance(e, BrakelineError) else Unavailable(f"the machine fails: {e}")
-                if what.gist != trouble:  # not a line a second
-                    self._tell(f"waiting: {what}")
-                trouble = what.gist
+                trouble.over()
+            except PASSING as e:
+                trouble.met(e)
                 if self._follower.doubted:  # what is not what the log gives is stated to nobody
                     return
 

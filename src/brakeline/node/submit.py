@@ -12,8 +12,8 @@ from brakeline.core.tlog.policy import Policy
 from brakeline.core.tlog.proof import parse_proof, verify_proof
 from brakeline.core.tlog.receipt import verify_receipt
 from brakeline.node.client import Follower
-from brakeline.node.evidence import keep_proof, keep_receipt, receipt_of
-from brakeline.node.logclient import LogClient
+from brakeline.node.evidence import keep_proof, keep_receipt, receipt_of, shows
+from brakeline.node.logclient import LogClient, OutOfReach
 
 
 def add_verified(client: LogClient, need: Callable[[int], Sequence[Policy]], entry: bytes) -> int:
@@ -51,7 +51,7 @@ def add_judged(client: LogClient, follower: Follower, entry: bytes) -> int:
             _check_refusal(follower, entry, e)
         raise
     except Unavailable as e:
-        if follower.memory is not None:
+        if follower.memory is not None and not isinstance(e, OutOfReach):
             _check_word(client, follower, follower.memory, entry, e)
         raise
     if follower.memory is not None:
@@ -67,7 +67,7 @@ def _check_word(client: LogClient, follower: Follower, memory: Path, entry: byte
             keep_receipt(memory, entry, note)
     proof = _broken_word(follower, memory, entry)
     if proof is not None:
-        hint = f"`brakeline verify {proof}` shows it to anybody; the statement is kept, and sent again"
+        hint = f"{shows(proof)}; the statement is kept, and sent again"
         raise Unavailable("the log has broken its word to publish what it holds", hint=hint) from late
 
 

@@ -11,9 +11,10 @@ from random import Random
 from typing import Any, Final
 
 from brakeline.core.brake import Vote
-from brakeline.core.encoding import b64encode, parse
+from brakeline.core.encoding import b64encode, canonical, parse
 from brakeline.core.errors import BrakelineError, Malformed, Reason, Refused
 from brakeline.core.finding import Audit, Fault, Finding
+from brakeline.core.grant import request
 from brakeline.core.kinds import lane_of
 from brakeline.core.permit import KIND, Permit
 from brakeline.core.sampling import ticket_message
@@ -27,15 +28,15 @@ from brakeline.core.tlog.tile import decode_bundle, encode_bundle
 from brakeline.node import ports
 from brakeline.node.client import Follower
 from brakeline.node.http import error_response
-from brakeline.node.logclient import LogClient
 from brakeline.node.peers import ask, http_client
 from brakeline.testing import faults
 from brakeline.testing.loop import block, fiber
 from brakeline.testing.process import Host, Process
-from brakeline.testing.treaty import KEEPER, LOG_KEY, key, treaty, witness_key
+from brakeline.testing.treaty import KEEPER, LOG_KEY, key, log_client, treaty, witness_key
 from brakeline.testing.wire import Answer, Request
 
 _HOUR: Final = 3600
+_PAUSE: Final = 0.5  # s between what a traitor says
 
 
 class Liar:
@@ -154,14 +155,23 @@ class Traitor:
         await fiber(self._run, process)
 
     def _run(self, process: Process) -> None:
-        follower, turn = Follower(_log(), treaty()), 0
+        follower, turn = Follower(log_client(), treaty()), 0
         while self._may():
             with suppress(BrakelineError, OSError):
                 follower.update()
                 self._speak(process.host.name, follower, turn)
             turn += 1
-            block(asyncio.sleep(0.7))
+            block(asyncio.sleep(_PAUSE))
         block(asyncio.get_running_loop().create_future())
+
+
+def steal(party: str, follower: Follower, turn: int) -> None:
+    """Ask for a permit whatever the log says, in the hope that some signer errs."""
+    state, run = follower.state, next(iter(follower.state.runs.by_id.values()), None)
+    if run is not None and follower.cosigned is not None:
+        permit = request(state, run, time=follower.time, nonce=ports.dice(16).hex())
+        for each in state.treaty.with_role("permit-signer"):
+            _bring(f"{each.signer_url}/permit", canonical(permit))
 
 
 def equivocate(party: str, follower: Follower, turn: int) -> None:
@@ -224,10 +234,6 @@ def _said(party: str, number: int, kind: str, body: Any) -> bytes:
 def _bring(url: str, data: bytes) -> None:
     with suppress(BrakelineError, OSError):
         ask(http_client(), "POST", url, 65536, seconds=2.0, content=data)
-
-
-def _log() -> LogClient:
-    return LogClient(treaty().with_role("log")[0].log_url)
 
 
 def _is_vote(entry: bytes) -> bool:

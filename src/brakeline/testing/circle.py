@@ -2,13 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from brakeline.core.brake import Phase, Vote
-from brakeline.core.encoding import canonical, sha256
-from brakeline.core.errors import BrakelineError, Reason, Refused, Unavailable
-from brakeline.core.grant import request
+from brakeline.core.encoding import sha256
+from brakeline.core.errors import Reason, Refused, Unavailable
 from brakeline.core.pledge import Assent, Pledge
 from brakeline.core.run import Declaration
 from brakeline.core.state import State
@@ -20,11 +18,9 @@ from brakeline.node.client import Follower
 from brakeline.node.desk import Desk, Lab
 from brakeline.node.home import Home
 from brakeline.node.judge import LogJudge
-from brakeline.node.logclient import LogClient
 from brakeline.node.logserver import app as log_app
 from brakeline.node.logstore import LogStore
 from brakeline.node.outbox import Outbox
-from brakeline.node.peers import ask, http_client
 from brakeline.node.permits import LiveGate
 from brakeline.node.sequencer import Sequencer, Timing
 from brakeline.node.signer import Signer, Stater
@@ -35,7 +31,7 @@ from brakeline.node.witness import Witness
 from brakeline.testing.invariants import Observer
 from brakeline.testing.loop import block, fiber
 from brakeline.testing.process import Process
-from brakeline.testing.treaty import LOG_KEY, treaty, witness_key
+from brakeline.testing.treaty import LOG_KEY, log_client, treaty, witness_key
 
 T = TypeVar("T")
 STEP_FLOP: Final = 10**9
@@ -80,8 +76,8 @@ class Circle:
 
     def _signer(self, process: Process) -> Any:
         home = Home(process.host.home)
-        follower = Follower(_log(), treaty(), home.path / "signer", stating=True)
-        client = _log()
+        follower = Follower(log_client(), treaty(), home.path / "signer", stating=True)
+        client = log_client()
         box = Outbox(home.path, treaty(), home.name, home.key("statement"), ports.clock().wall)
 
         def outbox(state: State) -> Outbox:
@@ -150,27 +146,6 @@ class Circle:
             self._persist(process, lambda: lab.commit(_head(run, steps, "stopped")))  # noqa: B023
             self._persist(process, lab.catch_up)
 
-    async def thief(self, process: Process) -> None:
-        await fiber(self._thief, process)
-
-    def _thief(self, process: Process) -> None:
-        """A lab that asks for permits whatever the log says, in the hope that some signer errs."""
-        follower = Follower(_log(), treaty())
-        while True:
-            with suppress(BrakelineError):
-                follower.update()
-                state, run = follower.state, next(iter(follower.state.runs.by_id.values()), None)
-                if run is not None and follower.cosigned is not None:
-                    permit = request(state, run, time=follower.time, nonce=ports.dice(16).hex())
-                    for party in state.treaty.with_role("permit-signer"):
-                        self._steal(party.signer_url, canonical(permit))
-            block(asyncio.sleep(0.5))
-
-    @staticmethod
-    def _steal(url: str, body: bytes) -> None:
-        with suppress(BrakelineError, OSError):
-            ask(http_client(), "POST", f"{url}/permit", 65536, seconds=2.0, content=body)
-
     # As a person or a supervisor does it
 
     def _try(self, process: Process, act: Callable[[], object], *harmless: Reason) -> None:
@@ -194,10 +169,6 @@ class Circle:
             except Exception as e:
                 self.observer.troubled(process, e)
             block(asyncio.sleep(0.5))
-
-
-def _log() -> LogClient:
-    return LogClient(treaty().with_role("log")[0].log_url)
 
 
 def _declaration() -> Declaration:

@@ -13,6 +13,7 @@ from brakeline.core.tlog.note import COSIGNATURE, ED25519, VerifierKey
 from brakeline.core.treaty import Treaty, parse_treaty
 from brakeline.core.treaty.parties import digest_of
 from brakeline.node.home import PURPOSES, Which
+from brakeline.node.logclient import LogClient
 
 PARTIES: Final = ("alpha", "beta", "gamma", "delta")
 KEEPER: Final = "delta"  # of the log
@@ -132,6 +133,11 @@ def _party(name: str) -> str:
 @cache
 def treaty() -> Treaty:
     return parse_treaty((_TEXT + "".join(map(_party, PARTIES))).encode())
+
+
+def log_client() -> LogClient:
+    """A client of the log, in whichever process asks."""
+    return LogClient(treaty().with_role("log")[0].log_url)
 
 
 @cache

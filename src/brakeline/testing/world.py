@@ -15,7 +15,7 @@ from unittest.mock import patch
 from brakeline.core.brake import Phase
 from brakeline.core.keys import PublicKey
 from brakeline.core.tlog import note
-from brakeline.testing.byzantine import Liar, Traitor, accuse, equivocate
+from brakeline.testing.byzantine import Liar, Traitor, accuse, equivocate, steal
 from brakeline.testing.circle import Circle
 from brakeline.testing.disk import Backup
 from brakeline.testing.faults import Fault, draw, ends, liar_in
@@ -86,8 +86,9 @@ class _Play:
         self.network.tamper.append(self.liar.tamper)
         self.circle = Circle(self.observer)
         self.mains: dict[str, Callable[[Process], Any]] = {
-            service: getattr(self.circle, service.split(".")[0]) for service in (*SERVICES, f"thief.{LAB}")
+            service: getattr(self.circle, service.split(".")[0]) for service in SERVICES
         }
+        self.mains[f"ask.{LAB}"] = Traitor(steal, lambda: True)
         for kind, speak in (("twice", equivocate), ("accuse", accuse)):
             self.mains[f"{kind}.{self.liar.party}"] = Traitor(speak, lambda: not self.liar.honest)
         self._permits = 0
@@ -173,7 +174,7 @@ class _Play:
                     for service in [s for s in SERVICES if s.endswith(f".{fault.target}") and s[:3] != "log"]:
                         loop.call_later(fault.amount, self._kill, service, 0.2)
             case "ask" | "twice" | "accuse":
-                service = f"{'thief' if fault.kind == 'ask' else fault.kind}.{fault.target}"
+                service = f"{fault.kind}.{fault.target}"
                 if service not in self.hosts[fault.target].processes:
                     self.launch(service)
             case "fork" | "hide" | "cosign" | "sign":
