@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.tlog.merkle import leaf_hash, root
 from brakeline.core.transcript import LEAF_BYTES, NONE
-from brakeline.training.digest import capture, digest_batch, restore, seed_generators, snapshot
+from brakeline.training.digest import batch_snapshot, capture, restore, seed_generators, snapshot
 from brakeline.training.gatehook import RankGate
 from brakeline.training.recorder import Recorder, checkpoint_path, checkpoint_steps, load_checkpoint, read_leaves
 
@@ -266,7 +266,11 @@ def test_a_run_leaves_its_leaves_checkpoints_and_heads(tmp_path):
 def test_the_batch_is_bound(tmp_path, uninterrupted):
     objects = build(CONFIG)
     x, y = objects["data"].next()
-    assert read_leaves(uninterrupted)[1].batch == digest_batch((x, y)) != digest_batch([x, y])
+    assert (
+        read_leaves(uninterrupted)[1].batch
+        == batch_snapshot((x, y), stands=True).digest()
+        != batch_snapshot([x, y], stands=True).digest()
+    )
 
 
 def test_recording_does_not_change_training(uninterrupted):

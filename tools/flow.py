@@ -20,12 +20,14 @@ RINGS = {
         ("training", "cluster", "drivers", "meters", "gauges", "design", "report", "testing", "web"),
         2,
     ),
-    "cli": 3,
+    "adapters": 3,
+    "cli": 4,
 }
 MEANING = (
     "bytes, numbers and `now` in; values out",
     "disk, sockets and the clock",
     "optional edges, apart from one another",
+    "what fits the edges to other people's frameworks",
     "the command line",
 )
 

@@ -85,7 +85,7 @@ class Memory:
             elif type(key) is int:
                 out.append(b"i" + _lp(str(key).encode()))
             else:
-                raise Misuse(f"{where}{list(self.path)}: keys of a state are str or int, not {type(key).__name__}")
+                raise Misuse(f"{place(where, self.path)}: keys of a state are str or int, not {type(key).__name__}")
             self.children.append((key, Memory((*self.path, key))))
         self.head = b"".join(out)
 
@@ -107,7 +107,7 @@ class Snapshot:
         for component, structure in self.structures.items():
             yield Item(component, (), _hash(_header(component, (), "structure", ()), structure))
         for part in self.parts:
-            data = _bytes(part.tensor) if part.view is None else part.view
+            data = raw_bytes(part.tensor) if part.view is None else part.view
             yield Item(part.component, part.path, _hash(part.header, data))
 
     def digest(self) -> bytes:
@@ -121,9 +121,20 @@ class Snapshot:
         # them: its transcript then fails its own replay.
         return all(tensor._version == version for tensor, version in self.standing)
 
+    def changed(self) -> str:
+        """The first tensor that was written since, as `component['path']`, or ""."""
+        places = (place(part.component, part.path) for part in self.parts if part.stands)
+        both = zip(places, self.standing, strict=True)
+        return next((where for where, (tensor, version) in both if tensor._version != version), "")
+
     def copy(self) -> dict[str, Tree]:
         """The tree with tensors of its own, in main memory, to be saved while training goes on."""
         return {name: _copied(value) for name, value in self.tree.items()}
+
+
+def place(component: str, path: Path) -> str:
+    """A place in a state, as an engineer would write it."""
+    return component + "".join(f"[{key!r}]" for key in path)
 
 
 def capture(objects: Mapping[str, Stateful], known: dict[str, Memory] | None = None) -> Snapshot:
@@ -212,27 +223,70 @@ class _Walk:
             self.out.append(b"n" if value is None else b"t" if value else b"f")
         else:
             raise Misuse(
-                f"{self.component}{list(known.path)}: a state cannot hold a {kind.__name__}",
+                f"{place(self.component, known.path)}: a state cannot hold a {kind.__name__}",
                 hint="keep to None, bool, int, float, str, tensors, and lists, tuples and dicts of them",
             )
         return value
 
     def _part(self, known: Memory, value: torch.Tensor) -> Part:
         if value.layout is not torch.strided or value.is_quantized:
-            raise Misuse(f"{self.component}{list(known.path)}: a {value.layout} tensor has no digest here")
+            raise Misuse(f"{place(self.component, known.path)}: a {value.layout} tensor has no digest here")
         stands = self._stands(self.component, value)
         tensor = value.detach() if stands else value.detach().clone()
         header = _header(self.component, known.path, str(tensor.dtype), tuple(tensor.shape))
-        view = _bytes(tensor) if stands and tensor.is_contiguous() and tensor.device.type == "cpu" else None
-        place = (value.data_ptr(), value.shape)
-        part = Part(self.component, known.path, tensor, header, view, stands, value, place)
+        view = raw_bytes(tensor) if stands and tensor.is_contiguous() and tensor.device.type == "cpu" else None
+        at = (value.data_ptr(), value.shape)
+        part = Part(self.component, known.path, tensor, header, view, stands, value, at)
         known.part = part if stands else None
         return part
 
 
-def digest_batch(batch: Tree) -> bytes:
-    """Digest of one step's batch: a tensor, or a tuple, list or dict of them."""
-    return snapshot({"batch": batch}, lambda *_: True).digest()
+def batch_snapshot(batch: Any, *, stands: bool) -> Snapshot:
+    """One step's batch: tensors, arrays, numbers and texts, and containers of them. Copied unless it `stands` still.
+
+    Raises:
+        Misuse: something else in it.
+    """
+    return snapshot({"batch": _readable(batch)}, lambda *_: stands)
+
+
+def _readable(value: Any) -> Tree:
+    """A batch as a tree: nothing of it is put back, so that arrays and containers of any kind may be read as plain."""
+    if isinstance(value, torch.Tensor) or value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, np.ndarray):
+        try:
+            return torch.from_numpy(np.ascontiguousarray(value))
+        except TypeError:
+            return _readable(value.tolist())
+    if isinstance(value, np.generic):
+        return _readable(value.item())
+    if isinstance(value, Mapping):
+        return {key: _readable(v) for key, v in value.items()}
+    if isinstance(value, bytes | bytearray):
+        return value.hex()
+    if isinstance(value, list):
+        return [_readable(v) for v in value]
+    if isinstance(value, tuple):
+        return tuple(_readable(v) for v in value)
+    return value
+
+
+def scalar(loss: Any) -> torch.Tensor | float:
+    """The loss of one step, apart from its graph, if it is one number.
+
+    Raises:
+        Misuse: it is none, or many.
+    """
+    if isinstance(loss, torch.Tensor):
+        if loss.numel() != 1 or loss.is_complex():
+            text = f"a step has one loss, not {loss.dtype} of shape {tuple(loss.shape)}"
+            raise Misuse(text, hint="recorder.step(loss=loss.mean(), ...)")
+        return loss.detach()
+    try:
+        return float(loss)
+    except (TypeError, ValueError) as e:
+        raise Misuse(f"a step has one loss, a number, not a {type(loss).__name__}") from e
 
 
 def restore(objects: Mapping[str, Stateful], tree: Mapping[str, Tree]) -> None:
@@ -249,15 +303,31 @@ def restore(objects: Mapping[str, Stateful], tree: Mapping[str, Tree]) -> None:
     try:
         for name, it in objects.items():
             if isinstance(it, torch.nn.Module):
+                with torch.no_grad():
+                    _seat_buffers(it, {**tree[name]["state"], **tree[name]["transient"]})
                 it.load_state_dict(tree[name]["state"])
-                buffers = dict(it.named_buffers())
-                for key, value in tree[name]["transient"].items():
-                    buffers[key].copy_(value)
             else:
                 it.load_state_dict(_copied(tree[name]))
         _seat_generators(tree[RNG])
     except Exception as e:  # objects of any kind raise what they like
         raise Malformed(f"the checkpoint does not fit these objects: {e}") from e
+
+
+def _seat_buffers(module: torch.nn.Module, values: Mapping[str, Tree]) -> None:
+    """Buffers may have come, gone or grown since the module was built; `values` has each, by its first name."""
+    seated: dict[int, torch.Tensor | None] = {}
+    for prefix, owner in module.named_modules():
+        for key, buffer in owner._buffers.items():
+            value = values.get(f"{prefix}.{key}" if prefix else key)
+            if buffer is not None and id(buffer) in seated:
+                owner._buffers[key] = seated[id(buffer)]
+            elif value is None or buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
+                device = next((t.device for t in (buffer, *module.parameters()) if t is not None), None)
+                owner._buffers[key] = None if value is None else value.detach().to(device, copy=True)
+            else:
+                buffer.copy_(value)
+            if buffer is not None:
+                seated[id(buffer)] = owner._buffers[key]
 
 
 def seed_generators(seed: int) -> None:
@@ -318,7 +388,7 @@ def _hash(header: bytes, data: Any) -> bytes:
     return h.digest()
 
 
-def _bytes(tensor: torch.Tensor) -> Any:
+def raw_bytes(tensor: torch.Tensor) -> Any:
     # As bytes before NumPy, which lacks bf16 and float8. Zero copy for contiguous tensors in main memory.
     return tensor.cpu().reshape(-1).view(torch.uint8).numpy()
 

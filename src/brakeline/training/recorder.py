@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, NamedTuple, Protocol, Self
+from typing import Any, Final, Literal, NamedTuple, Protocol, Self
 
 import torch
 from filelock import FileLock, Timeout
@@ -31,7 +31,19 @@ from filelock import FileLock, Timeout
 from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.tlog.merkle import Frontier, leaf_hash
 from brakeline.core.transcript import LEAF_BYTES, NONE, Head, Leaf, decode_leaf
-from brakeline.training.digest import RNG, Memory, Snapshot, Stateful, Tree, capture, restore, snapshot
+from brakeline.training.components import components
+from brakeline.training.difference import first_difference
+from brakeline.training.digest import (
+    Memory,
+    Snapshot,
+    Stateful,
+    Tree,
+    batch_snapshot,
+    capture,
+    restore,
+    scalar,
+    snapshot,
+)
 
 LEAVES: Final = "leaves.bin"
 CHECKPOINTS: Final = "checkpoints"
@@ -42,10 +54,14 @@ _FORMAT: Final = "brakeline/checkpoint/v1"
 class Recording(Protocol):
     """What `train(config, gate, recorder)` may ask of its recorder, in training and in replay alike."""
 
-    def open(self, **objects: Stateful) -> int:
+    @property
+    def start(self) -> int:
+        """The number of steps done that `open()` will return, for whoever has to know it earlier."""
+
+    def open(self, **objects: Any) -> int:
         """Put `objects` into the last recorded state, if there is one. Returns the number of steps done."""
 
-    def step(self, *, loss: torch.Tensor | float, batch: Tree) -> None:
+    def step(self, *, loss: torch.Tensor | float, batch: Any) -> None:
         """Record one step: call it last, after the optimizer's and the scheduler's."""
 
     def stop(self, status: Literal["stopped", "ended"]) -> None:
@@ -109,14 +125,20 @@ class Recorder:
         """Steps done, as the training loop counts them: those of this state, not those on record."""
         return self._step
 
-    def open(self, **objects: Stateful) -> int:
+    @property
+    def start(self) -> int:
+        """The step of the last checkpoint, which `open()` resumes from; 0 where there is none."""
+        return max(checkpoint_steps(self.directory), default=0)
+
+    def open(self, **objects: Any) -> int:
         """Resume from the last checkpoint if there is one, else record the initial state as leaf and checkpoint 0.
 
-        Pass every object whose state a later step depends on. Returns the number of steps done.
+        Pass every object whose state a later step depends on: with `state_dict` and `load_state_dict`, or a random
+        generator of torch, NumPy or Python. Returns the number of steps done.
         """
-        if self._file >= 0 or not objects or RNG in objects:
-            raise Misuse(f"open() once, with objects to record, none of them named {RNG!r}")
-        self._objects = dict(objects)
+        if self._file >= 0:
+            raise Misuse("open() the recorder once")
+        self._objects = components(objects)
         try:
             (self.directory / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -132,19 +154,21 @@ class Recorder:
             raise
         return self._step
 
-    def step(self, *, loss: torch.Tensor | float, batch: Tree) -> None:
+    def step(self, *, loss: torch.Tensor | float, batch: Any) -> None:
         """Record the step just made; `loss` is what this step computed, since a replay must find it again.
 
+        `batch` is what went into it: tensors, arrays, numbers, texts, and containers of them.
         Tensors of the model and the optimizer must not be written to before the
         optimizer's next step; call `settle()` first where something else has to.
         """
         self.settle()
         if self._file < 0:
             raise Misuse("open() the recorder before its first step, and not after stop()")
+        loss = scalar(loss)
+        inputs = batch_snapshot(batch, stands=False)
         self._step += 1
         state = self._snapshot = capture(self._objects, self._known)
-        inputs = snapshot({"batch": batch}, lambda *_: False)
-        value = loss.detach().clone() if isinstance(loss, torch.Tensor) else loss
+        value = loss.clone() if isinstance(loss, torch.Tensor) else loss
         step, permit, flop = self._step, self._permit(), self._step * self._flop_per_step
         boundary = step % self._segment_steps == 0
         queued = torch.cuda.current_stream().record_event() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
@@ -166,15 +190,15 @@ class Recorder:
         leaf, tree = self._window.result()
         if not self._snapshot.unchanged():
             raise Misuse(
-                f"weights or optimizer state changed after recorder.step() of step {leaf.step}",
-                hint="change them before recorder.step(), or call recorder.settle() first",
+                f"{self._snapshot.changed()} was written to after recorder.step() of step {leaf.step}",
+                hint="call recorder.step() last: an average of weights, a schedule or a clamp comes before it",
             )
         self._window = None
         fresh = leaf.step > self._recorded
         self._commit(leaf)
         if tree is not None:
             head = self._head("running") if fresh and leaf.step % self._head_steps == 0 else None
-            self._submit(leaf.step, tree, head)
+            self._submit(leaf, tree, head)
 
     def stop(self, status: Literal["stopped", "ended"] = "stopped") -> None:
         """Write the last checkpoint, publish the last head, and return when both are done. Idempotent.
@@ -186,7 +210,14 @@ class Recorder:
         try:
             self.settle()
             assert self._snapshot is not None
-            self._submit(self._step, self._snapshot.tree, self._head(status))
+            leaf = self._leaf(self._step)
+            if self._snapshot.digest() != leaf.state:
+                what = self._snapshot.changed() or "the state"
+                raise Misuse(
+                    f"{what} was written to after step {self._step}, the last one recorded",
+                    hint="call recorder.step() after every optimizer step, and recorder.stop() before weights change",
+                )
+            self._submit(leaf, self._snapshot.tree, self._head(status))
             assert self._writing is not None
             self._writing.result()
         finally:
@@ -221,18 +252,29 @@ class Recorder:
         self._frontier = Frontier().extend(leaf_hash(leaf.encode()) for leaf in leaves)
         if steps:
             self._step = steps[-1]
-            restore(self._objects, load_checkpoint(self.directory, self._step).tree)
+            origin = load_checkpoint(self.directory, self._step)
+        else:
+            origin = snapshot(capture(self._objects).copy(), lambda *_: True)
+        # Also where nothing was recorded yet: what does not come back as it went is found before anything is declared.
+        restore(self._objects, origin.tree)
         self._snapshot = capture(self._objects, self._known)
         state = self._snapshot.digest()
+        if state != origin.digest():
+            raise Misuse(
+                f"what recorder.open() puts back is not what was there: {first_difference(origin, self._snapshot)}",
+                hint="its load_state_dict() has to take back all that its state_dict() gave, values and dtypes",
+            )
         if not leaves:
             self._commit(Leaf(0, state, NONE, NONE, 0.0, 0))
         elif state != leaves[self._step].state:
+            if steps:
+                raise Malformed(f"the checkpoint of step {self._step} is not the recorded state")
             raise Misuse(
-                f"the state at step {self._step} is not the recorded one",
+                "the state at step 0 is not the recorded one",
                 hint="pass the same objects, built from the same configuration; a changed run is a child run",
             )
         if not steps:
-            self._write(0, self._snapshot.tree, None)
+            self._write(self._leaf(0), self._snapshot.tree, None)
         for it in self._objects.values():
             if isinstance(it, torch.optim.Optimizer):
                 self._hooks.append(it.register_step_pre_hook(lambda *_: self.settle()))
@@ -244,7 +286,7 @@ class Recorder:
     def _commit(self, leaf: Leaf) -> None:
         """Append a new leaf; one that is recorded already must come out the same."""
         if leaf.step <= self._recorded:
-            recorded = decode_leaf(os.pread(self._file, LEAF_BYTES, leaf.step * LEAF_BYTES))
+            recorded = self._leaf(leaf.step)
             # The permit is the one thing that may differ: the step is the same, taken under a later permit.
             if replace(leaf, permit=recorded.permit) != recorded:
                 raise Misuse(
@@ -260,6 +302,9 @@ class Recorder:
         self._recorded, self._last = leaf.step, leaf
         self._frontier = self._frontier.append(leaf_hash(data))
 
+    def _leaf(self, step: int) -> Leaf:
+        return decode_leaf(os.pread(self._file, LEAF_BYTES, step * LEAF_BYTES))
+
     def _head(self, status: Literal["opened", "running", "stopped", "ended"]) -> Head | None:
         if self._on_head is None or self._last is None:
             return None
@@ -272,27 +317,33 @@ class Recorder:
             status=status,
         )
 
-    def _submit(self, step: int, tree: dict[str, Tree], head: Head | None) -> None:
+    def _submit(self, leaf: Leaf, tree: dict[str, Tree], head: Head | None) -> None:
         # One checkpoint is in flight at most: a slow disk or log slows training down instead of filling the memory.
         if self._writing is not None:
             self._writing.result()
-        self._writing = self._writer.submit(self._write, step, tree, head)
+        self._writing = self._writer.submit(self._write, leaf, tree, head)
 
-    def _write(self, step: int, tree: dict[str, Tree], head: Head | None) -> None:
-        path = checkpoint_path(self.directory, step)
+    def _write(self, leaf: Leaf, tree: dict[str, Tree], head: Head | None) -> None:
+        path = checkpoint_path(self.directory, leaf.step)
         try:
             os.fsync(self._file)
             if not path.exists():
                 temporary = path.with_suffix(".tmp")
                 with temporary.open("wb") as f:
-                    torch.save({"format": _FORMAT, "step": step, "state": tree}, f)
+                    torch.save({"format": _FORMAT, "step": leaf.step, "state": tree}, f)
                     f.flush()
                     os.fsync(f.fileno())
+                # A write through `.data` escapes autograd's counters: the leaf may then be of a state that never was.
+                if _read_checkpoint(temporary, leaf.step).digest() != leaf.state:
+                    raise Misuse(
+                        f"the state of step {leaf.step} was written to while it was recorded, past autograd's counters",
+                        hint="something writes through .data or NumPy after recorder.step(): move it before",
+                    )
                 temporary.rename(path)
                 for folder in (path.parent, self.directory):
                     _sync_directory(folder)
         except (OSError, RuntimeError) as e:  # torch reports a full disk as RuntimeError
-            raise Unavailable(f"cannot write the checkpoint of step {step}: {e}") from e
+            raise Unavailable(f"cannot write the checkpoint of step {leaf.step}: {e}") from e
         if head is not None and self._on_head is not None:
             self._on_head(head)
 
@@ -313,14 +364,23 @@ def load_checkpoint(directory: Path, step: int) -> Snapshot:
     Raises:
         Unavailable: no such file. Malformed: not a checkpoint of this step.
     """
-    path = checkpoint_path(directory, step)
+    try:
+        return _read_checkpoint(checkpoint_path(directory, step), step)
+    except FileNotFoundError as e:
+        raise Unavailable(f"there is no checkpoint of step {step} in {directory}") from e
+
+
+def _read_checkpoint(path: Path, step: int) -> Snapshot:
+    """Raises:
+    FileNotFoundError. Malformed: not a checkpoint of this step.
+    """
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
         if data["format"] != _FORMAT or data["step"] != step:
             raise Malformed(f"{path.name} is not the checkpoint of step {step}")
         return snapshot(data["state"], lambda *_: True)
-    except FileNotFoundError as e:
-        raise Unavailable(f"there is no checkpoint of step {step} in {directory}") from e
+    except FileNotFoundError:
+        raise
     except Malformed:
         raise
     except Exception as e:  # what hostile bytes raise in there, nobody promises

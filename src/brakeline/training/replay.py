@@ -18,7 +18,17 @@ import torch
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused
 from brakeline.core.gate import NO_PERMIT
 from brakeline.core.transcript import Leaf, SegmentReplay
-from brakeline.training.digest import Snapshot, Stateful, Tree, capture, digest_batch, restore, snapshot
+from brakeline.training.components import components
+from brakeline.training.digest import (
+    Snapshot,
+    Stateful,
+    Tree,
+    batch_snapshot,
+    capture,
+    restore,
+    scalar,
+    snapshot,
+)
 from brakeline.training.environment import digest, profile
 from brakeline.training.gatehook import Gate
 from brakeline.training.recorder import Recording, checkpoint_steps, load_checkpoint, read_leaves
@@ -48,27 +58,32 @@ class _Segment:
         self.leaves: list[Leaf] = []
         self.end: Snapshot | None = None
 
+    @property
+    def start(self) -> int:
+        return self._start
+
     def may_step(self) -> bool:
         return len(self.leaves) < self._steps
 
-    def open(self, **objects: Stateful) -> int:
+    def open(self, **objects: Any) -> int:
         if self._objects:
             raise Misuse("train() opened its recorder twice")
+        objects = components(objects)
         if self._opened is None:
             self.start_state = capture(objects).digest()
         else:
             self.start_state = self._opened.digest()
             restore(objects, self._opened.tree)
-        self._objects = dict(objects)
+        self._objects = objects
         return self._start
 
-    def step(self, *, loss: torch.Tensor | float, batch: Tree) -> None:
+    def step(self, *, loss: torch.Tensor | float, batch: Any) -> None:
         if not self._objects or not self.may_step():
             raise Misuse("train() stepped before it opened its recorder, or without asking its gate")
         state = capture(self._objects)
-        value = float(loss.detach()) if isinstance(loss, torch.Tensor) else loss
+        value = float(scalar(loss))
         step = self._start + len(self.leaves) + 1
-        self.leaves.append(Leaf(step, state.digest(), digest_batch(batch), NO_PERMIT, value, 0))
+        self.leaves.append(Leaf(step, state.digest(), batch_snapshot(batch, stands=True).digest(), NO_PERMIT, value, 0))
         if not self.may_step():
             self.end = snapshot(state.copy(), lambda *_: True)
 

@@ -1,0 +1,157 @@
+"""Plain PyTorch: a map-style `DataLoader` that knows where it stands, its workers included.
+
+    loader = resumable(DataLoader(dataset, batch_size=16, shuffle=True, num_workers=2))
+    step = recorder.open(model=model, optimizer=optimizer, data=loader)
+    while step < steps:
+        for x, y in loader:  # the rest of the epoch
+
+The order of an epoch is a function of the seed and the epoch, and whatever a batch draws (augmentation, masking in
+`collate_fn`) is one of the seed, the epoch and its place there. So a batch is the same in every process that makes it,
+with any number of workers, and a cursor of three numbers is all there is to keep.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+from brakeline.core.encoding import tagged
+from brakeline.core.errors import Misuse
+
+_AS_THEY_WERE: Final = (
+    *("num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context"),
+    *("prefetch_factor", "persistent_workers", "in_order"),
+)
+
+
+def resumable(loader: DataLoader[Any]) -> "Resumable":
+    """`loader` with a state: pass it to `recorder.open()`, and iterate over it as over the loader.
+
+    Raises:
+        Misuse: its data set is a stream, of which no place can be found again.
+    """
+    return Resumable(loader)
+
+
+class Resumable:
+    """A loader with `state_dict` and `load_state_dict`. To iterate goes on where the last iteration was left.
+
+    `epoch` counts from 0. The seed is that of torch's generator when this is made.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            raise Misuse(
+                "only a DataLoader over a map-style data set can be resumed from a number",
+                hint="torchdata's StatefulDataLoader has a state, where a stream has state_dict and load_state_dict",
+            )
+        self.dataset = loader.dataset
+        self.epoch = 0
+        self._batch = 0
+        self._seed = torch.initial_seed() % 2**63
+        self._source = loader
+        whole = loader.batch_sampler is None  # one index a batch, and nothing to collate
+        self._order = _Order()
+        self._inner: DataLoader[Any] = DataLoader(
+            _Drawn(loader.dataset, loader.collate_fn, whole),
+            batch_size=None,
+            sampler=self._order,
+            generator=torch.Generator(),  # or each iteration would draw from the global one
+            **{name: getattr(loader, name) for name in _AS_THEY_WERE if hasattr(loader, name)},
+        )
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return len(self._source)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The rest of the epoch, after which the next one begins."""
+        plan = self.plan(self.epoch)
+        self._order.rest = [(tagged_seed(self._seed, self.epoch, i), plan[i]) for i in range(self._batch, len(plan))]
+        for batch in self._inner:
+            self._batch += 1
+            yield batch
+        self.set_epoch(self.epoch + 1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch from its first batch."""
+        self.epoch, self._batch = epoch, 0
+
+    def plan(self, epoch: int) -> list[Any]:
+        """The indices of each batch of an epoch, in order."""
+        source = self._source
+        sampler = source.sampler if source.batch_sampler is None else source.batch_sampler
+        with drawn_from(tagged_seed(self._seed, epoch, -1)):
+            _seed_samplers(sampler, epoch, tagged_seed(self._seed, epoch, -2))
+            return list(sampler)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seed": self._seed, "epoch": self.epoch, "batch": self._batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._seed, self.epoch, self._batch = state["seed"], state["epoch"], state["batch"]
+
+
+class _Order(Sampler[Any]):
+    """What is left of an epoch: a seed and an index, or several, for each batch."""
+
+    def __init__(self) -> None:
+        self.rest: list[tuple[int, Any]] = []
+
+    def __len__(self) -> int:
+        return len(self.rest)
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        return iter(self.rest)
+
+
+class _Drawn(Dataset[Any]):
+    """Makes a batch from a seed and its indices, in whichever process."""
+
+    def __init__(self, dataset: Any, collate: Any, whole: bool) -> None:
+        self._dataset = dataset
+        self._collate = collate
+        self._whole = whole
+
+    def __getitem__(self, at: tuple[int, Any]) -> Any:
+        seed, indices = at
+        with drawn_from(seed):
+            if self._whole:
+                return self._collate(self._dataset[indices])
+            several = getattr(self._dataset, "__getitems__", None)
+            return self._collate(several(indices) if several else [self._dataset[i] for i in indices])
+
+
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """The global generators of the main memory, seeded inside, and as they were outside."""
+    kept = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(kept[0])
+        np.random.set_state(kept[1])
+        random.setstate(kept[2])
+
+
+def tagged_seed(seed: int, epoch: int, batch: int) -> int:
+    """63 bits, unlike those of any other place."""
+    parts = (number.to_bytes(9, "big", signed=True) for number in (seed, epoch, batch))
+    return int.from_bytes(tagged("brakeline/batch-seed/v1", *parts)[:8], "big") >> 1
+
+
+def _seed_samplers(sampler: Any, epoch: int, seed: int) -> None:
+    """Samplers lie in one another; each may have an epoch or a generator of its own."""
+    while sampler is not None:
+        if callable(getattr(sampler, "set_epoch", None)):
+            sampler.set_epoch(epoch)
+        if isinstance(getattr(sampler, "generator", None), torch.Generator):
+            sampler.generator.manual_seed(seed)
+        sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
