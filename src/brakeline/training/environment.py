@@ -1,45 +1,72 @@
 """What decides the bits a step yields, apart from the recipe: machines with one profile replay bit for bit.
 
-Where profiles differ, an honest replay differs too; that is an environment mismatch and never called fraud.
+Where profiles differ, an honest replay differs too; that is an environment mismatch and never called fraud. The profile
+lies in the evidence, so that whoever replays knows what to adopt and which distributions to compare.
 """
 
+import hashlib
 import os
 import platform
 import re
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 
-from brakeline.core.encoding import canonical, tagged
+from brakeline.core.encoding import canonical, parse, tagged
+from brakeline.core.errors import Malformed
+from brakeline.node.disk import write_atomic
+from brakeline.training.distributions import MAX_DISTRIBUTIONS, fingerprints
 
 # Each of these was seen to change the bits of a training step, or decides which kernel runs.
 VARIABLES: Final = (
     "ATEN_CPU_CAPABILITY",
     "CUBLAS_WORKSPACE_CONFIG",
+    "DNNL_DEFAULT_FPMATH_MODE",
     "DNNL_MAX_CPU_ISA",
+    "GLIBC_TUNABLES",
+    "KMP_DETERMINISTIC_REDUCTION",
     "MKL_CBWR",
+    "MKL_DEBUG_CPU_TYPE",
+    "MKL_DYNAMIC",
     "MKL_ENABLE_INSTRUCTIONS",
+    "NPY_DISABLE_CPU_FEATURES",
+    "NPY_ENABLE_CPU_FEATURES",
     "NVIDIA_TF32_OVERRIDE",
+    "OMP_DYNAMIC",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
     "ONEDNN_MAX_CPU_ISA",
     "OPENBLAS_CORETYPE",
     "PYTHONHASHSEED",
     "TORCH_BLAS_PREFER_CUBLASLT",
 )
+# Where a program does not say how many threads, BLAS looks at these, in this order, and then at the processors.
+_BLAS_THREADS: Final = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
+PROFILE: Final = "environment.json"  # in a run's evidence
+MAX_PROFILE: Final = 1 << 18
 
 
-def profile() -> dict[str, Any]:
-    """The environment profile of this process: the same wherever the same bits are to be expected."""
+def profile(distributions: Iterable[str] = ()) -> dict[str, Any]:
+    """The environment profile of this process: the same wherever the same bits are to be expected.
+
+    `distributions` are those that the recipe imports, beside torch and NumPy.
+    """
     cuda = torch.cuda.is_available()
     return {
-        "version": 1,
-        "python": platform.python_version(),
+        "version": 2,
+        "python": f"{platform.python_implementation()} {sys.version}",
+        "libc": " ".join(platform.libc_ver()),
+        "distributions": fingerprints(distributions),
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda or "",
         "cudnn": torch.backends.cudnn.version() or 0 if cuda else 0,  # type: ignore[no-untyped-call]
         "machine": platform.machine(),
         "cpu": _cpu_name(),
+        "cpu_flags": _cpu_flags(),
+        "blas_threads": next((os.environ[v] for v in _BLAS_THREADS if os.environ.get(v)), str(_processors())),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
         "threads": torch.get_num_threads(),
@@ -57,12 +84,43 @@ def profile() -> dict[str, Any]:
 
 def digest(profile: dict[str, Any]) -> str:
     """Hex SHA-256 that a declaration and a replay carry."""
-    return tagged("brakeline/environment/v1", canonical(profile)).hex()
+    return tagged("brakeline/environment/v2", canonical(profile)).hex()
+
+
+def keep_profile(profile: dict[str, Any], evidence: Path) -> None:
+    """Put the profile into a run's evidence. Raises Unavailable."""
+    write_atomic(evidence / PROFILE, canonical(profile))
+
+
+def kept_distributions(evidence: Path) -> tuple[str, ...]:
+    """The names of the distributions in the profile that lies in a run's evidence; none where there is none.
+
+    Nothing is believed of it but what to compare: the digest of one's own profile decides.
+    """
+    try:
+        with (evidence / PROFILE).open("rb") as f:
+            named = parse(f.read(MAX_PROFILE), dict[str, Any]).get("distributions")
+    except (OSError, Malformed):
+        return ()
+    return tuple(sorted(named))[:MAX_DISTRIBUTIONS] if isinstance(named, dict) else ()
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_name() -> str:
+    return _cpu("model name") or platform.processor()
+
+
+def _cpu_flags() -> str:
+    """A digest: the flags fill a page, and say nothing to a reader but that they are the same."""
+    return hashlib.sha256(" ".join(sorted(_cpu("flags").split())).encode()).hexdigest()[:32]
+
+
+def _cpu(what: str) -> str:
     try:
-        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found = re.search(rf"^{what}\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
         found = None
-    return found[1] if found else platform.processor()
+    return found[1] if found else ""

@@ -1,26 +1,36 @@
-"""A recipe: the code and the configuration of a run, pinned by one digest, and copied for the inspector."""
+"""A recipe: the code, the files and the configuration of a run, pinned by one digest, and copied for the inspector.
+
+The entry's folder is the recipe's: what lies beside the entry and is listed in `files` (modules that it imports,
+weights that it starts from) is part of the recipe, and is found there by the lab's run and by the inspector's replay
+alike. Both run what was deposited, so that nothing beside it can matter.
+"""
 
 import hashlib
 import importlib.util
+import os
+import re
 import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
 from brakeline.core import units
-from brakeline.core.encoding import canonical, parse, tagged
-from brakeline.core.errors import Malformed, Misuse, Unavailable
+from brakeline.core.encoding import Wire, canonical, parse, tagged
+from brakeline.core.errors import BrakelineError, Malformed, Unavailable
 from brakeline.core.run import check_folder_name
 
 MANIFEST: Final = "recipe.json"
-MAX_SOURCE: Final = 1 << 24  # bytes of the code, and of the manifest: an inspector reads both before it judges them
+MAX_FILES: Final = 1024
+MAX_BYTES: Final = 1 << 36  # of all files: an inspector reads them before it judges them
 MAX_MANIFEST: Final = 1 << 20
 _RESERVED: Final = frozenset({"seed", "steps"})
+_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_CHUNK: Final = 1 << 20
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,15 +42,34 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     chips: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 1
     flop_per_second: str = "0 FLOP/s"
     domain: str = ""
+    files: list[str] = []
     config: dict[str, Any] = {}
+
+
+class _Listed(Wire, frozen=True):
+    """One file of a recipe: its path in the recipe's folder, its size in bytes, its SHA-256 in hex."""
+
+    path: str
+    size: int
+    digest: str
+
+
+class _Manifest(Wire, frozen=True):
+    name: str
+    entry: str
+    steps: int
+    config: dict[str, Any]
+    files: tuple[_Listed, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """`source` is one Python file with `train(config, gate, recorder)`, `dataset_root(config)` and
-    `flop_per_step(config)`; `config` is what the run's declaration fixes, without the seed.
+    `flop_per_step(config)`; `files` are others, as paths in its folder; `config` is what the run's declaration fixes,
+    without the seed.
 
-    From `purpose` on down, all is said in the declaration and is no code: the digest does not change with it.
+    `purpose`, `parents`, `chips`, `flop_per_second` and `domain` are said in the declaration and are no code: the
+    digest does not change with them.
     """
 
     name: str
@@ -52,18 +81,31 @@ class Recipe:
     chips: int = 1
     flop_per_second: int = 0
     domain: str = ""
+    files: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
-        """Hex digest over the exact source and the canonical configuration.
+        """Hex digest over the exact files and the canonical configuration.
 
         Raises:
-            Malformed: either is longer than an inspector reads. Unavailable: the source cannot be read.
+            Malformed: they are more than an inspector reads. Unavailable: a file cannot be read.
         """
-        return tagged("brakeline/recipe/v1", _bounded(self.source, MAX_SOURCE), self._manifest()).hex()
+        return tagged("brakeline/recipe/v2", self._manifest(None)).hex()
 
-    def _manifest(self) -> bytes:
-        what = {"name": self.name, "source": self.source.name, "steps": self.steps, "config": self.config}
+    def _manifest(self, copy: Path | None) -> bytes:
+        """The manifest of the files as they are; with `copy`, of what is copied there."""
+        paths = sorted({self.source.name, *self.files})
+        if len(paths) > MAX_FILES:
+            raise Malformed(f"the recipe has {len(paths)} files; an inspector reads {MAX_FILES}")
+        left = MAX_BYTES
+        listed = []
+        for path in paths:
+            size, digest = _read(self.source.parent / path, left, copy / path if copy else None)
+            listed.append(_Listed(path=path, size=size, digest=digest))
+            left -= size
+        what = _Manifest(
+            name=self.name, entry=self.source.name, steps=self.steps, config=self.config, files=tuple(listed)
+        )
         data = canonical(what)
         if len(data) > MAX_MANIFEST:
             raise Malformed(f"the configuration takes {len(data)} bytes; an inspector reads {MAX_MANIFEST}")
@@ -73,12 +115,15 @@ class Recipe:
         """What `train` gets: the configuration, the number of steps, and the seed that the log gave (hex)."""
         return {**self.config, "steps": self.steps, "seed": seed.hex()}
 
-    def deposit(self, folder: Path) -> None:
-        """Copy source and manifest into the evidence, where an inspector finds them. Raises as `digest`."""
-        source, manifest = _bounded(self.source, MAX_SOURCE), self._manifest()
+    def deposit(self, folder: Path) -> "Recipe":
+        """Copy the files and their manifest into `folder`, where an inspector finds them, and the run its code.
+
+        Returns the recipe that is there. Raises as `digest`.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / self.source.name).write_bytes(source)
-        (folder / MANIFEST).write_bytes(manifest)
+        data = self._manifest(folder)
+        (folder / MANIFEST).write_bytes(data)
+        return deposited(folder)
 
     def load(self) -> "Code":
         """Run the source and take its three functions.
@@ -87,7 +132,8 @@ class Recipe:
             Unavailable: there is no such file. Malformed: it does not run, or lacks one of them.
         """
         # The name carries the content, so that two recipes never share a module.
-        name = f"brakeline_recipe_{hashlib.sha256(_bounded(self.source, MAX_SOURCE)).hexdigest()[:16]}"
+        name = f"brakeline_recipe_{self.digest[:16]}"
+        _import_from(self.source.parent)
         module = sys.modules.get(name) or _run(name, self.source)
         missing = [f for f in ("train", "dataset_root", "flop_per_step") if not callable(getattr(module, f, None))]
         if missing:
@@ -113,28 +159,95 @@ def _run(name: str, source: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as e:
         del sys.modules[name]
-        raise Malformed(f"{source} does not run: {type(e).__name__}: {e}") from e
+        if isinstance(e, BrakelineError):
+            raise
+        raise Malformed(f"{source} does not run: {type(e).__name__}: {e}", hint=_hint(e)) from e
     return module
 
 
-def _bounded(path: Path, most: int) -> bytes:
-    """Raises:
-    Unavailable: it cannot be read. Malformed: it is longer.
+def _hint(e: Exception) -> str:
+    if isinstance(e, ModuleNotFoundError | FileNotFoundError):
+        return "a file that lies beside the entry is part of the recipe only where it is listed: files = [...]"
+    return ""
+
+
+_imported_from = ""
+
+
+def _import_from(folder: Path) -> None:
+    """Modules beside the entry are imported from `folder`, and those of the recipe before it no more."""
+    global _imported_from
+    here = str(folder.resolve())
+    if here == _imported_from:
+        return
+    if _imported_from:
+        sys.path[:] = [path for path in sys.path if path != _imported_from]
+        for name, module in list(sys.modules.items()):
+            if Path(getattr(module, "__file__", None) or "/").is_relative_to(_imported_from):
+                del sys.modules[name]
+    sys.path.insert(0, here)
+    _imported_from = here
+
+
+def _read(path: Path, most: int, copy: Path | None) -> tuple[int, str]:
+    """Size and SHA-256 of a file, copied on the way.
+
+    Raises:
+        Unavailable: it cannot be read, or not be copied. Malformed: it is longer, or no plain file.
     """
+    digest, size = hashlib.sha256(), 0
     try:
-        with path.open("rb") as f:
-            data = f.read(most + 1)
+        if not path.is_file():
+            raise Unavailable(f"cannot read {path}: it is no file" if path.exists() else f"there is no file {path}")
+        target = _fresh(copy) if copy and not (copy.exists() and copy.samefile(path)) else None
+        with path.open("rb") as f, target.open("wb") if target else open(os.devnull, "wb") as out:
+            while data := f.read(_CHUNK):
+                size += len(data)
+                if size > most:
+                    raise Malformed(f"{path.name} is longer than {most} bytes, which is as much as an inspector reads")
+                digest.update(data)
+                out.write(data)
+        if target and copy:
+            target.replace(copy)
     except OSError as e:
         raise Unavailable(f"cannot read {path}: {e.strerror}") from e
-    if len(data) > most:
-        raise Malformed(f"{path.name} is longer than {most} bytes, which is as much as an inspector reads")
-    return data
+    return size, digest.hexdigest()
+
+
+def _fresh(copy: Path) -> Path:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    return copy.with_name(copy.name + ".tmp")
+
+
+def _listed(folder: Path, patterns: list[str], entry: str) -> tuple[str, ...]:
+    """The files in `folder` that `patterns` name, without the entry.
+
+    Raises:
+        Malformed: a pattern leads out of the folder, names nothing, or a file whose name is none for all machines.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        if not pattern or pattern.startswith("/") or ".." in PurePosixPath(pattern).parts:
+            raise Malformed(f"files: {pattern!r} is not in the entry's folder", hint="move it there")
+        paths = {p.relative_to(folder).as_posix() for p in folder.glob(pattern) if p.is_file()}
+        if not paths:
+            raise Malformed(f"files: {pattern!r} names no file in {folder}")
+        found |= paths
+    for path in found:
+        _check_path(path)
+    return tuple(sorted(found - {entry}))
+
+
+def _check_path(path: str) -> None:
+    if len(path) > 240 or path == MANIFEST or not all(_PART.fullmatch(part) for part in path.split("/")):
+        raise Malformed(f"a recipe cannot have a file {path[:80]!r}", hint="letters, digits, . _ and - alone")
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe file (TOML: name, entry, steps; purpose, parents, chips, flop_per_second, domain; [config]).
+    """Read a recipe file (TOML: name, entry, steps; files, purpose, parents, chips, flop_per_second, domain; [config]).
 
-    `chips` are the accelerators of the cluster, `flop_per_second` what they can do at most, as "400 TFLOP/s".
+    `files` are patterns in the entry's folder (`net.py`, `weights/*.safetensors`, `lib/**/*.py`). `chips` are the
+    accelerators of the cluster, `flop_per_second` what they can do at most, as "400 TFLOP/s".
 
     Raises:
         Unavailable: no such file. Malformed: unknown or missing key, wrong type, or a name that no folder may have.
@@ -151,9 +264,11 @@ def read_recipe(path: Path) -> Recipe:
     if _RESERVED & raw.config.keys():
         raise Malformed(f"{path}: [config] may not set {' or '.join(sorted(_RESERVED))}: the log gives the seed")
     check_folder_name(raw.name)
+    source = (path.parent / raw.entry).resolve()
+    _check_path(source.name)
     return Recipe(
         raw.name,
-        (path.parent / raw.entry).resolve(),
+        source,
         raw.steps,
         raw.config,
         raw.purpose,
@@ -161,19 +276,28 @@ def read_recipe(path: Path) -> Recipe:
         raw.chips,
         rate,
         raw.domain,
+        _listed(source.parent, raw.files, source.name),
     )
 
 
 def deposited(folder: Path) -> Recipe:
-    """The recipe in an evidence folder.
+    """The recipe in an evidence folder, with the digest that its files have there.
 
     Raises:
-        Unavailable: none there. Malformed: not a manifest.
+        Unavailable: none there. Malformed: not a manifest, or of files that no recipe has.
     """
-    m = parse(_bounded(folder / MANIFEST, MAX_MANIFEST), dict[str, Any])
-    if set(m) != {"name", "source", "steps", "config"} or not isinstance(m["config"], dict):
-        raise Malformed(f"{folder / MANIFEST} is not a recipe's manifest")
-    source = str(m["source"])
-    if Path(source).name != source or not source.endswith(".py"):
-        raise Misuse(f"the manifest names the file {source!r}, which is not a plain Python file name")
-    return Recipe(str(m["name"]), folder / source, int(m["steps"]), m["config"])
+    path = folder / MANIFEST
+    try:
+        with path.open("rb") as f:
+            data = f.read(MAX_MANIFEST + 1)
+    except OSError as e:
+        raise Unavailable(f"cannot read {path}: {e.strerror}") from e
+    if len(data) > MAX_MANIFEST:
+        raise Malformed(f"{path.name} is longer than {MAX_MANIFEST} bytes, which is as much as an inspector reads")
+    m = parse(data, _Manifest)
+    paths = [file.path for file in m.files]
+    for name in (m.entry, *paths):
+        _check_path(name)
+    if m.entry not in paths or "/" in m.entry or len(paths) > MAX_FILES:
+        raise Malformed(f"{path} is not a recipe's manifest")
+    return Recipe(m.name, folder / m.entry, m.steps, m.config, files=tuple(p for p in paths if p != m.entry))

@@ -27,6 +27,7 @@ from brakeline.training.digest import (
     capture,
     restore,
     scalar,
+    seed_generators,
     snapshot,
 )
 from brakeline.training.environment import digest, profile
@@ -91,6 +92,13 @@ class _Segment:
         pass
 
 
+def begin(train: Train, config: Config, gate: Gate, recorder: Recording) -> None:
+    """Call `train` with every global generator seeded: a script that seeds torch alone is exact too."""
+    if "seed" in config:
+        seed_generators(int(config["seed"], 16))
+    train(config, gate, recorder)
+
+
 def rerun(train: Train, config: Config, opened: Snapshot | None, start: int, steps: int) -> Rerun:
     """Make `steps` steps from `start`, where `opened` is the state, or from what `train` builds where it is None.
 
@@ -99,7 +107,7 @@ def rerun(train: Train, config: Config, opened: Snapshot | None, start: int, ste
     """
     segment = _Segment(opened, start, steps)
     try:
-        train(config, segment, segment)
+        begin(train, config, segment, segment)
     except BrakelineError:
         raise
     except Exception as e:

@@ -1,15 +1,19 @@
-"""A session: one run of one lab, from its declaration to its last head, through every stop in between."""
+"""A session: one run of one lab, from its declaration to its last head, through every stop in between.
+
+What runs is what was deposited for the inspectors, in the environment that was declared, on the data that was declared:
+all three are compared at every opening, before a step is made.
+"""
 
 import os
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from brakeline.core.encoding import canonical
+from brakeline.core.encoding import canonical, parse
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Unavailable
 from brakeline.core.run import Declaration, check_declaration
 from brakeline.core.state.runs import Run
@@ -17,11 +21,14 @@ from brakeline.core.statement import MAX_BYTES
 from brakeline.core.transcript import LEAF_BYTES, Head
 from brakeline.node.desk import Lab
 from brakeline.node.permits import LiveGate
-from brakeline.training.environment import digest, profile
+from brakeline.training.distributions import fingerprints, imported
+from brakeline.training.environment import PROFILE, digest, keep_profile, kept_distributions, profile
 from brakeline.training.gatehook import RankGate
-from brakeline.training.recipe import Recipe
+from brakeline.training.recipe import Code, Recipe
 from brakeline.training.recorder import LEAVES, Recorder
+from brakeline.training.replay import begin
 
+Rehearse = Callable[[Recipe, Callable[[str], None]], frozenset[str]]
 PERMITS: Final = "permits.jsonl"
 RECIPE: Final = "recipe"
 STOPS: Final = "stops.jsonl"  # when and why, by the local clock; for reports, never evidence
@@ -50,29 +57,45 @@ class _PatientGate:
 
 
 class Session:
-    """Declares a run, trains it through the gate, records it, and goes on after every stop until it has ended."""
+    """Declares a run, trains it through the gate, records it, and goes on after every stop until it has ended.
 
-    def __init__(self, lab: Lab, recipe: Recipe) -> None:
+    A recipe is rehearsed before it is declared; one that fails is declared only where `attested`, on the lab's word.
+    """
+
+    def __init__(self, lab: Lab, recipe: Recipe, *, attested: bool = False, rehearse: Rehearse | None = None) -> None:
         self._lab = lab
         self._recipe = recipe
-        self._environment = digest(profile())  # before the recipe's code may change it, as the inspector's is taken
-        self.code = recipe.load()
+        self._attested = attested
+        self._rehearse = rehearse
+        self._profile = profile()  # before the recipe's code may change it, as the inspector's is taken
         self.evidence = lab.home.path / "runs" / recipe.name
 
     def train(self) -> Head:
         """Train to the end, pausing whenever the brake, a lapsed permit or a lost log demands it.
 
         Returns the last head. Raises:
-            Refused(BARRED): a finding against the run was upheld. Misuse: the evidence is older than what is logged.
-            Others as recorder, outbox and log raise them.
+            Refused(BARRED): a finding against the run was upheld. Misuse: the evidence is older than what is logged,
+            or it is trained elsewhere, or on other data, than was declared. Others as recorder, outbox and log raise
+            them.
         """
         id_ = self._lab.declared(self._recipe.name, self._recipe.digest, self._declaration)
+        self._deposit()
         while True:
             run = self._lab.clear(id_)
             if run.head and run.head.status == "ended":
                 return run.head
             self._check_evidence(run)
+            self._check_declared(run)
             self._once(run)
+
+    def load(self) -> Code:
+        """The functions of what was deposited."""
+        return self._here.load()
+
+    def _deposit(self) -> None:
+        self._here = self._recipe.deposit(self.evidence / RECIPE)
+        with self._own_code():
+            self.code = self.load()
 
     @contextmanager
     def _own_code(self) -> Iterator[None]:
@@ -82,27 +105,33 @@ class Session:
         except (BrakelineError, OSError):
             raise
         except Exception as e:
-            frames = [f for f in traceback.extract_tb(e.__traceback__) if f.filename == str(self._recipe.source)]
-            where = f"{self._recipe.source}, line {frames[-1].lineno}" if frames else str(self._recipe.source)
+            folder = self._here.source.parent
+            frames = [f for f in traceback.extract_tb(e.__traceback__) if Path(f.filename).is_relative_to(folder)]
+            source = self._recipe.source
+            where = str(source)
+            if frames:
+                where = f"{source.parent / Path(frames[-1].filename).relative_to(folder)}, line {frames[-1].lineno}"
             hint = "it is the recipe's code that failed, or its [config] that it cannot work with"
             raise Malformed(f"{where}: {type(e).__name__}: {e}", hint=hint) from e
 
     def _declaration(self) -> Declaration:
+        imported_before = imported()
+        distributions = self._rehearse(self._recipe, self._lab.tell) if self._rehearse and not self._attested else ()
+        self._deposit()
         with self._own_code():
-            return self._declared()
-
-    def _declared(self) -> Declaration:
-        config = self._recipe.full_config(bytes(32))
-        self._recipe.deposit(self.evidence / RECIPE)
+            config = self._here.full_config(bytes(32))
+            dataset, flop = self.code.dataset_root(config), str(self.code.flop_per_step(config))
+        here = self._environment({*distributions, *(imported() - imported_before)})
+        keep_profile(here, self.evidence)
         declaration = Declaration(
             name=self._recipe.name,
-            rung="re-executable",
+            rung="attested" if self._attested else "re-executable",
             recipe=self._recipe.digest,
-            dataset=self.code.dataset_root(config),
-            environment=self._environment,
+            dataset=dataset,
+            environment=digest(here),
             steps=self._recipe.steps,
             segment_steps=self._lab.treaty.segment_steps,
-            flop_per_step=str(self.code.flop_per_step(config)),
+            flop_per_step=flop,
             parents=self._recipe.parents,
             purpose=self._recipe.purpose,
             chips=self._recipe.chips,
@@ -111,6 +140,25 @@ class Session:
         )
         check_declaration(declaration)  # before it is signed: a declaration that is void has spent its number
         return declaration
+
+    def _environment(self, distributions: Iterable[str]) -> dict[str, Any]:
+        return {**self._profile, "distributions": fingerprints(distributions)}
+
+    def _check_declared(self, run: Run) -> None:
+        """Steps made elsewhere, or on other data, would be found guilty of it. Treaty 7.5"""
+        here = self._environment(kept_distributions(self.evidence))
+        if digest(here) != run.declaration.environment:
+            raise Misuse(
+                f"{run.declaration.name} was declared in another environment: {_other(here, self.evidence)}",
+                hint="train it where it was declared, or declare a child run from its last checkpoint",
+            )
+        with self._own_code():
+            dataset = self.code.dataset_root(self._here.full_config(bytes(32)))
+        if dataset != run.declaration.dataset:
+            raise Misuse(
+                f"the data of {run.declaration.name} is not what was declared: {dataset[:16]}…",
+                hint="put the data back, or declare another run",
+            )
 
     def _check_evidence(self, run: Run) -> None:
         """Every step that is logged was on this disk before. Going on from less would log another past (Treaty 7.2)."""
@@ -149,7 +197,7 @@ class Session:
             patient = _PatientGate(gate, self._lab.tell)
             try:
                 with self._own_code():
-                    self.code.train(self._recipe.full_config(run.seed), RankGate(patient), recorder)
+                    begin(self.code.train, self._here.full_config(run.seed), RankGate(patient), recorder)
             finally:
                 recorder.close()
             if patient.refused_at:
@@ -162,6 +210,21 @@ class Session:
         with (self.evidence / STOPS).open("ab") as f:
             f.write(canonical(event) + b"\n")
         self._lab.tell(f"stopped at step {step}: {reason}")
+
+
+def _other(here: dict[str, Any], evidence: Path) -> str:
+    """What differs between this environment and the one that was declared, as far as the evidence tells."""
+    try:
+        there = parse((evidence / PROFILE).read_bytes(), dict[str, Any])
+    except (OSError, Malformed):
+        return f"its profile {evidence / PROFILE} is not there to compare"
+    names = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
+    return "; ".join(f"{n} is {_short(here.get(n))}, was {_short(there.get(n))}" for n in names) or "unknown"
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:59] + "…"
 
 
 def evidence_permits(folder: Path) -> Iterator[bytes]:
