@@ -91,7 +91,7 @@ class Bare(Cell):
     """A cell without walls, in this process: the recipes here are our own, and a process takes seconds to start."""
 
     def __enter__(self) -> Self:
-        self.environment, self.exposed = digest(profile()), ""
+        self.environment, self.exposed = digest(profile(self._distributions)), ""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -30,7 +30,7 @@ from brakeline.core.transcript import LEAF_BYTES, Leaf, SegmentReplay, decode_le
 from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.training.cell import Cell, Facts, Failed
 from brakeline.training.digest import Snapshot
-from brakeline.training.environment import digest, profile
+from brakeline.training.environment import PROFILE, digest, kept_distributions, profile
 from brakeline.training.recipe import MANIFEST, Recipe, deposited
 from brakeline.training.recorder import LEAVES, checkpoint_path
 from brakeline.training.replay import conclude, open_recorded
@@ -172,14 +172,15 @@ def inspect(
     required = tuple(sorted({*asked, *drawn}))
     shown = _open(run, heads, evidence)
     stray = (shown,) if isinstance(shown, Finding) else _stray(state, run, heads, shown)
-    done = _Replayed(digest(profile()), None, {}, None)
+    distributions = _distributions(evidence)
+    done = _Replayed(digest(profile(distributions)), None, {}, None)
     if isinstance(shown, Finding) or stray:
         findings = stray
     else:
         permits = _permits(evidence, shown.leaves)
         with disk_errors():
             memory.mkdir(parents=True, exist_ok=True)  # what is not there cannot be hidden
-        with cell(shown.recipe, shown.digest, (evidence, memory, *hidden)) as lab:
+        with cell(shown.recipe, shown.digest, (evidence, memory, *hidden), distributions) as lab:
             if lab.exposed:
                 say(f"the lab's code could see or change what it should not: {lab.exposed}")
             done = _replayed(lab, run, shown, evidence, required, memory, progress)
@@ -233,6 +234,15 @@ def _open(run: Run, heads: Sequence[Committed], evidence: Path) -> _Shown | Find
     except (BrakelineError, OSError, TypeError, ValueError) as e:
         _check_fault(e)
         return _finding(Fault.OPENING_MISSING, (0, 0), str(e))
+
+
+def _distributions(evidence: Path) -> tuple[str, ...]:
+    """Those that the run's profile names: where it shows none, its environment is nobody's."""
+    try:
+        _check_plain(evidence / PROFILE)
+    except (BrakelineError, OSError):
+        return ()
+    return kept_distributions(evidence)
 
 
 def _stray(state: State, run: Run, heads: Sequence[Committed], shown: _Shown) -> tuple[Finding, ...]:

@@ -83,16 +83,25 @@ class Failed(Exception):
 
 class Cell:
     """The inspector's end of a cell. `digest` is the recipe's as declared; `hidden` are folders that the lab's code
-    must not see.
+    must not see; `distributions` are those that the run's profile names.
 
     Raises, on entering:
         Unavailable: the inspector's machine cannot start one, or the recipe shown changes while it is read.
     """
 
-    def __init__(self, recipe: Recipe, digest: str, hidden: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        digest: str,
+        hidden: Sequence[Path],
+        distributions: Sequence[str] = (),
+        threads: int | None = None,
+    ) -> None:
         self.recipe = recipe
         self._digest = digest
         self._hidden = hidden
+        self._distributions = distributions
+        self._threads = threads or torch.get_num_threads()
         self._stack = ExitStack()
         self._unread = b""
         self._printed = b""
@@ -117,14 +126,13 @@ class Cell:
         self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
         scratch = folder / "tmp"
         scratch.mkdir()
-        self.recipe.deposit(folder)
-        if deposited(folder).digest != self._digest:
+        if self.recipe.deposit(folder).digest != self._digest:
             raise Unavailable("the recipe shown changes while it is read")
         files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
         self._before, self._after = (self._stack.enter_context(file) for file in files)
         numbers = [file.fileno() for file in files]
         sandbox = ("brakeline.node.sandbox", scratch, *self._hidden, "--")
-        cell = ("brakeline.training.cell", torch.get_num_threads(), *numbers)
+        cell = ("brakeline.training.cell", self._threads, *numbers, ",".join(self._distributions))
         python = (sys.executable, "-P", "-m")
         # All else is passed on, since it may decide the bits of a step; what opens the inspector's key is not.
         environment = {k: v for k, v in os.environ.items() if k != PASSPHRASE} | {"TMPDIR": str(scratch)}
@@ -271,7 +279,7 @@ def _load(file: IO[bytes]) -> Snapshot:
 # --- the other end
 
 
-def main(threads: str, before: str, after: str, exposed: str) -> None:
+def main(threads: str, before: str, after: str, distributions: str, exposed: str) -> None:
     """Answer on the standard output what is asked on the standard input; the lab's code gets neither."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -282,7 +290,7 @@ def main(threads: str, before: str, after: str, exposed: str) -> None:
         answers.write(canonical(message) + b"\n")
         answers.flush()
 
-    say(Hello(environment=digest(profile()), exposed=_clean(exposed)))
+    say(Hello(environment=digest(profile(distributions.split(","))), exposed=_clean(exposed)))
     requests.readline()
     recipe = deposited(Path.cwd())
     try:

@@ -20,12 +20,14 @@ MAX_DISTRIBUTIONS: Final = 512
 
 
 def fingerprints(names: Iterable[str]) -> dict[str, str]:
-    """Version and digest of the code of each distribution, "" for one that is not installed here. No code of them runs.
+    """Version and digest of the code of each distribution, "" for one that is not installed here; torch and NumPy are
+    always among them. No code of theirs runs."""
+    return {name: _fingerprint(name) for name in normal((*_ALWAYS, *names))}
 
-    `names` are normalised (PEP 503); what is no such name is left out, and so are more than 512.
-    """
-    wanted = sorted({*_ALWAYS, *(name for name in names if _NAME.fullmatch(name))})[:MAX_DISTRIBUTIONS]
-    return {name: _fingerprint(name) for name in wanted}
+
+def normal(names: Iterable[str]) -> tuple[str, ...]:
+    """Those that are normalised names (PEP 503), sorted, and at most 512."""
+    return tuple(sorted({name for name in names if _NAME.fullmatch(name)}))[:MAX_DISTRIBUTIONS]
 
 
 @cache

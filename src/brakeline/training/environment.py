@@ -19,7 +19,7 @@ import torch.distributed as dist
 from brakeline.core.encoding import canonical, parse, tagged
 from brakeline.core.errors import Malformed
 from brakeline.node.disk import write_atomic
-from brakeline.training.distributions import MAX_DISTRIBUTIONS, fingerprints
+from brakeline.training.distributions import fingerprints, normal
 
 # Each of these was seen to change the bits of a training step, or decides which kernel runs.
 VARIABLES: Final = (
@@ -102,7 +102,7 @@ def kept_distributions(evidence: Path) -> tuple[str, ...]:
             named = parse(f.read(MAX_PROFILE), dict[str, Any]).get("distributions")
     except (OSError, Malformed):
         return ()
-    return tuple(sorted(named))[:MAX_DISTRIBUTIONS] if isinstance(named, dict) else ()
+    return normal(named) if isinstance(named, dict) else ()
 
 
 def _processors() -> int:

@@ -31,6 +31,7 @@ MAX_MANIFEST: Final = 1 << 20
 _RESERVED: Final = frozenset({"seed", "steps"})
 _PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _CHUNK: Final = 1 << 20
+_MODULE: Final = "brakeline_recipe_"
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -132,7 +133,7 @@ class Recipe:
             Unavailable: there is no such file. Malformed: it does not run, or lacks one of them.
         """
         # The name carries the content, so that two recipes never share a module.
-        name = f"brakeline_recipe_{self.digest[:16]}"
+        name = f"{_MODULE}{self.digest[:16]}"
         _import_from(self.source.parent)
         module = sys.modules.get(name) or _run(name, self.source)
         missing = [f for f in ("train", "dataset_root", "flop_per_step") if not callable(getattr(module, f, None))]
@@ -183,7 +184,8 @@ def _import_from(folder: Path) -> None:
     if _imported_from:
         sys.path[:] = [path for path in sys.path if path != _imported_from]
         for name, module in list(sys.modules.items()):
-            if Path(getattr(module, "__file__", None) or "/").is_relative_to(_imported_from):
+            file = getattr(module, "__file__", None)
+            if file and Path(file).is_relative_to(_imported_from) and not name.startswith(_MODULE):
                 del sys.modules[name]
     sys.path.insert(0, here)
     _imported_from = here
