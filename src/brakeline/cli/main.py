@@ -1,5 +1,6 @@
 """`brakeline`: the group of commands. Each lives in a file of its own, imported when it runs."""
 
+import os
 import sys
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ COMMANDS: Final = {
     "evidence": "Prove that a party said two things.",
     "compare": "See whether two signed notes of one log contradict each other.",
     "status": "Show what the log says: phase, parties, runs, findings.",
+    "rehearse": "See whether a recipe can be stopped, resumed and replayed.",
     "train": "Train a recipe through the gate.",
     "run": "Run a command that cannot be changed, under the brake.",
     "audit": "Replay random segments of a run and log the findings.",
@@ -46,6 +48,8 @@ COMMANDS: Final = {
 }
 
 
+_PINNED: Final = ("rehearse", "train", "audit")  # these run a recipe's code
+
 cli = LazyGroup(
     "brakeline.cli",
     COMMANDS,
@@ -56,8 +60,16 @@ cli = LazyGroup(
 click.version_option(__version__, prog_name="brakeline")(cli)
 
 
+def _pin_hashes() -> None:
+    """Start again with the order of sets fixed: what a recipe computes may hang on it."""
+    if "PYTHONHASHSEED" not in os.environ and any(word in _PINNED for word in sys.argv[1:2]):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"})
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line; never shows a traceback for what the user can mend."""
+    if args is None:
+        _pin_hashes()
     try:
         result: Any = cli.main(args=args, standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)

@@ -15,14 +15,16 @@ from brakeline.training.session import Session
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--threads", type=click.IntRange(1), help="Threads that PyTorch uses; part of the environment profile.")
+@click.option("--attested", is_flag=True, help="Declare it without a rehearsal, on your word alone.")
 @home_option
-def command(recipe: Path, threads: int | None, home: Path) -> None:
+def command(recipe: Path, threads: int | None, attested: bool, home: Path) -> None:
     """Train the RECIPE file: declare the run, wait for permits, record every step, stop when told, go on when allowed.
 
-    Killed at any moment, the same command resumes from the last checkpoint, bit for bit.
+    Before it is declared it is rehearsed (`brakeline rehearse`), once. Killed at any moment, the same command resumes
+    from the last checkpoint, bit for bit.
     """
     if threads:
         torch.set_num_threads(threads)
     lab = Lab(Home(home), tell=lambda text: click.echo(text))
-    last = Session(lab, read_recipe(recipe)).train()
+    last = Session(lab, read_recipe(recipe), attested=attested).train()
     click.echo(f"ended at step {last.steps}, state {last.state}")

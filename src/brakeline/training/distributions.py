@@ -64,14 +64,15 @@ def strays(recipe: Path) -> dict[str, str]:
     """Modules imported in this process that are neither Python's, nor an installed distribution's, nor in the folder
     `recipe`: by name, where they lie. An inspector has no copy of them."""
     known = _by_module()
-    homes = [Path(p).resolve() for p in {sys.prefix, sys.base_prefix, sys.exec_prefix}]
+    ours = Path(__file__).parents[1]
+    homes = [Path(p).resolve() for p in (sys.prefix, sys.base_prefix, sys.exec_prefix, str(recipe), str(ours))]
     found = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         top = name.partition(".")[0]
-        if not isinstance(file, str) or top in known or top in sys.stdlib_module_names or top in ("__main__", _OURS):
+        if not isinstance(file, str) or top in known or top in sys.stdlib_module_names:
             continue
         path = Path(file).resolve()
-        if not path.is_relative_to(recipe.resolve()) and not any(path.is_relative_to(home) for home in homes):
+        if not any(path.is_relative_to(home) for home in homes):
             found[name] = str(path)
     return found

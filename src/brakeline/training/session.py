@@ -26,9 +26,10 @@ from brakeline.training.environment import PROFILE, digest, keep_profile, kept_d
 from brakeline.training.gatehook import RankGate
 from brakeline.training.recipe import Code, Recipe
 from brakeline.training.recorder import LEAVES, Recorder
+from brakeline.training.rehearsal import Rehearsal, disk, rehearsed
 from brakeline.training.replay import begin
 
-Rehearse = Callable[[Recipe, Callable[[str], None]], frozenset[str]]
+Rehearse = Callable[[Recipe, str, Path, Callable[[str], None]], Rehearsal]
 PERMITS: Final = "permits.jsonl"
 RECIPE: Final = "recipe"
 STOPS: Final = "stops.jsonl"  # when and why, by the local clock; for reports, never evidence
@@ -62,7 +63,9 @@ class Session:
     A recipe is rehearsed before it is declared; one that fails is declared only where `attested`, on the lab's word.
     """
 
-    def __init__(self, lab: Lab, recipe: Recipe, *, attested: bool = False, rehearse: Rehearse | None = None) -> None:
+    def __init__(
+        self, lab: Lab, recipe: Recipe, *, attested: bool = False, rehearse: Rehearse | None = rehearsed
+    ) -> None:
         self._lab = lab
         self._recipe = recipe
         self._attested = attested
@@ -116,7 +119,7 @@ class Session:
 
     def _declaration(self) -> Declaration:
         imported_before = imported()
-        distributions = self._rehearse(self._recipe, self._lab.tell) if self._rehearse and not self._attested else ()
+        distributions = self._rehearsed()
         self._deposit()
         with self._own_code():
             config = self._here.full_config(bytes(32))
@@ -140,6 +143,23 @@ class Session:
         )
         check_declaration(declaration)  # before it is signed: a declaration that is void has spent its number
         return declaration
+
+    def _rehearsed(self) -> tuple[str, ...]:
+        """What cannot be replayed is said before anybody declares anything. Returns what the recipe imports."""
+        if self._attested or self._rehearse is None:
+            return ()
+        lab = self._lab
+        found = self._rehearse(self._recipe, digest(self._profile), lab.home.path / "rehearsals", lab.tell)
+        try:
+            found.check()
+        except Misuse as e:
+            hint = f"{e.hint}\nor declare it as attested (--attested): on your word alone, which a treaty may refuse"
+            raise Misuse(str(e), hint=hint.lstrip("\n")) from e
+        for note in found.notes:
+            lab.tell(f"note: {note}")
+        size = disk(found, lab.treaty.segment_steps)
+        lab.tell(f"1,000 steps leave {size / 1e6:,.0f} MB in {self.evidence}")
+        return found.distributions
 
     def _environment(self, distributions: Iterable[str]) -> dict[str, Any]:
         return {**self._profile, "distributions": fingerprints(distributions)}

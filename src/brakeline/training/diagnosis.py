@@ -1,0 +1,161 @@
+"""Why two stretches of one run differ: the place in the state, and the variable in the recipe's code."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from brakeline.training.live import Live
+from brakeline.training.trail import Step, Trail
+
+_MOST: Final = 4
+_RANDOM: Final = ("torch._C.Generator", "numpy.random.", "random.Random")
+# Objects of these kinds steer later steps, though nothing may show within those that were rehearsed.
+_STEERING: Final = (
+    *("LR", "Scheduler", "Plateau", "Scaler", "AveragedModel", "Generator"),
+    *("SGD", "Adam", "AdamW", "Muon", "LBFGS", "Adafactor"),
+)
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """What is wrong, and what to do about it."""
+
+    text: str
+    hint: str
+
+
+def stretch(a: Trail, b: Trail) -> frozenset[str]:
+    """Variables that differ between two starts without any stop (clocks, process numbers): they explain nothing."""
+    both = a.looks.keys() & b.looks.keys()
+    return frozenset(path for step in both for path in _differ(a.looks[step], b.looks[step]))
+
+
+def compare(what: str, a: Trail, b: Trail, begin: int, noise: frozenset[str] = frozenset()) -> list[Cause]:
+    """Why `b`, from step `begin` on, is not what `a` was; [] where it is. `what` names the two."""
+    for step in range(begin, max(a.steps) + 1):
+        if step not in a.steps or step not in b.steps or not b.steps[step].batch:
+            break
+        if difference := _difference(a.steps[step], b.steps[step]):
+            kind, where = difference
+            text = f"{what}, step {step} has another {kind}" + (f" ({where})" if where else "")
+            return _explained(text, kind, what, a.looks.get(step - 1, {}), b.looks.get(step - 1, {}), noise)
+    if b.error:
+        return [Cause(f"{what}: {b.error}", b.hint)]
+    return []
+
+
+def latent(a: Trail, b: Trail, noise: frozenset[str]) -> list[Cause]:
+    """Objects that steer later steps and were lost at a stop, though no step so far shows it."""
+    step = max(a.looks.keys() & b.looks.keys(), default=-1)
+    if step < 0:
+        return []
+    here, there = a.looks[step], b.looks[step]
+    lost = [p for p in _differ(here, there) - noise if not here[p].recorded and _steers(here[p])]
+    return _culprits("after a stop, and before it shows", here, there, lost)
+
+
+def _steers(live: Live) -> bool:
+    return live.owner_kind.endswith(_STEERING) or live.kind.startswith(_RANDOM)
+
+
+def _difference(a: Step, b: Step) -> tuple[str, str] | None:
+    if a.batch != b.batch:
+        return "batch", ""
+    places = dict(a.items)
+    others = dict(b.items)
+    first = next((p for p in (*places, *others) if places.get(p) != others.get(p)), "")
+    if a.loss != b.loss:
+        return "loss", ""
+    return ("state", first) if first else None
+
+
+def _differ(a: Mapping[str, Live], b: Mapping[str, Live]) -> frozenset[str]:
+    return frozenset(path for path in a.keys() & b.keys() if a[path].digest != b[path].digest)
+
+
+def _explained(
+    text: str, kind: str, what: str, a: Mapping[str, Live], b: Mapping[str, Live], noise: frozenset[str]
+) -> list[Cause]:
+    fresh = not noise and what.startswith("two")
+    found = _culprits(text, a, b, sorted(_differ(a, b) - noise), fresh=fresh)
+    if found:
+        return found
+    loaders = sorted({live.owner for live in {**b, **a}.values() if live.kind == "DataLoader" and not live.recorded})
+    if kind == "batch" and loaders and not fresh:
+        return [_loader(text, loaders[0])]
+    if fresh:
+        hint = "seed it from config['seed']" if kind == "batch" else "torch.use_deterministic_algorithms(True) names it"
+        return [Cause(f"{text}: something draws at random that no seed governs", hint)]
+    hints = {
+        "batch": "the order of your data is not in the state: pass data=... with state_dict() and load_state_dict()",
+        "loss": "something that the forward pass reads is not in the state: pass it to recorder.open()",
+        "state": "something that the update reads is not in the state: pass optimizer, scheduler and scaler",
+    }
+    return [Cause(text, hints[kind])]
+
+
+def _culprits(
+    text: str, a: Mapping[str, Live], b: Mapping[str, Live], paths: list[str], *, fresh: bool = False
+) -> list[Cause]:
+    """One cause for each object that explains the difference, those that are likeliest first."""
+    ranked = sorted(paths, key=lambda path: (_rank(a[path]), path.count("."), path))
+    causes: dict[str, Cause] = {}
+    for path in ranked:
+        best = _rank(a[ranked[0]])
+        if _rank(a[path]) > max(best, 1) or len(causes) == _MOST:
+            break
+        causes.setdefault(a[path].owner, _cause(text, path, a[path], b[path], fresh))
+    return list(causes.values())
+
+
+def _rank(live: Live) -> int:
+    """How likely a variable that differs is the reason and no consequence: lower is likelier."""
+    if live.kind.startswith(_RANDOM):
+        return 0
+    if live.owner_kind.endswith(_STEERING):
+        return 1
+    if live.kind == "flag":
+        return 2
+    if live.owner and live.owner_kind not in ("", live.kind) and not live.recorded:
+        return 2
+    if live.kind in ("int", "count", "bool"):
+        return 3
+    if live.kind in ("float", "tensor", "ndarray", "an iterator"):
+        return 4
+    return 5
+
+
+def _cause(text: str, path: str, a: Live, b: Live, fresh: bool) -> Cause:
+    name = _identifier(a.owner or path)
+    if a.kind.startswith(_RANDOM) and fresh:
+        return Cause(f"{text}: `{path}` is not seeded", "seed it from int(config['seed'], 16)")
+    if a.kind == "flag":
+        hint = "set it as a function of the step, before every step, so that a resumed run sets it too"
+        return Cause(f"{text}: `{path}` is {b.text}, was {a.text}", hint)
+    if a.recorded:
+        call = f"{a.owner}.step()" if a.owner_kind.endswith(_STEERING) else f"whatever changes {a.owner}"
+        return Cause(
+            f"{text}: `{path}` changes between recorder.step() and the next step",
+            f"call recorder.step() last: {call} comes before it",
+        )
+    if a.kind == "DataLoader":
+        return _loader(text, a.owner)
+    if a.kind.startswith(_RANDOM):
+        hint = f"pass it: recorder.open(..., {name}={a.owner})"
+        return Cause(f"{text}: `{a.owner}`, a random generator, is not in the state", hint)
+    if a.owner_kind not in ("", a.kind):
+        hint = f"pass it: recorder.open(..., {name}={a.owner})"
+        return Cause(f"{text}: `{a.owner}`, a {a.owner_kind}, is not in the state", hint)
+    values = f" is {b.text} after it, {a.text} without" if a.text else " is not what it was"
+    hint = "keep it in the state: a buffer of a module, an object with state_dict(); or derive it from the step"
+    return Cause(f"{text}: `{path}`{values}", hint)
+
+
+def _loader(text: str, name: str) -> Cause:
+    where = _identifier(name)
+    hint = f"{where} = brakeline.adapters.pytorch.resumable({name}); recorder.open(..., data={where})"
+    return Cause(f"{text}: the order of your data is not in the state, `{name}` is a plain DataLoader", hint)
+
+
+def _identifier(path: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in path.rpartition(".")[2]).strip("_") or "it"

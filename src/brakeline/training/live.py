@@ -1,0 +1,215 @@
+"""What a loop holds besides what it records: the variables of the recipe's code, by name, with a digest of each value.
+
+A rehearsal looks here before every step, in a run that was never stopped and in one that was: a variable that is not
+the same in both is what the state lacks, and its name is one that the engineer wrote.
+"""
+
+import hashlib
+import inspect
+import itertools
+import random
+import sys
+from collections import deque
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from types import FrameType, FunctionType, GeneratorType, MethodType, ModuleType
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from brakeline.training.digest import raw_bytes
+
+_NODES: Final = 20_000
+_DEPTH: Final = 14
+_ELEMENTS: Final = 512
+_TENSOR_BYTES: Final = 1 << 26
+_PLAIN: Final = (type(None), bool, int, float, complex, str, bytes)
+_GENERATORS: Final = (
+    torch.Generator,
+    np.random.Generator,
+    np.random.RandomState,
+    np.random.BitGenerator,
+    random.Random,
+)
+_NOT_STATE: Final = (ModuleType, type, torch.device, torch.dtype)
+
+
+class Live(msgspec.Struct, frozen=True):
+    """One value: its digest and kind, how it reads, and the nearest object around it that has a state of its own.
+
+    `recorded` where it lies in what was passed to `recorder.open()`.
+    """
+
+    digest: str
+    kind: str
+    text: str
+    owner: str
+    owner_kind: str
+    recorded: bool
+
+
+def look(
+    frame: FrameType | None, folder: Path, recorded: Iterable[object], without: Iterable[object] = ()
+) -> dict[str, Live]:
+    """Every value that the code in `folder` can reach from `frame` outwards, or from its modules' variables.
+
+    Tensors of modules and optimizers that are recorded are left out: they are in the state. So is what hangs on
+    `without` alone.
+    """
+    walk = _Walk(recorded, without)
+    frames = []
+    while frame is not None:
+        if Path(frame.f_code.co_filename).is_relative_to(folder):
+            frames.append(frame)
+        frame = frame.f_back
+    for outer in reversed(frames):
+        for name, value in dict(outer.f_locals).items():
+            walk.visit(name, value, 0, None)
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and Path(file).is_relative_to(folder):
+            for name, value in list(vars(module).items()):
+                if not name.startswith("__"):
+                    walk.visit(name, value, 0, None)
+                    if isinstance(value, type) and value.__module__ == module.__name__:
+                        walk.attributes(name, vars(value), 1, None)
+    return walk.found
+
+
+class _Walk:
+    def __init__(self, recorded: Iterable[object], without: Iterable[object]) -> None:
+        self.found: dict[str, Live] = {}
+        self._recorded = {id(it) for it in recorded}
+        self._seen: dict[int, object] = {id(it): it for it in without}  # kept, so that no number is used twice
+
+    def visit(self, path: str, value: Any, depth: int, owner: tuple[str, str, bool] | None) -> None:
+        if len(self.found) > _NODES or depth > _DEPTH:
+            return
+        if isinstance(value, _PLAIN):
+            self._note(path, value, owner)
+            return
+        if id(value) in self._seen or isinstance(value, _NOT_STATE):
+            return
+        self._seen[id(value)] = value
+        try:
+            self._enter(path, value, depth, owner)
+        except Exception:  # other people's objects: what cannot be looked at is not looked at
+            return
+
+    def _enter(self, path: str, value: Any, depth: int, owner: tuple[str, str, bool] | None) -> None:
+        recorded = id(value) in self._recorded or bool(owner and owner[2])
+        stateful = callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
+        if isinstance(value, _GENERATORS):
+            self._note(path, _generator_state(value), (path, kind_of(value), recorded), kind_of(value))
+        elif isinstance(value, torch.Tensor):
+            self._tensor(path, value, owner)
+        elif isinstance(value, np.ndarray | np.generic):
+            self._note(path, value.tobytes() if value.nbytes <= _TENSOR_BYTES else value.shape, owner, kind_of(value))
+        elif isinstance(value, torch.nn.Module):
+            self._module(path, value, depth, owner if owner else (path, kind_of(value), recorded))
+        elif isinstance(value, torch.optim.Optimizer) and recorded:
+            return
+        elif isinstance(value, DataLoader):
+            self._note(path, None, (path, "DataLoader", recorded), "DataLoader")
+            self.attributes(path, vars(value), depth, (path, "DataLoader", recorded) if stateful else None)
+        elif isinstance(value, dict | Mapping):
+            for i, (key, v) in enumerate(itertools.islice(value.items(), _ELEMENTS)):
+                self.visit(f"{path}[{key!r}]" if isinstance(key, str | int) else f"{path}[{i}]", v, depth + 1, owner)
+        elif isinstance(value, list | tuple | set | frozenset | deque):
+            self._note(f"len({path})", len(value), owner)
+            if not isinstance(value, set | frozenset):
+                for i, v in enumerate(itertools.islice(value, _ELEMENTS)):
+                    self.visit(f"{path}[{i}]", v, depth + 1, owner)
+        elif isinstance(value, FunctionType | MethodType | partial):
+            self._function(path, value, depth, owner)
+        elif isinstance(value, GeneratorType):
+            if value.gi_frame is not None:
+                self.attributes(path, value.gi_frame.f_locals, depth, owner)
+        elif isinstance(value, itertools.count | itertools.repeat):
+            self._note(path, repr(value), owner, kind_of(value))
+        elif callable(getattr(value, "__length_hint__", None)):
+            self._note(path, value.__length_hint__(), owner, "an iterator")
+        else:
+            mine = (path, kind_of(value), recorded) if stateful and not (owner and owner[2]) else owner
+            self.attributes(path, getattr(value, "__dict__", {}), depth, mine)
+
+    def attributes(self, path: str, values: Mapping[str, Any], depth: int, owner: tuple[str, str, bool] | None) -> None:
+        for name, value in list(values.items()):
+            if not name.startswith("__"):
+                self.visit(f"{path}.{name}", value, depth + 1, owner)
+
+    def _function(self, path: str, value: Any, depth: int, owner: tuple[str, str, bool] | None) -> None:
+        if isinstance(value, partial):
+            self.visit(path, value.func, depth + 1, owner)
+            self.visit(f"{path}.args", value.args, depth + 1, owner)
+        elif isinstance(value, MethodType):
+            self.visit(path, value.__self__, depth + 1, owner)
+        else:
+            for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=False):
+                self.visit(name, cell.cell_contents, depth + 1, owner)
+            self.attributes(path, vars(value), depth, owner)
+
+    def _module(self, path: str, value: torch.nn.Module, depth: int, owner: tuple[str, str, bool]) -> None:
+        recorded = owner[2] or id(value) in self._recorded
+        owner = (owner[0], owner[1], recorded)
+        for name, parameter in value._parameters.items():
+            if parameter is not None:
+                self._seen[id(parameter)] = parameter
+                self._note(f"{path}.{name}.requires_grad", parameter.requires_grad, owner, "flag")
+                if not recorded:
+                    self._tensor(f"{path}.{name}", parameter, owner)
+        for name, buffer in value._buffers.items():
+            if buffer is not None:
+                self._seen[id(buffer)] = buffer
+                if not recorded:
+                    self._tensor(f"{path}.{name}", buffer, owner)
+        for name, module in value._modules.items():
+            self.visit(f"{path}.{name}", module, depth + 1, owner)
+        # Plain attributes are what state_dict() leaves out, of a recorded module too.
+        plain = {k: v for k, v in vars(value).items() if not k.startswith("_")}
+        self.attributes(path, plain, depth, None if recorded else owner)
+
+    def _tensor(self, path: str, value: torch.Tensor, owner: tuple[str, str, bool] | None) -> None:
+        tensor = value.detach()
+        whole = tensor.layout is torch.strided and tensor.nbytes <= _TENSOR_BYTES
+        data = bytes(raw_bytes(tensor)) if whole else repr(tuple(tensor.shape)).encode()
+        self._note(path, data + str(tensor.dtype).encode(), owner, "tensor")
+
+    def _note(self, path: str, value: Any, owner: tuple[str, str, bool] | None, kind: str = "") -> None:
+        data = value if isinstance(value, bytes) else repr(value).encode("utf-8", "backslashreplace")
+        digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+        text = "" if isinstance(value, bytes) or kind not in ("", "flag") else repr(value)[:40]
+        where = owner or (path, kind, False)
+        self.found.setdefault(path, Live(digest, kind or type(value).__name__, text, where[0], where[1], where[2]))
+
+
+def kind_of(value: object) -> str:
+    """The class of an object, as an engineer would write it."""
+    cls = type(value)
+    return f"{cls.__module__}.{cls.__qualname__}" if isinstance(value, _GENERATORS) else cls.__qualname__
+
+
+def _generator_state(value: Any) -> bytes:
+    if isinstance(value, torch.Generator):
+        return bytes(value.get_state().numpy())
+    if isinstance(value, random.Random):
+        return repr(value.getstate()).encode()
+    bits = getattr(value, "bit_generator", None) or getattr(value, "_bit_generator", value)
+    state = bits.state
+    return repr({k: v.tolist() if isinstance(v, np.ndarray) else str(v) for k, v in _flat(state)}).encode()
+
+
+def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [pair for key, v in value.items() for pair in _flat(v, f"{path}.{key}")]
+    return [(path, value)]
+
+
+def caller() -> FrameType | None:
+    """The frame of whoever called the function that calls this."""
+    here = inspect.currentframe()
+    return here.f_back.f_back if here and here.f_back else None

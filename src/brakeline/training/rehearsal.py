@@ -1,0 +1,206 @@
+"""A rehearsal: whether a recipe can be stopped, killed, resumed and replayed bit for bit, before anything is declared.
+
+In fresh processes a few steps are made without a stop, with a stop, with a kill, and again in the inspector's cell;
+then all are compared, leaf by leaf. What passes here passes its audit; what does not gets the cause in the engineer's
+words: the variable that the state lacks, and what to pass. `diagnosis` finds the words.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+from queue import Queue
+from typing import Final, Literal
+
+import msgspec
+import torch
+
+from brakeline.core.errors import BrakelineError, Misuse
+from brakeline.core.transcript import LEAF_BYTES
+from brakeline.training.cell import Cell, Failed
+from brakeline.training.diagnosis import Cause, compare, latent, stretch
+from brakeline.training.recipe import Recipe
+from brakeline.training.recorder import checkpoint_path, load_checkpoint, read_leaves
+from brakeline.training.trail import SEED, Order, Stage, Trail
+
+STEPS: Final = 16
+
+
+class Rehearsal(msgspec.Struct, frozen=True):
+    """What was found. It passed where there are no `causes`; `notes` are for the engineer and forbid nothing.
+
+    `distributions` are those that the recipe imports, `checkpoint` the bytes of one, `seconds` those of a step.
+    """
+
+    steps: int
+    causes: tuple[Cause, ...]
+    notes: tuple[str, ...]
+    distributions: tuple[str, ...]
+    checkpoint: int
+    seconds: float
+
+    def check(self) -> None:
+        """Raises:
+        Misuse: it failed.
+        """
+        if self.causes:
+            text = "\n".join(["the rehearsal failed: " + self.causes[0].text, *(c.text for c in self.causes[1:])])
+            hints = dict.fromkeys(cause.hint for cause in self.causes if cause.hint)
+            raise Misuse(text, hint="\n".join(hints))
+
+
+def rehearse(
+    recipe: Recipe, *, steps: int = STEPS, threads: int | None = None, tell: Callable[[str], None] = lambda text: None
+) -> Rehearsal:
+    """Rehearse `steps` steps of `recipe`, with `threads` threads or as many as this process.
+
+    Raises:
+        Misuse: fewer than two steps. Malformed, Unavailable: as `Recipe.deposit`; a process cannot be started.
+    """
+    steps = min(steps, recipe.steps)
+    if steps < 2:
+        raise Misuse("a rehearsal makes at least two steps, and so does the run", hint="more steps")
+    with tempfile.TemporaryDirectory(prefix="brakeline-rehearsal-") as folder:
+        return _Rehearsing(recipe, Path(folder), steps, threads or torch.get_num_threads(), tell).run()
+
+
+class _Rehearsing:
+    def __init__(self, recipe: Recipe, folder: Path, steps: int, threads: int, tell: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._here = recipe.deposit(folder / "recipe")
+        self._steps = steps
+        self._segment = (steps + 1) // 2
+        self._threads = threads
+        self._tell = tell
+        self._stages: Queue[Stage] = Queue()
+        self._stop = self._segment + max(1, (steps - self._segment) // 2) if steps > 2 else 1
+        self._kill = min(steps - 1, self._stop + 1)
+
+    def run(self) -> Rehearsal:
+        at_once = 1 if torch.cuda.is_available() else max(1, min(3, (os.cpu_count() or 1) // self._threads))
+        with ThreadPoolExecutor(at_once) as pool, ExitStack() as stack:
+            for _ in range(at_once):
+                self._stages.put(stack.enter_context(closing(Stage())))
+            self._tell(f"rehearsing {self._steps} steps: whole, stopped at {self._stop}, killed at {self._kill}")
+            first = [
+                pool.submit(self._stretch, "whole", self._steps, "stop"),
+                pool.submit(self._stretch, "stopped", self._stop, "stop"),
+                pool.submit(self._stretch, "killed", self._kill, "kill"),
+            ]
+            whole, stopped, killed = (it.result() for it in first)
+            if found := self._alone(whole) or compare("two fresh starts", whole, stopped, 1):
+                return self._found(whole, found)
+            if stopped.error or (killed.error and not killed.looks):
+                return self._found(whole, [Cause(stopped.error or killed.error, stopped.hint or killed.hint)])
+            self._tell("resuming both, and replaying in the cell of an inspector")
+            second = [
+                pool.submit(self._stretch, "stopped", self._steps, "stop"),
+                pool.submit(self._stretch, "killed", self._steps, "stop"),
+            ]
+            replayed = pool.submit(self._replayed, whole)
+            other = pool.submit(self._stretch, "other", self._segment, "stop", 1 if self._threads > 1 else 2)
+            resumed, revived = (it.result() for it in second)
+            noise = stretch(whole, stopped)
+            causes = (
+                compare("without a stop and after one", whole, resumed, self._stop + 1, noise)
+                or compare("without a kill and after one", whole, revived, revived.began + 1, noise)
+                or latent(whole, resumed, noise)
+                or replayed.result()
+            )
+            steps = other.result().steps
+            other_batch = [n for n, step in steps.items() if step.batch and step.batch != whole.steps[n].batch]
+            notes = [f"with other threads step {n} has another batch: {_DERIVED}" for n in other_batch[:1]]
+        return self._found(whole, causes, notes)
+
+    def _found(self, whole: Trail, causes: list[Cause], notes: list[str] | None = None) -> Rehearsal:
+        size = checkpoint_path(self._folder / "whole", 0)
+        return Rehearsal(
+            steps=self._steps,
+            causes=tuple(causes),
+            notes=tuple(notes or ()),
+            distributions=tuple(whole.imported),
+            checkpoint=max((p.stat().st_size for p in size.parent.glob("*.pt")), default=0),
+            seconds=whole.seconds,
+        )
+
+    def _alone(self, whole: Trail) -> list[Cause]:
+        """What is wrong without any comparison."""
+        if whole.error:
+            return [Cause(whole.error, whole.hint)]
+        if len(whole.steps) < self._steps:
+            text = f"train() came back after {len(whole.steps)} steps, though the gate let it make {self._steps}"
+            return [Cause(text, "")]
+        names = sorted(whole.strays, key=len)[:3]
+        hint = "list it under files = [...], or install it as a distribution that an inspector can install too"
+        return [Cause(f"the module {n} comes from {whole.strays[n]}, which no inspector has", hint) for n in names]
+
+    def _stretch(self, name: str, until: int, end: Literal["stop", "kill"], threads: int = 0) -> Trail:
+        trail = self._folder / f"{name}-{until}-{end}.trail"
+        order = Order(
+            folder=str(self._here.source.parent),
+            record=str(self._folder / name),
+            until=until,
+            end=end,
+            segment=self._segment,
+            threads=threads or self._threads,
+            trail=str(trail),
+            printed=str(trail.with_suffix(".txt")),
+        )
+        stage = self._stages.get()
+        try:
+            return stage.make(order)
+        finally:
+            self._stages.put(stage)
+
+    def _replayed(self, whole: Trail) -> list[Cause]:
+        """Both segments, the second one first, so that nothing comes from a segment before."""
+        record = self._folder / "whole"
+        recorded = read_leaves(record)
+        cell = Cell(self._here, self._here.digest, (record,), tuple(whole.imported), self._threads)
+        try:
+            with cell:
+                cell.facts()
+                for start, end in ((self._segment, self._steps), (0, self._segment)):
+                    again = cell.run(SEED, start, end - start, load_checkpoint(record, start))
+                    if start == 0 and again.start_state != recorded[0].state:
+                        return [Cause("in an inspector's cell, train() begins from another state", _SEEDED)]
+                    for got in again.leaves:
+                        said = recorded[got.step]
+                        what = "batch" if got.batch != said.batch else "state" if got.state != said.state else ""
+                        if what:
+                            text = f"in an inspector's cell, step {got.step} has another {what} than recorded"
+                            return [Cause(text, _FRESH)]
+                    if len(again.leaves) < end - start:
+                        return [Cause(f"in an inspector's cell, train() stops before step {end}", "")]
+        except Failed as e:
+            return [Cause(f"in an inspector's cell: {e}", _CELL)]
+        except BrakelineError as e:
+            return [Cause(f"in an inspector's cell: {e}", e.hint)]
+        return []
+
+
+_SEEDED: Final = "build everything from config, whose seed is config['seed']"
+_DERIVED: Final = "an inspector elsewhere cannot compare it; record what it was computed from, integers say"
+_FRESH: Final = "something that a step depends on is neither in the state nor in the recipe"
+_CELL: Final = "a cell has the recipe's files and what is installed: list what lies beside the entry in files = [...]"
+
+
+def rehearsed(recipe: Recipe, environment: str, folder: Path, tell: Callable[[str], None]) -> Rehearsal:
+    """`rehearse`, unless `folder` holds that this very recipe passed in this environment. Raises as it."""
+    path = folder / f"{recipe.digest[:32]}-{environment[:32]}.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Rehearsal)
+    except (OSError, msgspec.MsgspecError):
+        pass
+    found = rehearse(recipe, tell=tell)
+    if not found.causes:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(msgspec.json.encode(found))
+    return found
+
+
+def disk(found: Rehearsal, segment_steps: int, steps: int = 1000) -> int:
+    """Bytes that `steps` steps leave on the lab's disk: a checkpoint a segment and a leaf a step."""
+    return found.checkpoint * -(-steps // segment_steps) + LEAF_BYTES * steps

@@ -1,0 +1,228 @@
+"""A rehearsed stretch of a run, as it is written by the process that made it and read by the one that compares."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+import torch
+
+from brakeline.core.encoding import tagged
+from brakeline.core.errors import BrakelineError, Malformed, Misuse
+from brakeline.training.digest import place
+from brakeline.training.distributions import imported, strays
+from brakeline.training.live import Live, caller, look
+from brakeline.training.recipe import deposited
+from brakeline.training.recorder import Recorder
+from brakeline.training.replay import begin
+
+_WORDS: Final = 2000
+SEED: Final = tagged("brakeline/rehearsal-seed/v1", b"")
+
+
+class Step(msgspec.Struct):
+    """One leaf, and the digest of each place in its state."""
+
+    batch: bytes
+    loss: str
+    items: list[tuple[str, bytes]]
+
+
+class Trail(msgspec.Struct):
+    """The steps made, what the code held before each (by the steps done then), and how it went."""
+
+    steps: dict[int, Step] = {}
+    looks: dict[int, dict[str, Live]] = {}
+    began: int = 0
+    ended: bool = False
+    error: str = ""
+    hint: str = ""
+    imported: list[str] = []
+    strays: dict[str, str] = {}
+    seconds: float = 0.0
+
+
+class Order(msgspec.Struct):
+    """What a process is to do: train the recipe in `folder` until `until` steps are done, then obey or be killed."""
+
+    folder: str
+    record: str
+    until: int
+    end: Literal["stop", "kill"]
+    segment: int
+    threads: int
+    trail: str
+    printed: str
+
+
+class _Watched(Recorder):
+    """A recorder that keeps every place's digest, taken at once, and again before the next step."""
+
+    trail: Trail
+
+    def open(self, **objects: Any) -> int:
+        self.given = tuple(objects.values())
+        self.trail.began = super().open(**objects)
+        self._began = time.monotonic()
+        return self.trail.began
+
+    def step(self, *, loss: Any, batch: Any) -> None:
+        super().step(loss=loss, batch=batch)
+        self.trail.seconds = (time.monotonic() - self._began) / (self._step - self.trail.began)
+        self.trail.steps[self._step] = Step(b"", "", self._places())
+
+    def settle(self) -> None:
+        window = self._window
+        if window is None:
+            super().settle()
+            return
+        leaf = window.result().leaf
+        kept = self.trail.steps[leaf.step]
+        kept.batch, kept.loss = leaf.batch, leaf.loss.hex()
+        super().settle()
+        late = [where for (where, before), (_, now) in zip(kept.items, self._places(), strict=True) if before != now]
+        if late:
+            raise Misuse(
+                f"{late[0]} was written to after recorder.step() of step {leaf.step}, past autograd's counters",
+                hint="call recorder.step() last: what writes through .data, an average of weights say, comes before it",
+            )
+
+    def _places(self) -> list[tuple[str, bytes]]:
+        assert self._snapshot is not None
+        return [(place(i.component, i.path), i.digest) for i in self._snapshot.items()]
+
+
+class _Gate:
+    """Says no after `until` steps, or never comes back; looks at what the code holds before each."""
+
+    def __init__(self, recorder: _Watched, order: Order, write: Callable[[], None]) -> None:
+        self._recorder, self._order, self._write = recorder, order, write
+        self._folder = Path(order.folder)
+        self.refused = -1
+
+    def may_step(self) -> bool:
+        done, recorder = self._recorder.steps, self._recorder
+        if self.refused >= 0 and done > self.refused:
+            raise Misuse("train() goes on after gate.may_step() said no", hint="leave the loop, and recorder.stop()")
+        if done not in recorder.trail.looks:
+            recorder.trail.looks[done] = look(caller(), self._folder, getattr(recorder, "given", ()), (self, recorder))
+        if done < self._order.until:
+            return True
+        self.refused = done
+        if self._order.end == "kill":
+            self._write()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+
+def make(order: Order) -> None:
+    """Make one stretch as ordered, in this process, and write its trail, whatever happens."""
+    torch.set_num_threads(order.threads)
+    trail = Trail()
+    recipe = deposited(Path(order.folder))
+    before = imported()
+
+    def write() -> None:
+        trail.imported = sorted(imported() - before)
+        trail.strays = strays(Path(order.folder))
+        Path(order.trail).write_bytes(msgspec.msgpack.encode(trail))
+
+    recorder = None
+    try:
+        code = recipe.load()
+        config = recipe.full_config(SEED)
+        recorder = _Watched(
+            order.record,
+            segment_steps=order.segment,
+            flop_per_step=max(1, int(code.flop_per_step(config))),
+            head_every_segments=1,
+            on_head=None,
+            run="rehearsal",
+            permit=lambda: bytes(32),
+        )
+        recorder.trail = trail
+        gate = _Gate(recorder, order, write)
+        begin(code.train, config, gate, recorder)
+        if recorder._file >= 0:
+            raise Misuse("train() came back without recorder.stop()", hint='recorder.stop("ended" or "stopped")')
+        if gate.refused >= 0 and recorder.steps > gate.refused:
+            raise Misuse("train() goes on after gate.may_step() said no", hint="leave the loop, and recorder.stop()")
+        if not hasattr(recorder, "given"):
+            raise Misuse("train() came back without recorder.open()", hint="see docs/training.md")
+        trail.ended = True
+    except BrakelineError as e:
+        trail.error, trail.hint = str(e), e.hint
+    except Exception as e:
+        frames = [f for f in traceback.extract_tb(e.__traceback__) if Path(f.filename).is_relative_to(order.folder)]
+        where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}: " if frames else ""
+        trail.error = f"{where}{type(e).__name__}: {e}"
+    finally:
+        if recorder is not None:
+            recorder.close()
+        write()
+
+
+class Stage:
+    """Makes stretches, one after another, each in a process of its own.
+
+    They are forked from one that has imported torch and run nothing: a fresh start that does not take seconds.
+    """
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "brakeline.training.trail"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def make(self, order: Order) -> Trail:
+        """Raises:
+        Malformed: the recipe's code ended its process.
+        """
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(msgspec.json.encode(order) + b"\n")
+        self._process.stdin.flush()
+        status = self._process.stdout.readline().decode().strip()
+        try:
+            return msgspec.msgpack.decode(Path(order.trail).read_bytes(), type=Trail)
+        except FileNotFoundError as e:
+            words = Path(order.printed).read_text(errors="replace").strip()[-_WORDS:] if status else ""
+            raise Malformed(f"the recipe ended its process with status {status}: {words}") from e
+
+    def close(self) -> None:
+        """Let it go, with what it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def main() -> None:
+    """The stage itself: an order a line on the standard input, and how its process ended on the standard output."""
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)  # the first optimizer imports for a second
+    while line := sys.stdin.buffer.readline():
+        order = msgspec.json.decode(line, type=Order)
+        child = os.fork()
+        if child == 0:
+            printed = os.open(order.printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            for number, at in ((os.open(os.devnull, os.O_RDONLY), 0), (printed, 1), (printed, 2)):
+                os.dup2(number, at)
+            make(order)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    main()
