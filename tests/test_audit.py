@@ -301,10 +301,12 @@ def test_what_is_alleged_of_no_segment_is_denied_by_passing_the_whole(tmp_path):
 @pytest.mark.parametrize("part", [(4, 4), (8, 4), (-4, 0), (3, 7), (4, 12), (STEPS, STEPS + 4), (0, 2**50)])
 def test_only_segments_are_replayed(tmp_path, part):
     heads = [SimpleNamespace(head=SimpleNamespace(steps=s)) for s in (0, 10, STEPS)]
-    assert not module._is_segment(4, heads, part)
-    assert module._is_segment(4, heads, (4, 8))
-    assert module._is_segment(4, heads, (8, 10))  # a head cut it short
-    assert not module._is_segment(4, heads, (8, 11))
+    run = SimpleNamespace(segments=lambda steps: Segments(steps, 4, (5,)))
+    assert not module._is_segment(run, heads, part)
+    assert module._is_segment(run, heads, (4, 5))  # a move cut it
+    assert module._is_segment(run, heads, (5, 8))
+    assert module._is_segment(run, heads, (8, 10))  # a head cut it short
+    assert not module._is_segment(run, heads, (8, 11))
 
 
 def test_permits_are_judged_even_where_the_code_does_not_run(tmp_path, monkeypatch):

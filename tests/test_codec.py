@@ -79,6 +79,12 @@ class Acts:
             steps = run.steps if run.stopped else None
             self.world.head(run, self.any("opened", "running", "running", "stopped", "ended"), steps=steps)
 
+    def do_move(self) -> None:
+        if self.runs:
+            run = self.any(*self.runs)
+            body = {"run": run.id, "steps": run.steps + self.any(0, 0, 2), "environment": self.any("cd", "ef") * 32}
+            self.world.log(run.owner, "moved", body)
+
     def do_audit(self) -> None:
         run = next((r for r in self.dice.sample(self.runs, len(self.runs)) if r.heads and r.heads[-1].beacon), None)
         if run is None:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import train as example
 
 from brakeline.core.errors import Malformed, Misuse, Refused, Unavailable
-from brakeline.core.transcript import segments
+from brakeline.core.transcript import Segments
 from brakeline.training.environment import VARIABLES, digest, profile
 from brakeline.training.recorder import Recorder, checkpoint_path, load_checkpoint, read_leaves
 from brakeline.training.replay import compare_update, replay, rerun
@@ -65,7 +65,7 @@ def evidence(tmp_path, honest):
 # --- honest
 
 
-@pytest.mark.parametrize(("start", "end"), list(segments(CONFIG["steps"], SEGMENT)))
+@pytest.mark.parametrize(("start", "end"), list(Segments(CONFIG["steps"], SEGMENT)))
 def test_every_segment_replays_bit_for_bit(honest, start, end):
     leaves = read_leaves(honest)
     got = replay(example.train, CONFIG, honest, start, end)
@@ -139,7 +139,7 @@ def test_other_data_under_the_declared_digest_is_seen(tmp_path, monkeypatch):
 
     record(tmp_path, cheat)
     leaves = read_leaves(tmp_path)
-    first, middle, last = (replay(example.train, CONFIG, tmp_path, *part) for part in segments(25, SEGMENT))
+    first, middle, last = (replay(example.train, CONFIG, tmp_path, *part) for part in Segments(25, SEGMENT))
     assert [leaf.batch for leaf in middle.leaves] == [leaf.batch for leaf in leaves[11:21]]
     assert [leaf.state == leaves[leaf.step].state for leaf in middle.leaves] == 3 * [True] + 7 * [False]
     assert middle.update_error > 10 * HONEST
@@ -294,7 +294,7 @@ def half(config, gate, recorder):
 def test_cheaper_arithmetic_is_no_environment(tmp_path, cheat):
     # A declared environment nobody else has would forgive different bits: the size of the difference does not.
     record(tmp_path, cheat)
-    errors = [replay(example.train, CONFIG, tmp_path, start, end).update_error for start, end in segments(25, SEGMENT)]
+    errors = [replay(example.train, CONFIG, tmp_path, start, end).update_error for start, end in Segments(25, SEGMENT)]
     assert min(errors) > 2 * HONEST
 
 
@@ -302,7 +302,7 @@ def test_other_hyperparameters_show_in_the_first_segment(tmp_path):
     # They lie in the optimizer's state, which later segments open as recorded: the first one, always replayed, starts
     # from the configuration instead.
     record(tmp_path, config={**CONFIG, "lr": example.DEFAULTS["lr"] * 1.01})
-    first, *rest = (replay(example.train, CONFIG, tmp_path, *part) for part in segments(25, SEGMENT))
+    first, *rest = (replay(example.train, CONFIG, tmp_path, *part) for part in Segments(25, SEGMENT))
     assert first.start_state != read_leaves(tmp_path)[0].state
     assert first.update_error > 1.5 * HONEST
     assert [got.update_error for got in rest] == [0.0, 0.0]

@@ -115,7 +115,7 @@ def test_what_a_recipe_raises_is_said_with_its_place(function: str, lab: WorldLa
 
 
 def train(lab: Any, it: Recipe) -> Head:
-    return Session(lab, it).train()
+    return Session(lab, it, rehearse=None).train()
 
 
 # --- recipes

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from brakeline.core.encoding import canonical, parse
 from brakeline.core.errors import BrakelineError, Malformed, Misuse
-from brakeline.core.transcript import LEAF_BYTES, NONE, Head, Leaf, decode_leaf, segment_count, segments
+from brakeline.core.transcript import LEAF_BYTES, NONE, Head, Leaf, Segments, decode_leaf
 
 digests = st.binary(min_size=32, max_size=32)
 steps = st.integers(1, 2**64 - 1)
@@ -102,21 +102,31 @@ def test_a_crooked_head_is_malformed(change):
     assert isinstance(e.value, Malformed)
 
 
-@given(st.integers(0, 500), st.integers(1, 60))
-def test_segments_tile_the_steps(total, length):
-    parts = list(segments(total, length))
-    assert len(parts) == segment_count(total, length)
+@given(st.integers(0, 500), st.integers(1, 60), st.lists(st.integers(-3, 520), max_size=6))
+def test_segments_tile_the_steps(total, length, cuts):
+    cuts = tuple(sorted(set(cuts)))
+    found = Segments(total, length, cuts)
+    parts = list(found)
+    assert len(parts) == len(found)
     assert [step for start, end in parts for step in range(start, end)] == list(range(total))
-    assert all(end - start == length for start, end in parts[:-1])
+    starts = {*range(0, total, length), *(c for c in cuts if 0 < c < total)}
+    assert {start for start, _ in parts} == starts
+    for step in range(-1, total + 2):
+        assert found.whole(step) == next((part for part in parts if part[0] == step), None)
+    for step in range(1, total):
+        before, after = found.around(step)
+        assert parts[before][0] < step <= parts[before][1]
+        assert parts[after][0] <= step < parts[after][1]
 
 
 @pytest.mark.parametrize("arguments", [(-1, 5), (5, 0), (5, -1)])
 def test_segments_of_nothing_are_a_mistake(arguments):
-    for cut in (segments, segment_count):
-        with pytest.raises(Misuse):
-            cut(*arguments)
+    with pytest.raises(Misuse):
+        Segments(*arguments)
 
 
 def test_a_run_that_claims_2_to_the_53_steps_costs_nothing_to_cut():
-    assert segment_count(2**53 - 1, 3) == (2**53 - 1 + 2) // 3
-    assert list(islice(segments(2**53 - 1, 3), 2)) == [(0, 3), (3, 6)]
+    found = Segments(2**53 - 1, 3, (5, 2**52))
+    assert len(found) == (2**53 - 1 + 2) // 3 + 2
+    assert list(islice(found, 3)) == [(0, 3), (3, 5), (5, 6)]
+    assert found[-1] == (2**53 - 2, 2**53 - 1)

@@ -58,6 +58,7 @@ def every_kind() -> World:
     w.edge("alpha", "m", run=run.id)
     child = w.opened("beta", name="child", parents=(run.id,))
     w.edge("beta", "n", "m", run=child.id, initialisation=model("m"))
+    w.log("beta", "moved", {"run": child.id, "steps": 3, "environment": OTHER})
     w.log("gamma", "edge", {**plain_edge(w), "child": model("found")})
     w.audit("delta", run, violation(segment=(3, 6)))
     w.log("alpha", "answer", {"run": run.id, "fault": "replay-mismatch", "segment": [3, 6], "text": "no: see the code"})

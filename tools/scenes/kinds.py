@@ -333,6 +333,16 @@ def _() -> World:
     return log
 
 
+@scene("moved", "Treaty 7.5", "A run goes on in another environment, and back again.", wants="Shifted")
+def _() -> World:
+    log = bound()
+    run = log.finished("alpha", steps=7)
+    home = run.declaration.environment
+    for steps, environment in ((7, OTHER), (9, "cd" * 32), (9, OTHER[::-1]), (11, home)):
+        log.log("alpha", "moved", {"run": run.id, "steps": steps, "environment": environment})
+    return log
+
+
 @scene("snapshot", "Treaty 6.6", "A permit signer states the digest of the state after 16 entries.", wants="Stated")
 def _() -> World:
     log = bound(log_snapshot_every="16")

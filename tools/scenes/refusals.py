@@ -548,6 +548,30 @@ def _() -> World:
     return log
 
 
+@scene("moved-before-its-head", "Treaty 7.5", "Steps that are logged were made where they were.", expect="replayed")
+def _() -> World:
+    log = bound()
+    run = log.finished("alpha", steps=7)
+    log.log("alpha", "moved", {"run": run.id, "steps": 6, "environment": OTHER})
+    return log
+
+
+@scene("moved-nowhere", "Treaty 7.5", "The run is in that environment already.", expect="replayed")
+def _() -> World:
+    log = bound()
+    run = log.finished("alpha", steps=7)
+    log.log("alpha", "moved", {"run": run.id, "steps": 7, "environment": run.declaration.environment})
+    return log
+
+
+@scene("moved-by-another", "Treaty 7.5", "Another lab's run.", expect="foreign")
+def _() -> World:
+    log = bound()
+    run = log.finished("alpha", steps=7)
+    log.log("beta", "moved", {"run": run.id, "steps": 7, "environment": OTHER})
+    return log
+
+
 @scene("snapshot-between", "Treaty 6.6", "A state at no multiple of the treaty's number.", expect="malformed")
 def _() -> World:
     log = world()

@@ -81,7 +81,7 @@ def command(run: str, evidence: Path, confirm: bool, threads: int | None, home: 
 
 def report(state: State, run: Run, logged: LoggedHead, audit: Audit, entry: int, seconds: float) -> None:
     """What was replayed, what it cost, and what was found."""
-    treaty, total = state.treaty, views.segments_of(state, logged)
+    treaty, total = state.treaty, views.segments_of(run, logged)
     share = int(audit.flop) / max(1, logged.steps * run.declaration.step_flop)
     click.echo(
         f"{run.declaration.name}: {audit.verdict.upper()} (entry {entry}); replayed {len(audit.segments)} of "

@@ -15,9 +15,13 @@ from brakeline.training.session import Session
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--threads", type=click.IntRange(1), help="Threads that PyTorch uses; part of the environment profile.")
+@click.option("--moved", is_flag=True, help="Let it go on in another environment than before, which is logged.")
+@click.option("--unchecked", is_flag=True, help="Go on without replaying the last segment first.")
 @click.option("--attested", is_flag=True, help="Declare it without a rehearsal, on your word alone.")
 @home_option
-def command(recipe: Path, threads: int | None, attested: bool, home: Path) -> None:
+def command(
+    recipe: Path, threads: int | None, moved: bool, unchecked: bool, attested: bool, home: Path
+) -> None:
     """Train the RECIPE file: declare the run, wait for permits, record every step, stop when told, go on when allowed.
 
     Before it is declared it is rehearsed (`brakeline rehearse`), once. Killed at any moment, the same command resumes
@@ -26,5 +30,5 @@ def command(recipe: Path, threads: int | None, attested: bool, home: Path) -> No
     if threads:
         torch.set_num_threads(threads)
     lab = Lab(Home(home), tell=lambda text: click.echo(text))
-    last = Session(lab, read_recipe(recipe), attested=attested).train()
+    last = Session(lab, read_recipe(recipe), attested=attested, moved=moved, checked=not unchecked).train()
     click.echo(f"ended at step {last.steps}, state {last.state}")

@@ -200,7 +200,7 @@ def _segment(
     if replay is None or (replay.start, replay.end) != part or len(replay.leaves) != end - start:
         detail = "the sample demands this segment and it was not replayed in full"
         return [Finding(fault=Fault.NOT_REPLAYED, severity="gap", segment=part, detail=detail)]
-    same = replay.environment == run.declaration.environment == environment
+    same = replay.environment == run.environment(start) == environment
     if replay.start_state != leaves[start].state:
         if start > 0:
             detail = f"the checkpoint shown for step {start} is not the recorded state"

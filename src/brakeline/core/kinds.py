@@ -17,7 +17,7 @@ from brakeline.core.finding import Answer, Audit, Retraction
 from brakeline.core.lineage import Edge
 from brakeline.core.pledge import Assent, Pledge, Withdrawal
 from brakeline.core.reading import Reading
-from brakeline.core.run import Declaration, Designation
+from brakeline.core.run import Declaration, Designation, Move
 from brakeline.core.snapshot import Snapshot
 from brakeline.core.succession import Amend, KeyChange, Revocation
 from brakeline.core.transcript import Head
@@ -44,6 +44,7 @@ KINDS: Final = (
     Kind("declaration", Declaration, "lab", "runs"),
     Kind("edge", Edge, "lab", "runs"),
     Kind("head", Head, "lab", "runs"),
+    Kind("moved", Move, "lab", "runs", since=2),
     Kind("answer", Answer, "lab", "audits"),
     Kind("audit", Audit, "inspector", "audits"),
     Kind("retraction", Retraction, "inspector", "audits"),

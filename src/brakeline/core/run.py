@@ -7,6 +7,7 @@ from brakeline.core.encoding import Wire, decimal, is_text, tagged, unhex32
 from brakeline.core.errors import Malformed
 
 MAX_PARENTS: Final = 16
+MAX_MOVES: Final = 64  # of one run: each is a seam, and is looked at with every segment
 _FOLDER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -46,6 +47,14 @@ class Declaration(Wire, frozen=True):
     @property
     def rate(self) -> int:
         return decimal(self.flop_per_second.encode(), bound=10**40)
+
+
+class Move(Wire, frozen=True):
+    """Body of a `moved`: beyond `steps` the run is trained in another environment. Treaty 7.5."""
+
+    run: str
+    steps: int
+    environment: str
 
 
 class Designation(Wire, frozen=True):

@@ -6,9 +6,9 @@ generators), the batch that went in, the permit in force, the loss and the compu
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, overload
 
 from brakeline.core.encoding import Wire, decimal, unhex32
 from brakeline.core.errors import Malformed, Misuse
@@ -100,24 +100,66 @@ class Head(Wire, frozen=True):
             raise Malformed(f"not a decimal number: {self.flop[:40]!r}") from e
 
 
-def segments(steps: int, segment_steps: int) -> Iterator[tuple[int, int]]:
+@dataclass(frozen=True, slots=True)
+class Segments(Sequence[tuple[int, int]]):
     """Half-open ranges `[start, end)` that cover steps 0..`steps`, one after another; the last may be short.
 
-    Replaying `(start, end)` opens the checkpoint at `start` and yields the leaves `start + 1 .. end`. A run may claim
-    2**53 steps: whoever only wants to know how many ranges there are asks `segment_count`.
+    They begin at the multiples of `size`, and at each of `cuts` (ascending), where a run moved. Replaying
+    `(start, end)` opens the checkpoint at `start` and yields the leaves `start + 1 .. end`. A run may claim 2**53
+    steps: nothing here is as long as that.
 
     Raises:
         Misuse: a negative number of steps, or segments of no step.
     """
-    count = segment_count(steps, segment_steps)
-    return ((i * segment_steps, min((i + 1) * segment_steps, steps)) for i in range(count))
 
+    steps: int
+    size: int
+    cuts: tuple[int, ...] = ()
 
-def segment_count(steps: int, segment_steps: int) -> int:
-    """How many segments cover steps 0..`steps`. Raises as `segments`."""
-    if steps < 0 or segment_steps < 1:
-        raise Misuse(f"cannot cut {steps} steps into segments of {segment_steps}")
-    return -(-steps // segment_steps)
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.size < 1:
+            raise Misuse(f"cannot cut {self.steps} steps into segments of {self.size}")
+        real = tuple(c for c in self.cuts if 0 < c < self.steps and c % self.size)
+        object.__setattr__(self, "cuts", real)
+
+    def __len__(self) -> int:
+        return -(-self.steps // self.size) + len(self.cuts)
+
+    @overload
+    def __getitem__(self, i: int) -> tuple[int, int]: ...
+    @overload
+    def __getitem__(self, i: slice) -> tuple[tuple[int, int], ...]: ...
+    def __getitem__(self, i: int | slice) -> tuple[int, int] | tuple[tuple[int, int], ...]:
+        if isinstance(i, slice):
+            return tuple(self[j] for j in range(*i.indices(len(self))))
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        i %= len(self)
+        return self._begin(i), self._begin(i + 1)
+
+    def _begin(self, i: int) -> int:
+        before = 0
+        for cut in self.cuts:
+            number = cut // self.size + 1 + before
+            if number == i:
+                return cut
+            if number > i:
+                break
+            before += 1
+        return min((i - before) * self.size, self.steps)
+
+    def around(self, step: int) -> tuple[int, int]:
+        """The numbers of the segments in which the steps `step` and `step + 1` are made."""
+        before = sum(cut < step for cut in self.cuts)
+        upto = sum(cut <= step for cut in self.cuts)
+        return (step - 1) // self.size + before, step // self.size + upto
+
+    def whole(self, start: int) -> tuple[int, int] | None:
+        """The segment that begins at `start`; None where none does."""
+        if not 0 <= start < self.steps or (start % self.size and start not in self.cuts):
+            return None
+        ends = [(start // self.size + 1) * self.size, *(c for c in self.cuts if c > start), self.steps]
+        return start, min(ends)
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,9 +93,9 @@ def accuses(audit: Audit) -> bool:
     return any(f.severity == "violation" for f in audit.findings)
 
 
-def segments_of(state: State, logged: LoggedHead) -> int:
+def segments_of(run: Run, logged: LoggedHead) -> int:
     """How many segments there are up to a head."""
-    return -(-logged.steps // state.treaty.segment_steps)
+    return len(run.segments(logged.steps))
 
 
 def concerned_runs(state: State) -> list[Run]:

@@ -140,6 +140,8 @@ def sentence(event: e.Event, state: State, before: str = "") -> str:
             return _declared(event, state.runs[event.run])
         case e.Committed():
             return progress(_name(state, event.head.run), event.head, before)
+        case e.Shifted():
+            return f"{_name(state, event.run)} goes on from step {event.steps:,} in another environment."
         case e.Audited():
             return audited(event.inspector, _name(state, event.audit.run), event.audit)
         case e.Entered(kind="withdrawal"):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from brakeline.core.finding import Finding
-from brakeline.core.transcript import segments
+from brakeline.core.transcript import Segments
 from brakeline.report.drawing import BAD, GOOD, OPEN, PAPER, RULE, SOFT, STYLE, WIDTH, canvas
 from brakeline.report.figures import short
 from brakeline.report.story import Told
@@ -66,7 +66,7 @@ def _strip(axes: Axes, y: float, segment_steps: int, told: Told, inspector: str,
     point = longest / (WIDTH * 72 * 0.9)  # steps that one point of the drawing stands for
     roomy = segment_steps > 8 * point
     # A head may claim any number of steps: they are cut into cells only where the cells can be seen.
-    parts = segments(steps, segment_steps) if roomy else ((0, steps),)
+    parts = Segments(steps, segment_steps) if roomy else ((0, steps),)
 
     def draw(ranges: Iterable[tuple[int, int]], *, grow: float = 0.0, **style: Any) -> None:
         gap = 0.8 * point if roomy else 0.0

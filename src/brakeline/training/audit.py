@@ -165,8 +165,7 @@ def inspect(
     if not logged.beacon:
         raise Refused(Reason.MISSING, "no checkpoint has been cosigned after this head: wait for the next stamp")
     ticket = key.sign(ticket_message(logged.leaf, logged.beacon))
-    size = run.declaration.segment_steps
-    asked = {part for part in accused if _is_segment(size, heads, part)}
+    asked = {part for part in accused if _is_segment(run, heads, part)}
     partial = bool(accused) and asked == set(accused)
     drawn = () if partial else required_sample(state.treaty, run, logged, inspector, ticket, key.public)
     required = tuple(sorted({*asked, *drawn}))
@@ -205,12 +204,13 @@ def inspect(
     )
 
 
-def _is_segment(size: int, heads: Sequence[Committed], part: Part) -> bool:
+def _is_segment(run: Run, heads: Sequence[Committed], part: Part) -> bool:
     """Whether it is one that can be replayed up to the last head; a head may cut one short."""
     start, end = part
-    if not 0 <= start < end <= heads[-1].head.steps or start % size:
+    found = run.segments(heads[-1].head.steps).whole(start)
+    if found is None or not start < end <= found[1]:
         return False
-    return end == start + size or (end < start + size and any(h.head.steps == end for h in heads))
+    return end == found[1] or any(h.head.steps == end for h in heads)
 
 
 def _gravest(findings: tuple[Finding, ...], most: int) -> tuple[Finding, ...]:

@@ -1,11 +1,13 @@
 """Why two stretches of one run differ: the place in the state, and the variable in the recipe's code."""
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from brakeline.training.live import Live
+from brakeline.training.digest import RNG
+from brakeline.training.live import GLOBAL, Live
 from brakeline.training.trail import Step, Trail
 
 _MOST: Final = 4
@@ -77,15 +79,16 @@ def _explained(
     text: str, kind: str, what: str, a: Mapping[str, Live], b: Mapping[str, Live], noise: frozenset[str]
 ) -> list[Cause]:
     fresh = not noise and what.startswith("two")
-    found = _culprits(text, a, b, sorted(_differ(a, b) - noise), fresh=fresh)
-    if found:
-        return found
+    paths = sorted(_differ(a, b) - noise)
     loaders = sorted({live.owner for live in {**b, **a}.values() if live.kind == "DataLoader" and not live.recorded})
-    if kind == "batch" and loaders and not fresh:
+    if kind == "batch" and loaders and not fresh and all(_rank(a[path]) > 1 or path in GLOBAL for path in paths):
         return [_loader(text, loaders[0])]
+    if found := _culprits(text, a, b, paths, fresh=fresh):
+        return found
     if fresh:
-        hint = "seed it from config['seed']" if kind == "batch" else "torch.use_deterministic_algorithms(True) names it"
-        return [Cause(f"{text}: something draws at random that no seed governs", hint)]
+        hint = "seed it from int(config['seed'], 16); torch.use_deterministic_algorithms(True) names operations"
+        hint += "; the order of a set is fixed where Python starts with PYTHONHASHSEED=0"
+        return [Cause(f"{text}: something comes out otherwise at each start", hint)]
     hints = {
         "batch": "the order of your data is not in the state: pass data=... with state_dict() and load_state_dict()",
         "loss": "something that the forward pass reads is not in the state: pass it to recorder.open()",
@@ -114,7 +117,7 @@ def _rank(live: Live) -> int:
         return 0
     if live.owner_kind.endswith(_STEERING):
         return 1
-    if live.kind == "flag":
+    if live.kind in ("flag", "generator", "set", "frozenset"):
         return 2
     if live.owner and live.owner_kind not in ("", live.kind) and not live.recorded:
         return 2
@@ -128,7 +131,16 @@ def _rank(live: Live) -> int:
 def _cause(text: str, path: str, a: Live, b: Live, fresh: bool) -> Cause:
     name = _identifier(a.owner or path)
     if a.kind.startswith(_RANDOM) and fresh:
-        return Cause(f"{text}: `{path}` is not seeded", "seed it from int(config['seed'], 16)")
+        what = path if path in GLOBAL else f"`{path}`"
+        return Cause(f"{text}: {what} is not seeded", "seed it from int(config['seed'], 16)")
+    if a.kind in ("set", "frozenset"):
+        text = f"{text}: `{path}`, a {a.kind}, comes in another order at each start"
+        return Cause(text, "sort it; or start Python with PYTHONHASHSEED=0, as brakeline train does")
+    if path in GLOBAL:
+        return Cause(
+            f"{text}: {path} is used between recorder.step() and the next step",
+            "evaluate and draw samples inside: with recorder.aside():",
+        )
     if a.kind == "flag":
         hint = "set it as a function of the step, before every step, so that a resumed run sets it too"
         return Cause(f"{text}: `{path}` is {b.text}, was {a.text}", hint)
@@ -145,7 +157,10 @@ def _cause(text: str, path: str, a: Live, b: Live, fresh: bool) -> Cause:
         return Cause(f"{text}: `{a.owner}`, a random generator, is not in the state", hint)
     if a.owner_kind not in ("", a.kind):
         hint = f"pass it: recorder.open(..., {name}={a.owner})"
-        return Cause(f"{text}: `{a.owner}`, a {a.owner_kind}, is not in the state", hint)
+        return Cause(f"{text}: `{a.owner}` ({a.owner_kind}) is not in the state", hint)
+    if a.kind == "generator":
+        hint = "make it a class with state_dict() and load_state_dict() that knows its place, and pass it"
+        return Cause(f"{text}: `{path}`, a Python generator, cannot be put back where it was", hint)
     values = f" is {b.text} after it, {a.text} without" if a.text else " is not what it was"
     hint = "keep it in the state: a buffer of a module, an object with state_dict(); or derive it from the step"
     return Cause(f"{text}: `{path}`{values}", hint)
@@ -158,4 +173,5 @@ def _loader(text: str, name: str) -> Cause:
 
 
 def _identifier(path: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in path.rpartition(".")[2]).strip("_") or "it"
+    name = re.findall(r"[A-Za-z_]\w*", path)[-1].strip("_")
+    return "generator" if name == RNG else name or "it"

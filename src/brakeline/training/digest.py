@@ -9,6 +9,7 @@ digest is BLAKE3 over the ordered list of item digests, so that a dispute can be
 import random
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
@@ -310,7 +311,8 @@ def restore(objects: Mapping[str, Stateful], tree: Mapping[str, Tree]) -> None:
                 it.load_state_dict(_copied(tree[name]))
         _seat_generators(tree[RNG])
     except Exception as e:  # objects of any kind raise what they like
-        raise Malformed(f"the checkpoint does not fit these objects: {e}") from e
+        hint = "build everything as it is during training, all parameter groups too, before recorder.open()"
+        raise Malformed(f"the checkpoint does not fit these objects: {e}", hint=hint) from e
 
 
 def _seat_buffers(module: torch.nn.Module, values: Mapping[str, Tree]) -> None:
@@ -335,6 +337,16 @@ def seed_generators(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed % 2**63)  # CUDA included
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """The global generators are afterwards as they were before."""
+    before = _generators()
+    try:
+        yield
+    finally:
+        _seat_generators(before)
 
 
 def _generators() -> Tree:

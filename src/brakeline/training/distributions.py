@@ -73,6 +73,8 @@ def strays(recipe: Path) -> dict[str, str]:
         if not isinstance(file, str) or top in known or top in sys.stdlib_module_names:
             continue
         path = Path(file).resolve()
+        if any(part.startswith("torchinductor_") or part == ".triton" for part in path.parts):
+            continue  # what torch.compile has made of the recipe
         if not any(path.is_relative_to(home) for home in homes):
             found[name] = str(path)
     return found

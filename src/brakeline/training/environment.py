@@ -87,9 +87,10 @@ def digest(profile: dict[str, Any]) -> str:
     return tagged("brakeline/environment/v2", canonical(profile)).hex()
 
 
-def keep_profile(profile: dict[str, Any], evidence: Path) -> None:
-    """Put the profile into a run's evidence. Raises Unavailable."""
-    write_atomic(evidence / PROFILE, canonical(profile))
+def keep_profile(profile: dict[str, Any], evidence: Path, moved: int | None = None) -> None:
+    """Put the profile into a run's evidence: the one declared, or that from a step on. Raises Unavailable."""
+    name = PROFILE if moved is None else f"environment-{moved:08d}.json"
+    write_atomic(evidence / name, canonical(profile))
 
 
 def kept_distributions(evidence: Path) -> tuple[str, ...]:

@@ -35,6 +35,11 @@ _GENERATORS: Final = (
     np.random.BitGenerator,
     random.Random,
 )
+GLOBAL: Final[dict[str, Any]] = {
+    "torch's generator": torch.default_generator,
+    "NumPy's generator": np.random.mtrand._rand,
+    "Python's generator": random._inst,
+}
 _NOT_STATE: Final = (ModuleType, type, torch.device, torch.dtype)
 
 
@@ -61,6 +66,8 @@ def look(
     `without` alone.
     """
     walk = _Walk(recorded, without)
+    for name, value in GLOBAL.items():
+        walk.visit(name, value, 0, (name, "", True))
     frames = []
     while frame is not None:
         if Path(frame.f_code.co_filename).is_relative_to(folder):
@@ -114,19 +121,23 @@ class _Walk:
         elif isinstance(value, torch.optim.Optimizer) and recorded:
             return
         elif isinstance(value, DataLoader):
-            self._note(path, None, (path, "DataLoader", recorded), "DataLoader")
-            self.attributes(path, vars(value), depth, (path, "DataLoader", recorded) if stateful else None)
+            itself = owner if owner and owner[2] else (path, "DataLoader", recorded)
+            self._note(path, None, itself, "DataLoader")
+            self.attributes(path, vars(value), depth, itself if stateful or recorded else None)
         elif isinstance(value, dict | Mapping):
             for i, (key, v) in enumerate(itertools.islice(value.items(), _ELEMENTS)):
                 self.visit(f"{path}[{key!r}]" if isinstance(key, str | int) else f"{path}[{i}]", v, depth + 1, owner)
         elif isinstance(value, list | tuple | set | frozenset | deque):
-            self._note(f"len({path})", len(value), owner)
-            if not isinstance(value, set | frozenset):
+            if all(isinstance(v, _PLAIN) for v in itertools.islice(value, _ELEMENTS)):
+                self._note(path, value, owner, kind_of(value))
+            elif not isinstance(value, set | frozenset):
+                self._note(f"len({path})", len(value), owner)
                 for i, v in enumerate(itertools.islice(value, _ELEMENTS)):
                     self.visit(f"{path}[{i}]", v, depth + 1, owner)
         elif isinstance(value, FunctionType | MethodType | partial):
             self._function(path, value, depth, owner)
         elif isinstance(value, GeneratorType):
+            self._note(path, value.gi_frame and value.gi_frame.f_lasti, owner, "generator")
             if value.gi_frame is not None:
                 self.attributes(path, value.gi_frame.f_locals, depth, owner)
         elif isinstance(value, itertools.count | itertools.repeat):

@@ -20,6 +20,7 @@ import os
 import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +41,7 @@ from brakeline.training.digest import (
     Tree,
     batch_snapshot,
     capture,
+    generators_kept,
     restore,
     scalar,
     snapshot,
@@ -63,6 +65,9 @@ class Recording(Protocol):
 
     def step(self, *, loss: torch.Tensor | float, batch: Any) -> None:
         """Record one step: call it last, after the optimizer's and the scheduler's."""
+
+    def aside(self) -> AbstractContextManager[None]:
+        """What is drawn at random inside leaves no trace: for evaluation and samples, which no replay repeats."""
 
     def stop(self, status: Literal["stopped", "ended"]) -> None:
         """Close the record; `ended` when all steps are done. Returns when it is durable."""
@@ -180,6 +185,10 @@ class Recorder:
             return _Hashed(leaf, state.copy() if boundary else None)
 
         self._window = self._hasher.submit(hashed)
+
+    def aside(self) -> AbstractContextManager[None]:
+        """As `Recording.aside`."""
+        return generators_kept()
 
     def settle(self) -> None:
         """Wait until the last step is hashed and append its leaf; after this, weights may be written to."""
@@ -346,6 +355,22 @@ class Recorder:
             raise Unavailable(f"cannot write the checkpoint of step {leaf.step}: {e}") from e
         if head is not None and self._on_head is not None:
             self._on_head(head)
+
+
+def cut_to_checkpoint(directory: Path) -> int:
+    """Drop leaves beyond the last checkpoint, whose steps another environment would not repeat. Returns its step.
+
+    Raises:
+        Unavailable: the disk.
+    """
+    step = max(checkpoint_steps(directory), default=0)
+    try:
+        with (directory / LEAVES).open("r+b") as f:
+            f.truncate(min((step + 1) * LEAF_BYTES, os.fstat(f.fileno()).st_size))
+            os.fsync(f.fileno())
+    except OSError as e:
+        raise Unavailable(f"cannot write {directory / LEAVES}: {e.strerror}") from e
+    return step
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:

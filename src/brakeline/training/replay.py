@@ -9,6 +9,7 @@ record. An inspector keeps the two in different processes (`cell`), for `train` 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,6 +26,7 @@ from brakeline.training.digest import (
     Tree,
     batch_snapshot,
     capture,
+    generators_kept,
     restore,
     scalar,
     seed_generators,
@@ -87,6 +89,9 @@ class _Segment:
         self.leaves.append(Leaf(step, state.digest(), batch_snapshot(batch, stands=True).digest(), NO_PERMIT, value, 0))
         if not self.may_step():
             self.end = snapshot(state.copy(), lambda *_: True)
+
+    def aside(self) -> AbstractContextManager[None]:
+        return generators_kept()
 
     def stop(self, status: Literal["stopped", "ended"]) -> None:
         pass

@@ -10,25 +10,38 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from brakeline.core.encoding import canonical, parse
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Unavailable
-from brakeline.core.run import Declaration, check_declaration
+from brakeline.core.run import Declaration, Move, check_declaration
 from brakeline.core.state.runs import Run
 from brakeline.core.statement import MAX_BYTES
 from brakeline.core.transcript import LEAF_BYTES, Head
 from brakeline.node.desk import Lab
 from brakeline.node.permits import LiveGate
+from brakeline.training.cell import Cell, Failed
 from brakeline.training.distributions import fingerprints, imported
 from brakeline.training.environment import PROFILE, digest, keep_profile, kept_distributions, profile
 from brakeline.training.gatehook import RankGate
 from brakeline.training.recipe import Code, Recipe
-from brakeline.training.recorder import LEAVES, Recorder
+from brakeline.training.recorder import (
+    LEAVES,
+    Recorder,
+    checkpoint_path,
+    checkpoint_steps,
+    cut_to_checkpoint,
+    read_leaves,
+)
 from brakeline.training.rehearsal import Rehearsal, disk, rehearsed
-from brakeline.training.replay import begin
+from brakeline.training.replay import begin, open_recorded
 
+_UNCHECKED: Final = (
+    "an inspector would find the same: put environment, data and files back as they were; "
+    "--unchecked goes on all the same"
+)
 Rehearse = Callable[[Recipe, str, Path, Callable[[str], None]], Rehearsal]
 PERMITS: Final = "permits.jsonl"
 RECIPE: Final = "recipe"
@@ -61,12 +74,23 @@ class Session:
     """Declares a run, trains it through the gate, records it, and goes on after every stop until it has ended.
 
     A recipe is rehearsed before it is declared; one that fails is declared only where `attested`, on the lab's word.
+    `moved` lets it go on in another environment than before, which is logged. Before a run that another process began
+    goes on, its last segment is replayed, unless it is not to be `checked`.
     """
 
     def __init__(
-        self, lab: Lab, recipe: Recipe, *, attested: bool = False, rehearse: Rehearse | None = rehearsed
+        self,
+        lab: Lab,
+        recipe: Recipe,
+        *,
+        attested: bool = False,
+        moved: bool = False,
+        checked: bool = True,
+        rehearse: Rehearse | None = rehearsed,
     ) -> None:
         self._lab = lab
+        self._moved = moved
+        self._checked = checked
         self._recipe = recipe
         self._attested = attested
         self._rehearse = rehearse
@@ -89,6 +113,7 @@ class Session:
                 return run.head
             self._check_evidence(run)
             self._check_declared(run)
+            self._check_last(run)
             self._once(run)
 
     def load(self) -> Code:
@@ -167,11 +192,8 @@ class Session:
     def _check_declared(self, run: Run) -> None:
         """Steps made elsewhere, or on other data, would be found guilty of it. Treaty 7.5"""
         here = self._environment(kept_distributions(self.evidence))
-        if digest(here) != run.declaration.environment:
-            raise Misuse(
-                f"{run.declaration.name} was declared in another environment: {_other(here, self.evidence)}",
-                hint="train it where it was declared, or declare a child run from its last checkpoint",
-            )
+        if digest(here) != run.environments[-1] and run.declaration.rung != "attested":
+            self._move(run, here)
         with self._own_code():
             dataset = self.code.dataset_root(self._here.full_config(bytes(32)))
         if dataset != run.declaration.dataset:
@@ -191,6 +213,46 @@ class Session:
                 f"{self.evidence} holds {here} steps of {run.declaration.name}, the log {run.steps}",
                 hint="put the newest copy of the folder back, or declare a child run from a checkpoint",
             )
+
+    def _move(self, run: Run, here: dict[str, Any]) -> None:
+        """Go on in another environment, from the last checkpoint. Treaty 7.5"""
+        text = f"{run.declaration.name} was trained in another environment: {_other(here, self.evidence)}"
+        if not self._moved:
+            raise Misuse(text, hint="train it where it was, or say that it moves here (--moved), which is logged")
+        step = cut_to_checkpoint(self.evidence)
+        if step < run.steps:
+            where = checkpoint_path(self.evidence, run.steps)
+            raise Misuse(f"{text}; and {where}, from which it would go on, is not there", hint="put it back")
+        keep_profile(here, self.evidence, step)
+        self._lab.say("moved", Move(run=run.id, steps=step, environment=digest(here)))
+        self._lab.tell(f"moved at step {step}: {text}")
+        self._checked = False  # what was made elsewhere comes out otherwise here
+
+    def _check_last(self, run: Run) -> None:
+        """The last segment, once more, before steps are added to what does not come out the same.
+
+        Raises:
+            Misuse: it does not.
+        """
+        checkpoints = [step for step in checkpoint_steps(self.evidence) if step <= run.steps]
+        if not self._checked or run.declaration.rung == "attested" or len(checkpoints) < 2:
+            return
+        self._checked = False  # what this process adds, it has made itself
+        start, end = checkpoints[-2:]
+        leaves = read_leaves(self.evidence)[start : end + 1]
+        names = kept_distributions(self.evidence)
+        self._lab.tell(f"replaying steps {start} to {end} before going on")
+        try:
+            with Cell(self._here, self._here.digest, (), names) as cell:
+                cell.facts()
+                again = cell.run(run.seed, start, end - start, open_recorded(self.evidence, leaves[0]))
+        except Failed as e:
+            raise Misuse(f"{run.declaration.name} does not go on: {e}", hint=_UNCHECKED) from e
+        for got, said in zip(again.leaves, leaves[1:], strict=False):
+            if got != replace(said, permit=got.permit, flop=got.flop):
+                what = "batch" if got.batch != said.batch else "state" if got.state != said.state else "loss"
+                text = f"{run.declaration.name} does not go on: step {got.step}, made again, has another {what}"
+                raise Misuse(text, hint=_UNCHECKED)
 
     def _keep_permit(self, data: bytes) -> None:
         # An honest run without its permits would look like a cheat: a torn last line must not spoil the next.

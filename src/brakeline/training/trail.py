@@ -74,6 +74,9 @@ class _Watched(Recorder):
         return self.trail.began
 
     def step(self, *, loss: Any, batch: Any) -> None:
+        if self._step not in self.trail.looks:
+            text = f"step {self._step + 1} was made without asking gate.may_step()"
+            raise Misuse(text, hint="ask it before every optimizer step")
         super().step(loss=loss, batch=batch)
         self.trail.seconds = (time.monotonic() - self._began) / (self._step - self.trail.began)
         self.trail.steps[self._step] = Step(b"", "", self._places())

@@ -270,7 +270,7 @@ class Story:
             run = observer.run(lab)
             assert run is not None
             done = run.steps * run.declaration.step_flop
-            count = views.segments_of(trail.state, run.heads[-1])
+            count = views.segments_of(run, run.heads[-1])
             audits = [audit for _, audit in views.audits_of(trail.events, run.id)]
             covered = {part for a in audits for part in a.segments}
             flop = sum(int(a.flop) for a in audits)

@@ -46,11 +46,12 @@ def required_sample(
     if not key.verify(ticket, ticket_message(logged.leaf, logged.beacon)):
         raise Refused(Reason.FORGED, "the sample's ticket is not signed by the inspector")
     # By arithmetic: a list of all segments of a run that claims 2**53 steps would fill the memory.
-    steps, size = logged.steps, run.declaration.segment_steps
-    seams = frozenset(i for j in run.seams if j <= steps for i in ((j - 1) // size, j // size))
+    steps, parts = logged.steps, run.segments(logged.steps)
+    joints = (*run.seams, *(m.steps for m in run.moves))
+    seams = frozenset(i for j in joints if 0 < j <= steps for i in parts.around(j))
     seed = audit_seed(logged.leaf, logged.beacon, inspector, ticket)
-    drawn = sample(seed, -(-steps // size), seams, treaty.p_catch, treaty.f_cheat)
-    return tuple((i * size, min((i + 1) * size, steps)) for i in drawn)
+    drawn = sample(seed, len(parts), seams, treaty.p_catch, treaty.f_cheat)
+    return tuple(parts[i] for i in drawn)
 
 
 def take(
@@ -78,9 +79,16 @@ def take(
     if audit.verdict != "partial":
         _check_count(treaty, run, logged, issuer, audit, key)
     # Treaty 7.7: who noticed that its machine computes differently has not looked strictly, whatever it declares.
-    elsewhere = any(f.fault is Fault.ENVIRONMENT_MISMATCH for f in audit.findings)
-    strict = audit.environment == run.declaration.environment and not elsewhere
-    return _weigh(treaty, run, index, issuer, audit, logged, cuts, strict, time)
+    elsewhere = {run.environment(f.segment[0]) for f in audit.findings if f.fault is Fault.ENVIRONMENT_MISMATCH}
+    environment = "" if audit.environment in elsewhere else audit.environment
+    return _weigh(treaty, run, index, issuer, audit, logged, cuts, environment, time)
+
+
+def _strictly(run: Run, environment: str, a: Allegation) -> bool:
+    """Whether who looked in `environment` looked at what is alleged without a tolerance."""
+    if a.open_to_all:
+        return True
+    return {environment} == (set(run.environments) if a.whole else {run.environment(a.segment[0])})
 
 
 def _check_count(
@@ -102,7 +110,7 @@ def _weigh(
     audit: Audit,
     logged: LoggedHead,
     cuts: frozenset[int],
-    strict: bool,
+    environment: str,
     time: int,
 ) -> tuple[Run, tuple[Event, ...]]:
     events: list[Event] = [Audited(entry=index, inspector=issuer, audit=audit)]
@@ -118,17 +126,19 @@ def _weigh(
             text = f"{MAX_ALLEGATIONS} allegations of {issuer} against the run are on record"
             raise Refused(Reason.ALLOWANCE, text)
         before = allegations.get(key) or _recall(run, finding, logged, time)
-        allegations[key] = _accuse(before, issuer, strict or before.open_to_all)
+        allegations[key] = _accuse(before, issuer, _strictly(run, environment, before))
         if issuer not in before.accusers:
             events.append(Alleged(entry=index, run=run.id, inspector=issuer, finding=finding))
     looked = frozenset(audit.segments).difference(f.segment for f in audit.findings if f.severity == "gap")
     for key, a in allegations.items():
         if key not in accused and issuer not in a.accusers and _denies(a, audit, looked):
-            allegations[key] = _deny(a, issuer, strict or a.open_to_all)
+            allegations[key] = _deny(a, issuer, _strictly(run, environment, a))
     examined = dict(run.examined)
     if audit.verdict != "partial":
         real = sorted(s for s in looked if _is_segment(run, s, logged.steps, cuts))
-        examined[issuer] = Examined(audit.head, audit.verdict, strict, tuple(real))
+        examined[issuer] = Examined(audit.head, audit.verdict, environment == run.declaration.environment, tuple(real))
+        if run.moves:
+            examined[issuer] = msgspec.structs.replace(examined[issuer], environment=environment)
     run = msgspec.structs.replace(run, allegations=allegations, examined=examined)
     run, decided = decide(treaty, run, index, time)
     return run, (*events, *decided)
@@ -139,7 +149,7 @@ def _recall(run: Run, finding: Finding, logged: LoggedHead, time: int) -> Allega
     a = Allegation(finding.fault, finding.segment, logged.index, time)
     for inspector, e in run.examined.items():
         if a.segment in e.segments or (a.whole and e.verdict == "pass" and e.head >= logged.index):
-            a = _deny(a, inspector, e.strict or a.open_to_all)
+            a = _deny(a, inspector, _strictly(run, e.where(run), a))
     return a
 
 
@@ -274,8 +284,5 @@ def _check_place(run: Run, finding: Finding, steps: int, cuts: frozenset[int]) -
 def _is_segment(run: Run, part: tuple[int, int], steps: int, cuts: frozenset[int]) -> bool:
     """Whether these are the steps of a segment of a run that stands at `steps`; a head may cut one short."""
     start, end = part
-    size = run.declaration.segment_steps
-    full = start + size
-    return 0 <= start < end <= steps and start % size == 0 and (
-        end == full or (end < full and end in cuts)
-    )
+    found = run.segments(steps).whole(start)
+    return found is not None and start < end and (end == found[1] or (end < found[1] and end in cuts))

@@ -113,6 +113,14 @@ class Committed(Event, frozen=True, gc=False):
     concerned: bool
 
 
+class Shifted(Event, frozen=True, gc=False):
+    """Beyond `steps` the run is trained in another environment. Treaty 7.5"""
+
+    run: str
+    steps: int
+    environment: str
+
+
 class Audited(Event, frozen=True, gc=False):
     """An audit that counts."""
 

@@ -24,7 +24,7 @@ from brakeline.core.lineage import Edge
 from brakeline.core.pledge import Assent, Pledge, Withdrawal
 from brakeline.core.reading import Reading, Standing, check_reading
 from brakeline.core.reopening import KIND, MARK
-from brakeline.core.run import Declaration, Designation
+from brakeline.core.run import Declaration, Designation, Move
 from brakeline.core.snapshot import Snapshot
 from brakeline.core.state import audits, ballot, dues, labs, members, readings, reopen, succeed, tiers
 from brakeline.core.state import events as e
@@ -149,6 +149,9 @@ def _effect(state: State, said: Said, body: Wire) -> Step:
             return _with(state, runs=labs.edge(state.runs, index, issuer, body)), (told,)
         case Head():
             return _head(state, said, body)
+        case Move():
+            shifted = e.Shifted(entry=index, run=body.run, steps=body.steps, environment=body.environment)
+            return _on_run(state, body.run, lambda r: (labs.move(r, issuer, body), (shifted,)))
         case Audit():
             key = state.key_of(issuer)
             return _on_run(state, body.run, lambda r: audits.take(treaty, r, index, issuer, body, key, time=time))

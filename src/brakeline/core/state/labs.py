@@ -10,11 +10,12 @@ from typing import Final
 import msgspec
 from rpds import List
 
+from brakeline.core.encoding import unhex32
 from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.lineage import Edge, check_edge
-from brakeline.core.run import Declaration, check_declaration, run_seed
+from brakeline.core.run import MAX_MOVES, Declaration, Move, check_declaration, run_seed
 from brakeline.core.state.clock import SECONDS_A_DAY
-from brakeline.core.state.runs import Claim, LoggedHead, Run, Runs
+from brakeline.core.state.runs import Claim, LoggedHead, Moved, Run, Runs
 from brakeline.core.state.tiers import classify, exemption
 from brakeline.core.transcript import Head
 from brakeline.core.treaty import Treaty
@@ -195,6 +196,32 @@ def commit(
         raise Refused(Reason.ALLOWANCE, f"{MAX_HEADS} heads of the run are still auditable: log them less often")
     run = msgspec.structs.replace(run, head=h, kept=kept, since=since, seams=seams, bound=run.bound or bound)
     return runs.put(treaty, run)
+
+
+def move(run: Run, issuer: str, m: Move) -> Run:
+    """Treaty 7.5. What is logged already stays in the environment in which it was made.
+
+    Raises:
+        Malformed: no environment, or beyond the run. Refused: FOREIGN, another lab's run; PROHIBITED, an attested run
+            or one that has ended; REPLAYED, steps that are logged, or no other environment; ALLOWANCE, too many moves.
+    """
+    if run.owner != issuer:
+        raise Refused(Reason.FOREIGN, f"the run belongs to {run.owner}")
+    unhex32(m.environment)
+    if not 0 <= m.steps <= run.declaration.steps:
+        raise Malformed(f"a move at step {m.steps} of {run.declaration.steps}")
+    if run.declaration.rung == "attested" or (run.head and run.head.status == "ended"):
+        raise Refused(Reason.PROHIBITED, "only a run that goes on, and can be executed again, moves (Treaty 7.5)")
+    last = run.moves[-1].steps if run.moves else 0
+    if m.steps < run.steps or m.steps < last:
+        raise Refused(Reason.REPLAYED, f"steps up to {max(run.steps, last)} were made where they were (Treaty 7.5)")
+    if m.environment == run.environments[-1]:
+        raise Refused(Reason.REPLAYED, "the run is in that environment already")
+    if len(run.moves) >= MAX_MOVES:
+        hint = "declare a run that descends from this one"
+        raise Refused(Reason.ALLOWANCE, f"a run moves at most {MAX_MOVES} times", hint=hint)
+    kept = tuple(before for before in run.moves if before.steps < m.steps)
+    return msgspec.structs.replace(run, moved=(*kept, Moved(m.steps, m.environment)))
 
 
 def stamped(treaty: Treaty, runs: Runs, awaiting: frozenset[str], stamp: int, size: int, beacon: bytes) -> Runs:

@@ -16,7 +16,7 @@ from brakeline.core.brake import Phase
 from brakeline.core.errors import Reason, Refused
 from brakeline.core.finding import REPLAYED, Key
 from brakeline.core.run import Declaration
-from brakeline.core.transcript import Head
+from brakeline.core.transcript import Head, Segments
 from brakeline.core.treaty import Treaty
 
 Settlement = Literal["settled", "tried", "open"]
@@ -79,12 +79,30 @@ class Allegation(msgspec.Struct, frozen=True, gc=False):
 
 
 class Examined(msgspec.Struct, frozen=True, gc=False):
-    """One inspector's newest audit of a run: up to the head of entry `head`, with the steps that it replayed."""
+    """One inspector's newest audit of a run: up to the head of entry `head`, with the steps that it replayed.
+
+    `strict`: it looked in the environment in which the run was declared. Of a run that had moved, `environment` is
+    where it looked strictly, or "" where its machine turned out to be another.
+    """
 
     head: int
     verdict: Literal["pass", "fail", "inconclusive"]
     strict: bool
     segments: tuple[tuple[int, int], ...]
+    environment: str | msgspec.UnsetType = msgspec.UNSET  # rules 1 know of no move, and of no bytes for it
+
+    def where(self, run: Run) -> str:
+        """The environment in which the audit was strict, or ""."""
+        if isinstance(self.environment, str):
+            return self.environment
+        return run.declaration.environment if self.strict else ""
+
+
+class Moved(msgspec.Struct, frozen=True, gc=False):
+    """Beyond `steps`, the run's environment is this one."""
+
+    steps: int
+    environment: str
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
@@ -131,6 +149,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     kept: Heads = List()
     since: int = 0
     seams: tuple[int, ...] = ()
+    moved: tuple[Moved, ...] | msgspec.UnsetType = msgspec.UNSET
     designated: Mapping[str, tuple[str, ...]] = {}
     examined: Mapping[str, Examined] = {}
     allegations: Mapping[Key, Allegation] = {}
@@ -153,6 +172,24 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     @property
     def steps(self) -> int:
         return self.head.steps if self.head else 0
+
+    @property
+    def moves(self) -> tuple[Moved, ...]:
+        """Where it went on elsewhere, in order; as rules 1 have none, no bytes stand for none."""
+        return self.moved if isinstance(self.moved, tuple) else ()
+
+    def segments(self, steps: int) -> Segments:
+        """Those up to `steps`."""
+        return Segments(steps, self.declaration.segment_steps, tuple(m.steps for m in self.moves))
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """All in which it was trained, in order."""
+        return (self.declaration.environment, *(m.environment for m in self.moves))
+
+    def environment(self, start: int) -> str:
+        """That of the segment that begins at `start`. Treaty 7.5"""
+        return self.environments[sum(m.steps <= start for m in self.moves)]
 
     @property
     def stopped(self) -> bool:

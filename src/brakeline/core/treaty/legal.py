@@ -183,7 +183,8 @@ def rules(t: Treaty) -> dict[str, str]:
         "open, or when it is barred. Each inspector replays the first and last segment, every seam, and as many others "
         f"as catch a cheat on {_percent(t.f_cheat)} of the segments with {_percent(t.p_catch)} probability.",
         "7.5": f"In the declared environment a replay must agree bit for bit; in another, the update must agree within "
-        f"{exact(t.update_error)} of its size.",
+        f"{exact(t.update_error)} of its size."
+        + (" A lab logs first that a run moves: each stretch is judged where it was made." if t.amends else ""),
         "7.6": "A difference that another environment explains is recorded and is no violation.",
         "7.7": f"A violation is upheld when {t.adjudicators} inspectors, none of them the lab's, find it; it falls "
         "when as many checked the same steps as strictly and did not find it. A replay in another environment never "
