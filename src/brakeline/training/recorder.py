@@ -185,6 +185,8 @@ class Recorder:
             return _Hashed(leaf, state.copy() if boundary else None)
 
         self._window = self._hasher.submit(hashed)
+        if not self._hooks:  # an optimizer that is not torch's says nothing before it writes
+            self.settle()
 
     def aside(self) -> AbstractContextManager[None]:
         """As `Recording.aside`."""

@@ -79,7 +79,7 @@ class _Watched(Recorder):
             raise Misuse(text, hint="ask it before every optimizer step")
         super().step(loss=loss, batch=batch)
         self.trail.seconds = (time.monotonic() - self._began) / (self._step - self.trail.began)
-        self.trail.steps[self._step] = Step(b"", "", self._places())
+        self.trail.steps.setdefault(self._step, Step(b"", "", self._places()))
 
     def settle(self) -> None:
         window = self._window
@@ -87,7 +87,7 @@ class _Watched(Recorder):
             super().settle()
             return
         leaf = window.result().leaf
-        kept = self.trail.steps[leaf.step]
+        kept = self.trail.steps.setdefault(leaf.step, Step(b"", "", self._places()))
         kept.batch, kept.loss = leaf.batch, leaf.loss.hex()
         super().settle()
         late = [where for (where, before), (_, now) in zip(kept.items, self._places(), strict=True) if before != now]

@@ -1,0 +1,301 @@
+"""Rehearsals: what cannot be replayed is named, in the words of whoever wrote the loop, before anything is declared."""
+
+import os
+
+os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+
+from pathlib import Path
+
+import pytest
+
+from brakeline.core.errors import Malformed, Misuse
+from brakeline.training.recipe import Recipe, read_recipe
+from brakeline.training.rehearsal import Rehearsal, disk, rehearse, rehearsed
+
+# One honest loop; what is tried replaces one of the comments in capitals.
+SOURCE = """
+import itertools, random
+import numpy as np, torch
+from torch.utils.data import DataLoader, TensorDataset
+from brakeline.adapters.pytorch import resumable
+
+COUNT = itertools.count()
+
+
+class Data:
+    def __init__(self):
+        self.at = 0
+
+    def next(self):
+        self.at += 1
+        return torch.randn(4, 8, generator=torch.Generator().manual_seed(self.at))
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
+
+
+class Momentum:
+    def __init__(self, params):
+        self.params = list(params)
+        self.sums = [torch.zeros_like(p) for p in self.params]
+        self.param_groups = [{"lr": 0.1}]
+
+    def zero_grad(self):
+        for p in self.params:
+            p.grad = None
+
+    def step(self):
+        for p, s in zip(self.params, self.sums):
+            s.mul_(0.9).add_(p.grad)
+            with torch.no_grad():
+                p.sub_(self.param_groups[0]["lr"] * s)
+
+    def state_dict(self):
+        return {"sums": self.sums, "groups": self.param_groups}
+
+    def load_state_dict(self, state):
+        self.sums, self.param_groups = [s.clone() for s in state["sums"]], state["groups"]
+
+
+class Schedule:
+    def __init__(self, optimizer):
+        self.optimizer, self.count = optimizer, 0
+
+    def step(self):
+        self.count += 1
+        self.optimizer.param_groups[0]["lr"] = 0.1 * 0.9**self.count
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.calls = torch.nn.Linear(8, 1), 0
+
+    def forward(self, x):
+        return self.layer(torch.nn.functional.dropout(x, 0.1))
+
+
+def dataset_root(config):
+    return "da" * 32
+
+
+def flop_per_step(config):
+    return 100
+
+
+def train(config, gate, recorder):
+    model = Net()
+    optimizer, data = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), Data()
+    scheduler = Schedule(optimizer)
+    objects = {"model": model, "optimizer": optimizer, "data": data, "scheduler": scheduler}
+    #BUILD
+    step = recorder.open(**objects)
+    while step < config["steps"] and gate.may_step():
+        x = data.next()
+        #BEFORE
+        loss = (model(x) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        step += 1
+        #AFTER
+        recorder.step(loss=loss, batch=x)
+        #LATE
+    recorder.stop("ended" if step == config["steps"] else "stopped")
+"""
+STEPS = 8
+
+
+def recipe(folder: Path, source: str = SOURCE, **pieces: str) -> Recipe:
+    for place, piece in pieces.items():
+        indent = "    " if place == "BUILD" else "        "
+        source = source.replace(f"#{place}", f"\n{indent}".join(piece.split("\n")))
+    (folder / "loop.py").write_text(source)
+    return Recipe("run", folder / "loop.py", STEPS, {})
+
+
+def found(folder: Path, source: str = SOURCE, **pieces: str) -> Rehearsal:
+    return rehearse(recipe(folder, source, **pieces), threads=1)
+
+
+def why(it: Rehearsal) -> str:
+    return "\n".join(f"{cause.text} -> {cause.hint}" for cause in it.causes)
+
+
+HONEST = {
+    "plain": {},
+    "an optimizer of one's own": {
+        "BUILD": "optimizer = objects['optimizer'] = Momentum(model.parameters())\nscheduler.optimizer = optimizer"
+    },
+    "a generator of its own": {
+        "BUILD": "noise = torch.Generator().manual_seed(3)\nobjects['noise'] = noise",
+        "BEFORE": "x = x + torch.randn(x.shape, generator=noise)",
+    },
+    "generators of NumPy and Python": {
+        "BUILD": "one, two = np.random.default_rng(3), random.Random(4)\nobjects.update(one=one, two=two)",
+        "BEFORE": "x = x + one.normal() + two.random()",
+    },
+    "buffers that come and grow": {
+        "BUILD": "model.register_buffer('seen', None)\nmodel.register_buffer('past', torch.zeros(0), persistent=False)",
+        "BEFORE": "model.seen = x.mean(0) if model.seen is None else model.seen + x.mean(0)\n"
+        "model.past = torch.cat([model.past, x.mean()[None]])[-5:]\nx = x + model.seen + model.past.mean()",
+    },
+    "the global generators, drawn from on the way": {"BEFORE": "x = x + np.random.rand() + random.random()"},
+    "samples aside": {"LATE": "with recorder.aside():\n    torch.randn(3)"},
+    "a batch of arrays and texts": {"AFTER": "x = {'x': x.numpy(), 'id': 'a', 'n': np.int64(3), 'raw': b'r'}"},
+}
+HAZARDS = {
+    "a generator that is not passed": (
+        {
+            "BUILD": "noise = torch.Generator().manual_seed(3)",
+            "BEFORE": "x = x + torch.randn(x.shape, generator=noise)",
+        },
+        "`noise`, a random generator, is not in the state -> pass it: recorder.open(..., noise=noise)",
+    ),
+    "a generator without a seed": (
+        {"BUILD": "noise = np.random.default_rng()", "BEFORE": "x = x + noise.normal()"},
+        "`noise` is not seeded",
+    ),
+    "a schedule that is not passed": (
+        {"BUILD": "del objects['scheduler']"},
+        "`scheduler` (Schedule) is not in the state -> pass it: recorder.open(..., scheduler=scheduler)",
+    ),
+    "a schedule that steps late": (
+        {"AFTER": "scheduler.count -= 1", "LATE": "scheduler.step()"},
+        "changes between recorder.step() and the next step",
+    ),
+    "an attribute that counts": (
+        {"BEFORE": "model.calls += 1\nx = x * model.calls"},
+        "`model.calls` is 0 after it, 6 without",
+    ),
+    "a counter of the module": ({"BEFORE": "x = x + next(COUNT)"}, "`COUNT` is not what it was"),
+    "a freeze at a step": (
+        {"BEFORE": "if step == 2:\n    model.layer.bias.requires_grad_(False)"},
+        "`model.layer.bias.requires_grad` is True, was False",
+    ),
+    "a plain loader": (
+        {
+            "BUILD": "loader = DataLoader(TensorDataset(torch.randn(64, 8)), batch_size=4, shuffle=True)\n"
+            "rows = iter(loader)",
+            "BEFORE": "(x,) = next(rows)",
+        },
+        "`loader` is a plain DataLoader -> loader = brakeline.adapters.pytorch.resumable(loader)",
+    ),
+    "a loader that is passed": (
+        {"BUILD": "objects['rows'] = DataLoader(TensorDataset(torch.randn(8, 8)))"},
+        "a DataLoader does not know where it stands, so that a run cannot be resumed -> wrap it",
+    ),
+    "a Python generator": (
+        {
+            "BUILD": "rows = (torch.full((4, 8), float(i)) for i in range(99))",
+            "BEFORE": "x = next(rows)",
+        },
+        "`rows`, a Python generator, cannot be put back where it was",
+    ),
+    "samples that are not aside": (
+        {"LATE": "if step % 2 == 0:\n    torch.randn(3)"},
+        "torch's generator is used between recorder.step() and the next step -> evaluate and draw samples inside",
+    ),
+    "a write past autograd": (
+        {"LATE": "model.layer.weight.data.mul_(0.5)"},
+        "was written to after recorder.step() of step 1, past autograd's counters",
+    ),
+    "a write that autograd sees": (
+        {"LATE": "with torch.no_grad():\n    model.layer.weight.mul_(0.5)"},
+        "model['state']['layer.weight'] was written to after recorder.step() of step",
+    ),
+    "a state that comes back in another type": (
+        {
+            "BUILD": "optimizer = objects['optimizer'] = Momentum(model.parameters())\n"
+            "scheduler.optimizer, load = optimizer, optimizer.load_state_dict\n"
+            "optimizer.load_state_dict = lambda s: load({**s, 'sums': [t.bfloat16() for t in s['sums']]})",
+        },
+        "what recorder.open() puts back is not what was there: optimizer['sums'][0]: torch.float32 (1, 8) and",
+    ),
+    "a loss for each sample": ({"AFTER": "loss = x.mean(1)"}, "a step has one loss, not torch.float32 of shape (4,)"),
+    "a gate asked too seldom": (
+        {"LATE": "x = data.next()\nstep += 1\nrecorder.step(loss=0.0, batch=x)"},
+        "step 2 was made without asking gate.may_step()",
+    ),
+    "a module beside it that is not listed": ({"BUILD": "import beside"}, "No module named 'beside'"),
+    "a list of objects": (
+        {"BUILD": "objects['both'] = [optimizer, scheduler]"},
+        "both: a list has no state_dict() and load_state_dict() -> pass each by a name of its own",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_what_can_be_replayed_passes(name: str, tmp_path: Path) -> None:
+    it = found(tmp_path, **HONEST[name])
+    assert why(it) == ""
+    it.check()
+    assert (it.steps, it.notes) == (STEPS, ())
+    assert it.checkpoint > 1000
+    assert disk(it, 50) == 20 * it.checkpoint + 128_000
+
+
+@pytest.mark.parametrize("name", HAZARDS)
+def test_what_cannot_is_named(name: str, tmp_path: Path) -> None:
+    pieces, expected = HAZARDS[name]
+    (tmp_path / "beside.py").write_text("X = 1\n")
+    it = found(tmp_path, **pieces)
+    assert expected in why(it)
+    with pytest.raises(Misuse, match="the rehearsal failed: "):
+        it.check()
+
+
+def test_what_lies_beside_the_entry_is_part_of_it_where_it_is_listed(tmp_path: Path) -> None:
+    recipe(tmp_path, BUILD="import beside\nmodel.layer.bias.data.fill_(beside.bias(__file__))")
+    (tmp_path / "beside.py").write_text(
+        "from pathlib import Path\n\n\ndef bias(at):\n    return float(Path(at).with_name('bias.txt').read_text())\n"
+    )
+    (tmp_path / "bias.txt").write_text("0.25")
+    (tmp_path / "recipe.toml").write_text(
+        f'name = "run"\nentry = "loop.py"\nsteps = {STEPS}\nfiles = ["beside.py", "*.txt"]\n'
+    )
+    it = read_recipe(tmp_path / "recipe.toml")
+    assert it.files == ("beside.py", "bias.txt") or it.files == ("bias.txt", "beside.py")
+    assert why(rehearse(it, threads=1)) == ""
+    before = it.digest
+    (tmp_path / "bias.txt").write_text("0.5")
+    assert it.digest != before
+
+
+@pytest.mark.parametrize("files", [["../beside.py"], ["/etc/hostname"], ["nothing.py"], [""], ["a\0b"]])
+def test_files_lie_in_the_entrys_folder(files: list[str], tmp_path: Path) -> None:
+    recipe(tmp_path)
+    names = ", ".join(f'"{f}"'.replace("\0", "\\u0000") for f in files)
+    (tmp_path / "recipe.toml").write_text(f'name = "run"\nentry = "loop.py"\nsteps = 8\nfiles = [{names}]\n')
+    with pytest.raises(Malformed):
+        read_recipe(tmp_path / "recipe.toml")
+
+
+def test_code_that_ends_its_process_is_told_of(tmp_path: Path) -> None:
+    with pytest.raises(Malformed, match=r"ended its process with status 3: farewell"):
+        found(tmp_path, BUILD="import os, sys\nprint('farewell', flush=True)\nos._exit(3)")
+
+
+def test_a_run_of_one_step_is_too_short(tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match="at least two steps"):
+        rehearse(recipe(tmp_path), steps=1)
+
+
+def test_what_passed_is_not_rehearsed_again(tmp_path: Path) -> None:
+    it, told = recipe(tmp_path), list[str]()
+    first = rehearsed(it, "ab" * 32, tmp_path / "kept", told.append)
+    said = len(told)
+    assert rehearsed(it, "ab" * 32, tmp_path / "kept", told.append) == first
+    assert len(told) == said > 0
+    rehearsed(it, "cd" * 32, tmp_path / "kept", told.append)
+    assert len(told) > said, "another environment is another rehearsal"
