@@ -19,7 +19,7 @@ from brakeline.core.errors import Misuse, Refused, Unavailable
 from brakeline.core.finding import Audit, Fault, Finding, verdict
 from brakeline.core.sampling import miss
 from brakeline.core.statement import open_envelope
-from brakeline.core.transcript import LEAF_BYTES
+from brakeline.core.transcript import LEAF_BYTES, Segments
 from brakeline.training import audit as module
 from brakeline.training.audit import inspect
 from brakeline.training.recipe import MANIFEST

@@ -12,14 +12,17 @@ import pytest
 import torch
 
 from brakeline.core.errors import Malformed, Misuse, Refused, Unavailable
+from brakeline.core.finding import Fault
 from brakeline.core.gate import NO_PERMIT
 from brakeline.core.statement import MAX_BYTES, open_envelope
 from brakeline.core.transcript import Head
 from brakeline.training import recipe as recipes
 from brakeline.training import session
 from brakeline.training.audit import inspect
+from brakeline.training.diagnosis import Cause
 from brakeline.training.recipe import MANIFEST, Recipe, deposited, read_recipe
 from brakeline.training.recorder import LEAVES, read_leaves
+from brakeline.training.rehearsal import Rehearsal
 from brakeline.training.session import PERMITS, RECIPE, Session, evidence_permits
 from world import Live, World, key
 from worldlab import WorldGate, WorldLab
@@ -92,7 +95,7 @@ def recipe(folder: Path, more: str = "") -> Recipe:
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorldLab:
     monkeypatch.setattr(session, "LiveGate", WorldGate)
-    world = World()  # a permit allows six steps beyond the last head
+    world = World(audit_segment_steps="4")  # a permit allows six steps beyond the last head
     world.bind()
     return WorldLab(world, tmp_path / "home")
 
@@ -114,8 +117,8 @@ def test_what_a_recipe_raises_is_said_with_its_place(function: str, lab: WorldLa
         train(lab, read_recipe(written(tmp_path, source=source)))
 
 
-def train(lab: Any, it: Recipe) -> Head:
-    return Session(lab, it, rehearse=None).train()
+def train(lab: Any, it: Recipe, **how: Any) -> Head:
+    return Session(lab, it, **{"rehearse": None, **how}).train()
 
 
 # --- recipes
@@ -298,3 +301,114 @@ def test_yesterdays_copy_of_the_evidence_is_found_before_anything_is_signed(
     assert train(lab, recipe(tmp_path)).status == "ended"
     assert (evidence / RECIPE / MANIFEST).exists()
     assert all(outcome.reason is None for _, outcome in lab.outcomes)
+
+
+# --- what is compared at every opening
+
+
+def interrupted(lab: WorldLab, it: Recipe, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that stopped at step 6, its process gone. Returns its evidence."""
+    once = Session._once
+
+    def only_once(self: Session, run: Any) -> None:
+        monkeypatch.setattr(Session, "_once", lambda self, run: (_ for _ in ()).throw(KeyboardInterrupt))
+        once(self, run)
+
+    monkeypatch.setattr(Session, "_once", only_once)
+    with pytest.raises(KeyboardInterrupt):
+        train(lab, it)
+    monkeypatch.setattr(Session, "_once", once)
+    assert lab.said[-1] == (6, "stopped")
+    return Path(lab.home.path) / "runs" / "run"
+
+
+def test_a_run_that_goes_on_elsewhere_says_so_first(
+    lab: WorldLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evidence = interrupted(lab, recipe(tmp_path), monkeypatch)
+    size = len(lab.world.entries)
+    torch.set_num_threads(2)
+    with pytest.raises(Misuse, match="run was trained in another environment: threads is 2, was 1") as e:
+        train(lab, recipe(tmp_path))
+    assert "--moved" in e.value.hint
+    assert len(lab.world.entries) == size
+    assert train(lab, recipe(tmp_path), moved=True).status == "ended"
+    lab.world.stamp()
+    run = lab.state.run(lab.state.runs.names["alpha", "run"])
+    assert [m.steps for m in run.moves] == [6]
+    assert all(outcome.reason is None for _, outcome in lab.outcomes)
+    # Each stretch is judged where it was made: who looks with one thread is strict up to the move, and not beyond it.
+    live = Live(lab.world, run.id)
+    torch.set_num_threads(1)
+    audit = inspect(
+        lab.world.state, live.now, lab.world.heads(live), evidence, "beta", key("beta"), memory=tmp_path / "memory"
+    )
+    assert {(4, 6), (6, 8)} <= set(audit.segments), "a move is a seam"
+    elsewhere = {f.segment for f in audit.findings}
+    assert {f.fault for f in audit.findings} == {Fault.ENVIRONMENT_MISMATCH}
+    assert elsewhere == {part for part in audit.segments if part[0] >= 6}
+    assert audit.verdict == "pass"
+    assert lab.world.log("beta", "audit", audit).reason is None
+
+
+def test_a_killed_run_moves_from_its_last_checkpoint(
+    lab: WorldLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps beyond it are in no head; made again elsewhere, they would contradict their leaves."""
+    evidence = interrupted(lab, recipe(tmp_path), monkeypatch)
+    with (evidence / LEAVES).open("ab") as f:
+        f.write(replace(read_leaves(evidence)[-1], step=7).encode())
+    torch.set_num_threads(2)
+    assert train(lab, recipe(tmp_path), moved=True).status == "ended"
+    assert [m.steps for m in lab.state.run(lab.state.runs.names["alpha", "run"]).moves] == [6]
+
+
+def test_a_run_whose_last_steps_do_not_come_out_the_same_does_not_go_on(
+    lab: WorldLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shaken = SOURCE.replace("x = data.next()", "x = data.next() + (0 if data.step != 5 else float(open(NOISE).read()))")
+    noise = tmp_path / "noise"
+    noise.write_text("0.0")
+    path = written(tmp_path, source=f"NOISE = {str(noise)!r}\n{shaken}")
+    interrupted(lab, read_recipe(path), monkeypatch)
+    noise.write_text("0.5")
+    size = len(lab.world.entries)
+    with pytest.raises(Misuse, match="run does not go on: step 5, made again, has another batch") as e:
+        train(lab, read_recipe(path))
+    assert "--unchecked" in e.value.hint
+    assert len(lab.world.entries) == size
+    noise.write_text("0.0")
+    assert train(lab, read_recipe(path)).status == "ended"
+    assert lab.told.count("replaying steps 4 to 6 before going on") == 2
+
+
+def test_other_data_than_declared_is_found_before_a_step(
+    lab: WorldLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.write_text("da")
+    path = written(tmp_path, source=SOURCE.replace('return "da" * 32', f"return open({str(data)!r}).read() * 32"))
+    interrupted(lab, read_recipe(path), monkeypatch)
+    data.write_text("db")
+    with pytest.raises(Misuse, match="the data of run is not what was declared: dbdb"):
+        train(lab, read_recipe(path))
+
+
+def test_what_fails_its_rehearsal_is_declared_only_on_the_labs_word(lab: WorldLab, tmp_path: Path) -> None:
+    said = list[str]()
+
+    def fails(recipe: Recipe, environment: str, folder: Path, tell: Any) -> Rehearsal:
+        said.append(environment)
+        cause = Cause("step 3 has another batch", "pass data=loader")
+        return Rehearsal(steps=8, causes=(cause,), notes=(), distributions=(), checkpoint=1, seconds=0.1)
+
+    size = len(lab.world.entries)
+    with pytest.raises(Misuse, match="the rehearsal failed: step 3 has another batch") as e:
+        train(lab, recipe(tmp_path), rehearse=fails)
+    assert "pass data=loader" in e.value.hint
+    assert "--attested" in e.value.hint
+    assert len(lab.world.entries) == size
+    assert not (tmp_path / "home" / "runs" / "run" / RECIPE).exists()
+    assert train(lab, recipe(tmp_path), rehearse=fails, attested=True).status == "ended"
+    assert len(said) == 1
+    assert lab.state.run(lab.state.runs.names["alpha", "run"]).declaration.rung == "attested"

@@ -243,7 +243,8 @@ def all_events(noun: str) -> list[dict[str, Any]]:
 
 
 # What came with rules 2.
-LATER_EVENTS = {"Proposed", "Adopted", "Unadopted", "Turned", "Closed", "Rekeyed", "Revoked", "Asked", "Reopened", "Shifted"}
+LATER_EVENTS = {"Proposed", "Adopted", "Unadopted", "Turned", "Closed", "Rekeyed", "Revoked", "Asked", "Reopened"}
+LATER_EVENTS |= {"Shifted"}
 
 
 @pytest.mark.parametrize(("noun", "rules"), [("log", 2), ("golden/1", 1), ("golden/2", 2)])

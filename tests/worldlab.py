@@ -58,6 +58,11 @@ class WorldLab:
             self.while_paused()
         raise AssertionError("the brake was never released")
 
+    def say(self, kind: str, body: object) -> Outcome:
+        outcome = self.world.log(self.name, kind, body)
+        assert outcome.reason is None, outcome.text
+        return outcome
+
     def commit(self, head: Head) -> None:
         self.outcomes.append((head, self.world.log(self.name, "head", head)))
         self.world.stamp()

@@ -234,10 +234,10 @@ class Session:
         Raises:
             Misuse: it does not.
         """
+        checked, self._checked = self._checked, False  # what this process adds, it has made itself
         checkpoints = [step for step in checkpoint_steps(self.evidence) if step <= run.steps]
-        if not self._checked or run.declaration.rung == "attested" or len(checkpoints) < 2:
+        if not checked or run.declaration.rung == "attested" or len(checkpoints) < 2:
             return
-        self._checked = False  # what this process adds, it has made itself
         start, end = checkpoints[-2:]
         leaves = read_leaves(self.evidence)[start : end + 1]
         names = kept_distributions(self.evidence)
