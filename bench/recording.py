@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from train import DEFAULTS, GPT, Data, flop_per_step
 
 from brakeline.core.transcript import LEAF_BYTES
+from brakeline.training.checkpoint import checkpoint_path, checkpoint_steps
 from brakeline.training.digest import seed_generators
-from brakeline.training.recorder import Recorder, checkpoint_path, checkpoint_steps
+from brakeline.training.recorder import Recorder
 
 # The cost of a step's record grows with the parameters (12 bytes each to hash, with AdamW) and not with the batch.
 MODELS = {"default": {}, "wide": {"width": 132}, "batch": {"batch": 32}}

@@ -22,8 +22,9 @@ from brakeline.core.statement import open_envelope
 from brakeline.core.transcript import LEAF_BYTES, Segments
 from brakeline.training import audit as module
 from brakeline.training.audit import inspect
+from brakeline.training.checkpoint import checkpoint_path
 from brakeline.training.recipe import MANIFEST
-from brakeline.training.recorder import LEAVES, checkpoint_path, read_leaves
+from brakeline.training.recorder import LEAVES, read_leaves
 from brakeline.training.session import PERMITS, RECIPE
 from world import World, key
 

@@ -20,7 +20,9 @@ from brakeline.core.errors import Refused, Unavailable
 from brakeline.core.finding import Audit, Fault
 from brakeline.training.audit import _check_fault, inspect
 from brakeline.training.cell import Cell
-from brakeline.training.recorder import LEAVES, checkpoint_path
+from brakeline.training.checkpoint import checkpoint_path, image, load_checkpoint, write
+from brakeline.training.digest import snapshot
+from brakeline.training.recorder import LEAVES
 from world import key
 
 STEPS = 24
@@ -35,7 +37,8 @@ from types import SimpleNamespace
 import torch
 from brakeline.training import replay
 from brakeline.training.digest import capture, seed_generators
-from brakeline.training.recorder import load_checkpoint, read_leaves
+from brakeline.training.checkpoint import load_checkpoint
+from brakeline.training.recorder import read_leaves
 
 MODE, _, PLACES = os.environ.get("CELL_TEST_MODE", "").partition(":")
 if MODE == "module":
@@ -288,10 +291,11 @@ def test_compute_and_steps_are_those_of_the_recipe(tmp_path, monkeypatch):
 @pytest.mark.parametrize("step", [0, 4])
 def test_a_checkpoint_is_checked_before_the_cell_gets_it(tmp_path, step):
     run = recorded(tmp_path)
-    path = checkpoint_path(run.evidence, step)
-    data = torch.load(path)
-    data["state"]["model"]["state"]["bias"] += 1
-    torch.save(data, path)
+    tree = load_checkpoint(run.evidence, step).tree
+    tree["model"]["state"]["bias"] += 1
+    state = snapshot(tree, lambda *_: True)
+    checkpoint_path(run.evidence, step).unlink()
+    write(run.evidence, image(step, state, list(state.items()), {}))
     audit, _ = examine(run, (step, step + 4), cell=bench.Bare)
     assert faults(audit) == {(Fault.OPENING_MISMATCH, "violation")}
 

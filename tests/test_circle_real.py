@@ -24,6 +24,7 @@ from brakeline.core.state.events import Entered, Void
 from brakeline.core.state.runs import Run
 from brakeline.core.treaty import parse_treaty
 from brakeline.node.client import Follower, LogClient
+from brakeline.training.checkpoint import checkpoint_path
 
 pytestmark = pytest.mark.real
 
@@ -151,7 +152,7 @@ def test_log_killed_while_training(circle: Circle) -> None:
     assert stop["reason"] == "permit lapsed"
     # Signers go on with what they know until it is stale; the last permit they gave then lapses. Treaty 4.5.
     assert float(str(stop["refused"])) - dead < STALE + LIFETIME + 1.0
-    assert (circle.evidence("alpha", "outlived") / "checkpoints" / f"step-{stop['step']:08d}.pt").exists()
+    assert (circle.evidence("alpha", "outlived") / "checkpoints" / f"step-{stop['step']:08d}.safetensors").exists()
     circle.start_log()
     until(lambda: circle.status("alpha", "outlived") == "ended", 60)
     assert circle.state().size > before
@@ -221,7 +222,7 @@ def test_successor_waits_for_the_lineage_of_its_parent(circle: Circle) -> None:
     assert parent is not None
     circle.train("beta", "child", 20, parents=(parent.id,))
     until(lambda: circle.status("beta", "child") == "opened")
-    weights = sha256((circle.evidence("alpha", "parent") / "checkpoints" / "step-00000020.pt").read_bytes()).hex()
+    weights = sha256(checkpoint_path(circle.evidence("alpha", "parent"), 20).read_bytes()).hex()
     data = Data(digest=parent.declaration.dataset, labelled_by=("alpha",), curated_by=("alpha",))
     edge = Edge(
         child=weights, run=parent.id, parents=(), data=(data,), recipe=parent.declaration.recipe, initialisation="fresh"

@@ -242,7 +242,7 @@ def test_what_can_be_replayed_passes(name: str, tmp_path: Path) -> None:
     it.check()
     assert (it.steps, it.notes) == (STEPS, ())
     assert it.checkpoint > 1000
-    assert disk(it, 50) == 20 * it.checkpoint + 128_000
+    assert disk(it, 50) == it.first + 20 * it.checkpoint + 128_000
 
 
 @pytest.mark.parametrize("name", HAZARDS)

@@ -400,7 +400,7 @@ def test_what_fails_its_rehearsal_is_declared_only_on_the_labs_word(lab: WorldLa
     def fails(recipe: Recipe, environment: str, folder: Path, tell: Any) -> Rehearsal:
         said.append(environment)
         cause = Cause("step 3 has another batch", "pass data=loader")
-        return Rehearsal(steps=8, causes=(cause,), notes=(), distributions=(), checkpoint=1, seconds=0.1)
+        return Rehearsal(steps=8, causes=(cause,), notes=(), distributions=(), first=1, checkpoint=1, seconds=0.1)
 
     size = len(lab.world.entries)
     with pytest.raises(Misuse, match="the rehearsal failed: step 3 has another batch") as e:

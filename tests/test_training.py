@@ -21,9 +21,10 @@ from torch.nn import functional as F
 from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.tlog.merkle import leaf_hash, root
 from brakeline.core.transcript import LEAF_BYTES, NONE
+from brakeline.training.checkpoint import checkpoint_path, checkpoint_steps, load_checkpoint
 from brakeline.training.digest import batch_snapshot, capture, restore, seed_generators, snapshot
 from brakeline.training.gatehook import RankGate
-from brakeline.training.recorder import Recorder, checkpoint_path, checkpoint_steps, load_checkpoint, read_leaves
+from brakeline.training.recorder import Recorder, read_leaves
 
 PERMIT = b"p" * 32
 CONFIG = {"seed": 1, "steps": 25, "width": 16}
@@ -495,7 +496,7 @@ def test_a_killed_process_resumes_exactly(tmp_path, uninterrupted):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "checkpoints" / "step-00000025.pt").exists(), kill_at
+    assert not (tmp_path / "checkpoints" / "step-00000025.safetensors").exists(), kill_at
     assert script("record", tmp_path, 0).wait() == 0
     assert path.read_bytes() == (uninterrupted / "leaves.bin").read_bytes(), kill_at
 

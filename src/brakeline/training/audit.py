@@ -29,10 +29,11 @@ from brakeline.core.statement import open_envelope
 from brakeline.core.transcript import LEAF_BYTES, Leaf, SegmentReplay, decode_leaf
 from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.training.cell import Cell, Facts, Failed
+from brakeline.training.checkpoint import checkpoint_path
 from brakeline.training.digest import Snapshot
 from brakeline.training.environment import PROFILE, digest, kept_distributions, profile
 from brakeline.training.recipe import MANIFEST, Recipe, deposited
-from brakeline.training.recorder import LEAVES, checkpoint_path
+from brakeline.training.recorder import LEAVES
 from brakeline.training.replay import conclude, open_recorded
 from brakeline.training.session import PERMITS, RECIPE, evidence_permits
 

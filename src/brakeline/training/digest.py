@@ -8,7 +8,7 @@ digest is BLAKE3 over the ordered list of item digests, so that a dispute can be
 
 import random
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -106,15 +106,14 @@ class Snapshot:
     def items(self) -> Iterator[Item]:
         """Every item: the structures, then the tensors, components by name."""
         for component, structure in self.structures.items():
-            yield Item(component, (), _hash(_header(component, (), "structure", ()), structure))
+            yield Item(component, (), structure_digest(component, structure))
         for part in self.parts:
             data = raw_bytes(part.tensor) if part.view is None else part.view
             yield Item(part.component, part.path, _hash(part.header, data))
 
     def digest(self) -> bytes:
         """BLAKE3 over the ordered list of item digests: 32 bytes."""
-        digests = [digest for _, _, digest in self.items()]
-        return blake3(b"".join([_lp(_STATE), len(digests).to_bytes(8, "big"), *digests])).digest()
+        return state_digest([digest for _, _, digest in self.items()])
 
     def unchanged(self) -> bool:
         """Whether no tensor in `standing` was written since, as far as autograd's version counters tell."""
@@ -131,6 +130,21 @@ class Snapshot:
     def copy(self) -> dict[str, Tree]:
         """The tree with tensors of its own, in main memory, to be saved while training goes on."""
         return {name: _copied(value) for name, value in self.tree.items()}
+
+
+def state_digest(items: Sequence[bytes]) -> bytes:
+    """The digest of a state, of the digests of its items in order."""
+    return blake3(b"".join([_lp(_STATE), len(items).to_bytes(8, "big"), *items])).digest()
+
+
+def structure_digest(component: str, structure: bytes) -> bytes:
+    """That of a component's structure item."""
+    return _hash(_header(component, (), "structure", ()), structure)
+
+
+def tensor_digest(component: str, path: Path, dtype: str, shape: tuple[int, ...], data: Any) -> bytes:
+    """That of a tensor's item, of its bytes."""
+    return _hash(_header(component, path, dtype, shape), data)
 
 
 def place(component: str, path: Path) -> str:

@@ -17,7 +17,6 @@ before the head goes out. So a checkpoint that exists has its leaf, and what was
 """
 
 import os
-import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -32,25 +31,23 @@ from filelock import FileLock, Timeout
 from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.tlog.merkle import Frontier, leaf_hash
 from brakeline.core.transcript import LEAF_BYTES, NONE, Head, Leaf, decode_leaf
+from brakeline.training.checkpoint import CHECKPOINTS, Image, checkpoint_steps, image, load_checkpoint, shared, write
 from brakeline.training.components import components
 from brakeline.training.difference import first_difference
 from brakeline.training.digest import (
     Memory,
     Snapshot,
     Stateful,
-    Tree,
     batch_snapshot,
     capture,
     generators_kept,
     restore,
     scalar,
     snapshot,
+    state_digest,
 )
 
 LEAVES: Final = "leaves.bin"
-CHECKPOINTS: Final = "checkpoints"
-_CHECKPOINT: Final = re.compile(r"step-([0-9]{8,})\.pt")
-_FORMAT: Final = "brakeline/checkpoint/v1"
 
 
 class Recording(Protocol):
@@ -75,7 +72,7 @@ class Recording(Protocol):
 
 class _Hashed(NamedTuple):
     leaf: Leaf
-    tree: dict[str, Tree] | None  # a copy of the state, at a boundary
+    image: Image | None  # a copy of the state, at a boundary
 
 
 class Recorder:
@@ -120,6 +117,7 @@ class Recorder:
         self._frontier = Frontier()
         self._snapshot: Snapshot | None = None
         self._known: dict[str, Memory] = {}
+        self._held: dict[str, int] = {}  # large tensors of the last checkpoint, and which one they lie in
         self._window: Future[_Hashed] | None = None
         self._writing: Future[None] | None = None
         self._hasher = ThreadPoolExecutor(1, "brakeline-hash")
@@ -175,14 +173,16 @@ class Recorder:
         state = self._snapshot = capture(self._objects, self._known)
         value = loss.clone() if isinstance(loss, torch.Tensor) else loss
         step, permit, flop = self._step, self._permit(), self._step * self._flop_per_step
-        boundary = step % self._segment_steps == 0
+        boundary, held = step % self._segment_steps == 0, self._held
         queued = torch.cuda.current_stream().record_event() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
 
         def hashed() -> _Hashed:
             if queued is not None:  # this thread reads on a stream of its own
                 queued.synchronize()
-            leaf = Leaf(step, state.digest(), inputs.digest(), permit, float(value), flop)
-            return _Hashed(leaf, state.copy() if boundary else None)
+            items = list(state.items())
+            digest = state_digest([item.digest for item in items])
+            leaf = Leaf(step, digest, inputs.digest(), permit, float(value), flop)
+            return _Hashed(leaf, image(step, state, items, held) if boundary else None)
 
         self._window = self._hasher.submit(hashed)
         if not self._hooks:  # an optimizer that is not torch's says nothing before it writes
@@ -198,7 +198,7 @@ class Recorder:
             self._writing.result()
         if self._window is None or self._snapshot is None:
             return
-        leaf, tree = self._window.result()
+        leaf, boundary = self._window.result()
         if not self._snapshot.unchanged():
             raise Misuse(
                 f"{self._snapshot.changed()} was written to after recorder.step() of step {leaf.step}",
@@ -207,9 +207,9 @@ class Recorder:
         self._window = None
         fresh = leaf.step > self._recorded
         self._commit(leaf)
-        if tree is not None:
+        if boundary is not None:
             head = self._head("running") if fresh and leaf.step % self._head_steps == 0 else None
-            self._submit(leaf, tree, head)
+            self._submit(boundary, head)
 
     def stop(self, status: Literal["stopped", "ended"] = "stopped") -> None:
         """Write the last checkpoint, publish the last head, and return when both are done. Idempotent.
@@ -221,14 +221,14 @@ class Recorder:
         try:
             self.settle()
             assert self._snapshot is not None
-            leaf = self._leaf(self._step)
-            if self._snapshot.digest() != leaf.state:
+            items = list(self._snapshot.items())
+            if state_digest([item.digest for item in items]) != self._leaf(self._step).state:
                 what = self._snapshot.changed() or "the state"
                 raise Misuse(
                     f"{what} was written to after step {self._step}, the last one recorded",
                     hint="call recorder.step() after every optimizer step, and recorder.stop() before weights change",
                 )
-            self._submit(leaf, self._snapshot.tree, self._head(status))
+            self._submit(image(self._step, self._snapshot, items, self._held), self._head(status))
             assert self._writing is not None
             self._writing.result()
         finally:
@@ -284,8 +284,10 @@ class Recorder:
                 "the state at step 0 is not the recorded one",
                 hint="pass the same objects, built from the same configuration; a changed run is a child run",
             )
-        if not steps:
-            self._write(self._leaf(0), self._snapshot.tree, None)
+        if steps:
+            self._held = shared(self.directory, self._step)
+        else:
+            self._write(image(0, self._snapshot, list(self._snapshot.items()), {}), None)
         for it in self._objects.values():
             if isinstance(it, torch.optim.Optimizer):
                 self._hooks.append(it.register_step_pre_hook(lambda *_: self.settle()))
@@ -328,33 +330,19 @@ class Recorder:
             status=status,
         )
 
-    def _submit(self, leaf: Leaf, tree: dict[str, Tree], head: Head | None) -> None:
+    def _submit(self, it: Image, head: Head | None) -> None:
         # One checkpoint is in flight at most: a slow disk or log slows training down instead of filling the memory.
         if self._writing is not None:
             self._writing.result()
-        self._writing = self._writer.submit(self._write, leaf, tree, head)
+        self._held = it.held
+        self._writing = self._writer.submit(self._write, it, head)
 
-    def _write(self, leaf: Leaf, tree: dict[str, Tree], head: Head | None) -> None:
-        path = checkpoint_path(self.directory, leaf.step)
+    def _write(self, it: Image, head: Head | None) -> None:
         try:
             os.fsync(self._file)
-            if not path.exists():
-                temporary = path.with_suffix(".tmp")
-                with temporary.open("wb") as f:
-                    torch.save({"format": _FORMAT, "step": leaf.step, "state": tree}, f)
-                    f.flush()
-                    os.fsync(f.fileno())
-                # A write through `.data` escapes autograd's counters: the leaf may then be of a state that never was.
-                if _read_checkpoint(temporary, leaf.step).digest() != leaf.state:
-                    raise Misuse(
-                        f"the state of step {leaf.step} was written to while it was recorded, past autograd's counters",
-                        hint="something writes through .data or NumPy after recorder.step(): move it before",
-                    )
-                temporary.rename(path)
-                for folder in (path.parent, self.directory):
-                    _sync_directory(folder)
-        except (OSError, RuntimeError) as e:  # torch reports a full disk as RuntimeError
-            raise Unavailable(f"cannot write the checkpoint of step {leaf.step}: {e}") from e
+        except OSError as e:
+            raise Unavailable(f"cannot write {LEAVES}: {e}") from e
+        write(self.directory, it)
         if head is not None and self._on_head is not None:
             self._on_head(head)
 
@@ -373,45 +361,6 @@ def cut_to_checkpoint(directory: Path) -> int:
     except OSError as e:
         raise Unavailable(f"cannot write {directory / LEAVES}: {e.strerror}") from e
     return step
-
-
-def checkpoint_path(directory: Path, step: int) -> Path:
-    return directory / CHECKPOINTS / f"step-{step:08d}.pt"
-
-
-def checkpoint_steps(directory: Path) -> list[int]:
-    """Steps that have a checkpoint under `directory`, ascending."""
-    names = (_CHECKPOINT.fullmatch(path.name) for path in (directory / CHECKPOINTS).glob("*.pt"))
-    return sorted(int(name[1]) for name in names if name)
-
-
-def load_checkpoint(directory: Path, step: int) -> Snapshot:
-    """The state in the checkpoint of `step`. Nothing in the file is executed.
-
-    Raises:
-        Unavailable: no such file. Malformed: not a checkpoint of this step.
-    """
-    try:
-        return _read_checkpoint(checkpoint_path(directory, step), step)
-    except FileNotFoundError as e:
-        raise Unavailable(f"there is no checkpoint of step {step} in {directory}") from e
-
-
-def _read_checkpoint(path: Path, step: int) -> Snapshot:
-    """Raises:
-    FileNotFoundError. Malformed: not a checkpoint of this step.
-    """
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-        if data["format"] != _FORMAT or data["step"] != step:
-            raise Malformed(f"{path.name} is not the checkpoint of step {step}")
-        return snapshot(data["state"], lambda *_: True)
-    except FileNotFoundError:
-        raise
-    except Malformed:
-        raise
-    except Exception as e:  # what hostile bytes raise in there, nobody promises
-        raise Malformed(f"{path.name} is not a checkpoint: {type(e).__name__}") from e
 
 
 def read_leaves(directory: Path) -> tuple[Leaf, ...]:
@@ -448,11 +397,3 @@ def _recover(file: int, checkpoint: int) -> list[Leaf]:
     if len(leaves) <= checkpoint:
         raise Malformed(f"{LEAVES} ends at step {len(leaves) - 1}, before the checkpoint of step {checkpoint}")
     return leaves
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -20,9 +20,10 @@ import torch
 from brakeline.core.errors import BrakelineError, Misuse
 from brakeline.core.transcript import LEAF_BYTES
 from brakeline.training.cell import Cell, Failed
+from brakeline.training.checkpoint import CHECKPOINTS, load_checkpoint
 from brakeline.training.diagnosis import Cause, compare, latent, stretch
 from brakeline.training.recipe import Recipe
-from brakeline.training.recorder import checkpoint_path, load_checkpoint, read_leaves
+from brakeline.training.recorder import read_leaves
 from brakeline.training.trail import SEED, Order, Stage, Trail
 
 STEPS: Final = 16
@@ -31,13 +32,15 @@ STEPS: Final = 16
 class Rehearsal(msgspec.Struct, frozen=True):
     """What was found. It passed where there are no `causes`; `notes` are for the engineer and forbid nothing.
 
-    `distributions` are those that the recipe imports, `checkpoint` the bytes of one, `seconds` those of a step.
+    `distributions` are those that the recipe imports, `first` and `checkpoint` the bytes of
+    the first and of a later one, `seconds` those of a step.
     """
 
     steps: int
     causes: tuple[Cause, ...]
     notes: tuple[str, ...]
     distributions: tuple[str, ...]
+    first: int
     checkpoint: int
     seconds: float
 
@@ -115,13 +118,15 @@ class _Rehearsing:
         return self._found(whole, causes, notes)
 
     def _found(self, whole: Trail, causes: list[Cause], notes: list[str] | None = None) -> Rehearsal:
-        size = checkpoint_path(self._folder / "whole", 0)
+        written = sorted((self._folder / "whole" / CHECKPOINTS).glob("*.safetensors"))
+        sizes = [path.stat().st_size for path in written]
         return Rehearsal(
             steps=self._steps,
             causes=tuple(causes),
             notes=tuple(notes or ()),
             distributions=tuple(whole.imported),
-            checkpoint=max((p.stat().st_size for p in size.parent.glob("*.pt")), default=0),
+            first=sizes[0] if sizes else 0,
+            checkpoint=sizes[-1] if sizes else 0,
             seconds=whole.seconds,
         )
 
@@ -203,4 +208,4 @@ def rehearsed(recipe: Recipe, environment: str, folder: Path, tell: Callable[[st
 
 def disk(found: Rehearsal, segment_steps: int, steps: int = 1000) -> int:
     """Bytes that `steps` steps leave on the lab's disk: a checkpoint a segment and a leaf a step."""
-    return found.checkpoint * -(-steps // segment_steps) + LEAF_BYTES * steps
+    return found.first + found.checkpoint * -(-steps // segment_steps) + LEAF_BYTES * steps

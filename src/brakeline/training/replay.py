@@ -19,6 +19,7 @@ import torch
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused
 from brakeline.core.gate import NO_PERMIT
 from brakeline.core.transcript import Leaf, SegmentReplay
+from brakeline.training.checkpoint import checkpoint_steps, load_checkpoint
 from brakeline.training.components import components
 from brakeline.training.digest import (
     Snapshot,
@@ -34,7 +35,7 @@ from brakeline.training.digest import (
 )
 from brakeline.training.environment import digest, profile
 from brakeline.training.gatehook import Gate
-from brakeline.training.recorder import Recording, checkpoint_steps, load_checkpoint, read_leaves
+from brakeline.training.recorder import Recording, read_leaves
 
 Config = dict[str, Any]
 Train = Callable[[Config, Gate, Recording], None]

@@ -23,18 +23,12 @@ from brakeline.core.transcript import LEAF_BYTES, Head
 from brakeline.node.desk import Lab
 from brakeline.node.permits import LiveGate
 from brakeline.training.cell import Cell, Failed
+from brakeline.training.checkpoint import checkpoint_path, checkpoint_steps
 from brakeline.training.distributions import fingerprints, imported
 from brakeline.training.environment import PROFILE, digest, keep_profile, kept_distributions, profile
 from brakeline.training.gatehook import RankGate
 from brakeline.training.recipe import Code, Recipe
-from brakeline.training.recorder import (
-    LEAVES,
-    Recorder,
-    checkpoint_path,
-    checkpoint_steps,
-    cut_to_checkpoint,
-    read_leaves,
-)
+from brakeline.training.recorder import LEAVES, Recorder, cut_to_checkpoint, read_leaves
 from brakeline.training.rehearsal import Rehearsal, disk, rehearsed
 from brakeline.training.replay import begin, open_recorded
 

@@ -92,7 +92,7 @@ def command(out: Path, keep: bool) -> None:
         stage.close()
     if not keep:
         for lab in LABS:
-            for path in sorted((stage.evidence(lab) / "checkpoints").glob("*.pt"))[1:-1]:
+            for path in sorted((stage.evidence(lab) / "checkpoints").glob("*.safetensors"))[1:-1]:
                 path.unlink()
     console.print(f"\nall of it took {time.monotonic() - started:.0f} s; everything is in {out}")
 

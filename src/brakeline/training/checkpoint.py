@@ -1,0 +1,280 @@
+"""A checkpoint: what a leaf's state digest binds, in a file that holds bytes and runs nothing.
+
+One safetensors file a checkpoint. Its metadata lists, in the order of the state's items, every tensor's type, shape and
+item digest, and the step whose file holds its bytes; the structures are those that were hashed. So the digest of the
+state follows from the list alone, each tensor can be checked by itself, and a large tensor that has not changed since
+an earlier checkpoint, as most of a fine-tuned model, is not stored again.
+"""
+
+import math
+import os
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from brakeline.core.encoding import Wire, canonical, parse
+from brakeline.core.errors import BrakelineError, Malformed, Misuse, Unavailable
+from brakeline.training.digest import (
+    Item,
+    Snapshot,
+    Tree,
+    raw_bytes,
+    snapshot,
+    tensor_digest,
+)
+
+CHECKPOINTS: Final = "checkpoints"
+FORMAT: Final = "brakeline/checkpoint/v2"
+_NAME: Final = re.compile(r"step-([0-9]{8,})\.safetensors")
+_SHARED: Final = 1 << 20  # bytes from which on a tensor that has not changed is referred to: a file less to depend on
+MAX_INDEX: Final = 1 << 28  # bytes of the list
+MAX_DEPTH: Final = 200
+_DIMENSIONS: Final = 64
+_METADATA: Final = "brakeline"
+
+
+class Listed(Wire, frozen=True):
+    """One tensor: its bytes lie in the checkpoint of `step`, under its digest (hex)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    digest: str
+    step: int
+
+
+class _Index(Wire, frozen=True):
+    format: str
+    step: int
+    structures: tuple[str, ...]  # components, in order
+    tensors: tuple[Listed, ...]
+
+
+class Image(NamedTuple):
+    """A state ready to be written: `data` are copies of the tensors that no earlier checkpoint holds, by digest."""
+
+    step: int
+    structures: Mapping[str, bytes]
+    tensors: tuple[Listed, ...]
+    data: Mapping[str, torch.Tensor]
+
+    @property
+    def held(self) -> dict[str, int]:
+        """By digest, the step of the checkpoint that holds each tensor which a later one may refer to."""
+        return {t.digest: t.step for t in self.tensors if _size(t) >= _SHARED}
+
+
+def image(step: int, state: Snapshot, items: Sequence[Item], held: Mapping[str, int]) -> Image:
+    """The image of `state`, whose `items` they are; what is `held` by an earlier checkpoint is not copied."""
+    listed, data = [], {}
+    for part, item in zip(state.parts, items[len(state.structures) :], strict=True):
+        digest = item.digest.hex()
+        at = held.get(digest, step)
+        listed.append(Listed(dtype=str(part.tensor.dtype), shape=tuple(part.tensor.shape), digest=digest, step=at))
+        if at == step:
+            data[digest] = torch.from_numpy(raw_bytes(part.tensor).copy())
+    return Image(step, state.structures, tuple(listed), data)
+
+
+def write(directory: Path, it: Image) -> None:
+    """Write a checkpoint, durably, unless it is there; nobody sees a part of it.
+
+    Raises:
+        Misuse: what was written is not what was hashed. Unavailable: the disk.
+    """
+    path = checkpoint_path(directory, it.step)
+    if path.exists():
+        return
+    temporary = path.with_suffix(".tmp")
+    index = _Index(format=FORMAT, step=it.step, structures=tuple(it.structures), tensors=it.tensors)
+    structures = {
+        _structure(name): torch.frombuffer(bytearray(data), dtype=torch.uint8) for name, data in it.structures.items()
+    }
+    try:
+        save_file({**structures, **it.data}, temporary, {_METADATA: canonical(index).decode()})
+        with temporary.open("rb") as f:
+            os.fsync(f.fileno())
+        _check_written(temporary, it)
+        temporary.rename(path)
+        for folder in (path.parent, directory):
+            _sync_directory(folder)
+    except (OSError, SafetensorError) as e:
+        raise Unavailable(f"cannot write the checkpoint of step {it.step}: {e}") from e
+
+
+def _check_written(path: Path, it: Image) -> None:
+    # A write through `.data` escapes autograd's counters: the leaf may then be of a state that never was.
+    with safe_open(path, framework="pt") as f:
+        for (component, place), listed in zip(_places(it.structures), it.tensors, strict=True):
+            if listed.step == it.step:
+                data = raw_bytes(f.get_tensor(listed.digest))
+                if tensor_digest(component, place, listed.dtype, listed.shape, data).hex() != listed.digest:
+                    raise Misuse(
+                        f"the state of step {it.step} was written to while it was recorded, past autograd's counters",
+                        hint="something writes through .data or NumPy after recorder.step(): move it before",
+                    )
+
+
+def load_checkpoint(directory: Path, step: int) -> Snapshot:
+    """The state in the checkpoint of `step`. Nothing in the file is executed, and its sizes are checked first.
+
+    Raises:
+        Unavailable: no such file, or one that it refers to. Malformed: not a checkpoint of this step.
+    """
+    structures, tensors, own = _read(directory, step)
+    files: dict[int, Mapping[str, torch.Tensor]] = {step: own}
+    found = []
+    for listed in tensors:
+        if listed.step not in files:
+            files[listed.step] = _read(directory, listed.step)[2]
+        found.append(_tensor(listed, files[listed.step].get(listed.digest), step))
+    values = iter(found)
+    try:
+        tree = {name: _Reader(data, values).whole() for name, data in structures.items()}
+        if next(values, None) is not None:
+            raise Malformed("more tensors than places")
+    except (BrakelineError, ValueError, RecursionError) as e:
+        raise Malformed(f"{checkpoint_path(directory, step).name} is not a checkpoint: {e}") from e
+    return snapshot(tree, lambda *_: True)
+
+
+def shared(directory: Path, step: int) -> dict[str, int]:
+    """`Image.held` of the checkpoint of `step`. Raises as `load_checkpoint`."""
+    return Image(step, {}, _read(directory, step)[1], {}).held
+
+
+def referred(directory: Path, step: int) -> frozenset[int]:
+    """The steps of the checkpoints that the one of `step` needs beside itself. Raises as `load_checkpoint`."""
+    return frozenset(t.step for t in _read(directory, step)[1]) - {step}
+
+
+def checkpoint_path(directory: Path, step: int) -> Path:
+    return directory / CHECKPOINTS / f"step-{step:08d}.safetensors"
+
+
+def checkpoint_steps(directory: Path) -> list[int]:
+    """Steps that have a checkpoint under `directory`, ascending."""
+    names = (_NAME.fullmatch(path.name) for path in (directory / CHECKPOINTS).glob("*.safetensors"))
+    return sorted(int(name[1]) for name in names if name)
+
+
+def _structure(component: str) -> str:
+    return f"structure {component}"
+
+
+def _read(directory: Path, step: int) -> tuple[dict[str, bytes], tuple[Listed, ...], dict[str, torch.Tensor]]:
+    """Structures, list, and the tensors that lie in this file, as bytes that nobody changes any more."""
+    path = checkpoint_path(directory, step)
+    try:
+        with path.open("rb") as f:
+            head = f.read(8)
+        if len(head) < 8 or int.from_bytes(head, "little") > MAX_INDEX:
+            raise Malformed(f"{path.name} is not a checkpoint: its list is too long, or it ends early")
+        with safe_open(path, framework="pt") as f:
+            index = parse((f.metadata() or {}).get(_METADATA, "").encode(), _Index)
+            if index.format != FORMAT or index.step != step:
+                raise Malformed(f"{path.name} is not the checkpoint of step {step}")
+            tensors = {name: f.get_tensor(name).clone() for name in f.keys()}  # noqa: SIM118
+        if any(t.dtype != torch.uint8 or t.dim() != 1 for t in tensors.values()):
+            raise Malformed(f"{path.name} is not a checkpoint: it holds something else than bytes")
+        structures = {name: tensors.pop(_structure(name)).numpy().tobytes() for name in index.structures}
+        return structures, index.tensors, tensors
+    except FileNotFoundError as e:
+        raise Unavailable(f"there is no checkpoint of step {step} in {directory}") from e
+    except (SafetensorError, KeyError, UnicodeEncodeError) as e:
+        raise Malformed(f"{path.name} is not a checkpoint: {type(e).__name__}: {e}") from e
+    except Malformed as e:
+        raise Malformed(f"{path.name}: {e}") from e
+
+
+def _tensor(listed: Listed, data: torch.Tensor | None, step: int) -> torch.Tensor:
+    dtype = getattr(torch, listed.dtype.removeprefix("torch."), None)
+    if not listed.dtype.startswith("torch.") or not isinstance(dtype, torch.dtype):
+        raise Malformed(f"the checkpoint of step {step} has a tensor of type {listed.dtype[:40]!r}")
+    if data is None:
+        raise Malformed(f"the checkpoint of step {listed.step} does not hold what that of step {step} refers to")
+    if len(listed.shape) > _DIMENSIONS or any(not 0 <= n < 2**48 for n in listed.shape) or _size(listed) != len(data):
+        raise Malformed(f"the checkpoint of step {step} has {len(data)} bytes for a tensor of shape {listed.shape}")
+    return data.view(dtype).reshape(listed.shape) if len(data) else torch.empty(listed.shape, dtype=dtype)
+
+
+def _size(listed: Listed) -> int:
+    dtype = getattr(torch, listed.dtype.removeprefix("torch."), None)
+    return math.prod(listed.shape) * (dtype.itemsize if isinstance(dtype, torch.dtype) else 0)
+
+
+def _places(structures: Mapping[str, bytes]) -> Iterator[tuple[str, tuple[str | int, ...]]]:
+    """Component and path of every tensor, in order."""
+    for component, data in structures.items():
+        reader = _Reader(data, None)
+        reader.whole()
+        for path in reader.paths:
+            yield component, path
+
+
+class _Reader:
+    """Reads a structure as `digest` spells it, back into a tree; `values` are its tensors, in order.
+
+    Without `values` the tree has None for each, and `paths` says where they are.
+    """
+
+    def __init__(self, data: bytes, values: Iterator[torch.Tensor] | None) -> None:
+        self._data, self._at, self._values = data, 0, values
+        self.paths: list[tuple[str | int, ...]] = []
+
+    def whole(self) -> Tree:
+        tree = self._value((), 0)
+        if self._at != len(self._data):
+            raise Malformed("more than one value in a structure")
+        return tree
+
+    def _take(self, count: int) -> bytes:
+        if not 0 <= count <= len(self._data) - self._at:
+            raise Malformed("a structure ends early")
+        self._at += count
+        return self._data[self._at - count : self._at]
+
+    def _text(self) -> bytes:
+        return self._take(int.from_bytes(self._take(8), "big"))
+
+    def _key(self) -> str | int:
+        return self._text().decode("utf-8", "surrogatepass") if self._take(1) == b"s" else int(self._text())
+
+    def _value(self, path: tuple[str | int, ...], depth: int) -> Tree:
+        tag = self._take(1)
+        if tag in (b"m", b"l", b"u"):
+            count = int.from_bytes(self._take(8), "big")
+            if depth > MAX_DEPTH or count > len(self._data):
+                raise Malformed("a structure is too deep, or ends early")
+            keys = [self._key() for _ in range(count)]
+            values = [self._value((*path, key), depth + 1) for key in keys]
+            return dict(zip(keys, values, strict=True)) if tag == b"m" else values if tag == b"l" else tuple(values)
+        if tag == b"T":
+            self.paths.append(path)
+            tensor = next(self._values, None) if self._values else None
+            if self._values and tensor is None:
+                raise Malformed("more places than tensors")
+            return tensor
+        if tag == b"d":
+            return struct.unpack(">d", self._take(8))[0]
+        if tag == b"i":
+            return int(self._text())
+        if tag == b"s":
+            return self._text().decode("utf-8", "surrogatepass")
+        try:
+            return {b"n": None, b"t": True, b"f": False}[tag]
+        except KeyError as e:
+            raise Malformed("a structure has a value of no known kind") from e
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
