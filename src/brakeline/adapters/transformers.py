@@ -30,7 +30,10 @@ from brakeline.training.gatehook import Gate
 from brakeline.training.recorder import Recording
 
 # What the Trainer would read from a checkpoint of its own beside the state file.
-_RESTORED_BY_THE_RECORDER = ("_load_from_checkpoint", "_load_optimizer_and_scheduler", "_load_scaler", "_load_rng_state")
+_RESTORED_BY_THE_RECORDER = (
+    *("_load_from_checkpoint", "_load_optimizer_and_scheduler"),
+    *("_load_scaler", "_load_rng_state"),
+)
 
 
 def attach(trainer: Trainer, gate: Gate, recorder: Recording) -> None:
@@ -66,7 +69,7 @@ class _Attached(TrainerCallback):
         self._of_trainer: dict[str, Any] = {method.__name__: getattr(trainer, method.__name__) for method in taken}
         for method in taken:
             setattr(trainer, method.__name__, method)
-        # First of all callbacks: what others do when a step begins is a part of that step.
+        # First of all callbacks: others may change the weights when the training ends.
         trainer.callback_handler.callbacks.insert(0, self)
 
     # ---- in the trainer's place ----
@@ -86,10 +89,11 @@ class _Attached(TrainerCallback):
                 setattr(trainer, name, lambda *_, **__: None)
             with tempfile.TemporaryDirectory() as checkpoint:
                 parts = [*trainer.callback_handler.callbacks, trainer.control]
+                exported: list[Any] = [it for it in parts if isinstance(it, ExportableState)]
                 state: Any = TrainerState(
                     global_step=self._steps.start,
                     train_batch_size=trainer._train_batch_size,
-                    stateful_callbacks=[it for it in parts if isinstance(it, ExportableState)],
+                    stateful_callbacks=exported,
                 )
                 state.compute_steps(trainer.args, trainer.args.max_steps)
                 state.save_to_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
