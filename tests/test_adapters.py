@@ -18,7 +18,7 @@ from brakeline.adapters.pytorch import resumable
 from brakeline.core.errors import Misuse
 from brakeline.training.components import components
 from brakeline.training.digest import seed_generators
-from brakeline.training.recorder import Recorder, checkpoint_steps, read_leaves
+from brakeline.training.recorder import Recorder, checkpoint_steps, load_checkpoint, read_leaves
 from brakeline.training.replay import replay
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -80,6 +80,8 @@ def assert_exact(train, folder, parts=(4, 5, 7)):
     last = run(train, folder / "whole")
     whole = read_leaves(folder / "whole")
     assert len(whole) == last + 1 > parts[-1]
+    weights = load_checkpoint(folder / "whole", last).tree["model"]["state"]
+    assert all(weight.any() for weight in weights.values() if weight.dim() > 1)  # else put in after the last step
     *stops, kill = parts
     for stop in stops:
         assert run(train, folder / "parts", stop) == stop
