@@ -8,6 +8,8 @@
 The order of an epoch is a function of the seed and the epoch, and whatever a batch draws (augmentation, masking in
 `collate_fn`) is one of the seed, the epoch and its place there. So a batch is the same in every process that makes it,
 with any number of workers, and a cursor of three numbers is all there is to keep.
+
+A loader that accelerate prepared stays one: its batches come on its device, and its accumulation sees the epoch's end.
 """
 
 import random
@@ -40,94 +42,116 @@ def resumable(loader: DataLoader[Any]) -> "Resumable":
 class Resumable:
     """A loader with `state_dict` and `load_state_dict`. To iterate goes on where the last iteration was left.
 
-    `epoch` counts from 0. The seed is that of torch's generator when this is made.
+    `epoch` counts from 0, `batch` those made of it. The seed is that of torch's generator when this is made.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
-        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-            raise Misuse(
-                "only a DataLoader over a map-style data set can be resumed from a number",
-                hint="torchdata's StatefulDataLoader has a state, where a stream has state_dict and load_state_dict",
-            )
-        self.dataset = loader.dataset
         self.epoch = 0
-        self._batch = 0
-        self._seed = torch.initial_seed() % 2**63
-        self._source = loader
-        whole = loader.batch_sampler is None  # one index a batch, and nothing to collate
-        self._order = _Order()
-        self._inner: DataLoader[Any] = DataLoader(
-            _Drawn(loader.dataset, loader.collate_fn, whole),
-            batch_size=None,
-            sampler=self._order,
-            generator=torch.Generator(),  # or each iteration would draw from the global one
-            **{name: getattr(loader, name) for name in _AS_THEY_WERE if hasattr(loader, name)},
-        )
+        self.batch = 0
+        self._order = Order(loader, torch.initial_seed() % 2**63)
+        self._inner = ordered(loader, self._order)
+        self.dataset = loader.dataset
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        return len(self._source)
+        return len(self._order)
 
     def __iter__(self) -> Iterator[Any]:
         """The rest of the epoch, after which the next one begins."""
-        plan = self.plan(self.epoch)
-        self._order.rest = [(tagged_seed(self._seed, self.epoch, i), plan[i]) for i in range(self._batch, len(plan))]
+        self._order.first = self.batch
+        # accelerate's loader sets the epoch again when it begins, to its own.
+        getattr(self._inner, "set_epoch", self._order.set_epoch)(self.epoch)
         for batch in self._inner:
-            self._batch += 1
+            self.batch += 1
             yield batch
         self.set_epoch(self.epoch + 1)
 
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch from its first batch."""
-        self.epoch, self._batch = epoch, 0
-
-    def plan(self, epoch: int) -> list[Any]:
-        """The indices of each batch of an epoch, in order."""
-        source = self._source
-        sampler = source.sampler if source.batch_sampler is None else source.batch_sampler
-        with drawn_from(tagged_seed(self._seed, epoch, -1)):
-            _seed_samplers(sampler, epoch, tagged_seed(self._seed, epoch, -2))
-            return list(sampler)
+        self.epoch, self.batch = epoch, 0
 
     def state_dict(self) -> dict[str, int]:
-        return {"seed": self._seed, "epoch": self.epoch, "batch": self._batch}
+        return {"seed": self._order.seed, "epoch": self.epoch, "batch": self.batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self._seed, self.epoch, self._batch = state["seed"], state["epoch"], state["batch"]
+        self._order.seed, self.epoch, self.batch = state["seed"], state["epoch"], state["batch"]
 
 
-class _Order(Sampler[Any]):
-    """What is left of an epoch: a seed and an index, or several, for each batch."""
+class Order(Sampler[Any]):
+    """The batches of an epoch as a function of the seed and the epoch: for each a seed, and its indices in the data.
 
-    def __init__(self) -> None:
-        self.rest: list[tuple[int, Any]] = []
+    It takes the place of a loader's `batch_sampler`. `first` is the batch to begin with.
+
+    Raises:
+        Misuse: the loader's data set is a stream.
+    """
+
+    def __init__(self, loader: DataLoader[Any], seed: int) -> None:
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            raise Misuse(
+                "only a DataLoader over a map-style data set can be resumed from a number",
+                hint="torchdata's StatefulDataLoader has a state, where a stream has state_dict and load_state_dict",
+            )
+        self.seed = seed
+        self.epoch = 0
+        self.first = 0
+        self._sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.rest)
+        return len(self._sampler)
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
-        return iter(self.rest)
+        with _drawn_from(_place_seed(self.seed, self.epoch, -1)):
+            _seed_samplers(self._sampler, self.epoch, _place_seed(self.seed, self.epoch, -2))
+            plan = list(self._sampler)
+        return iter([(_place_seed(self.seed, self.epoch, i), plan[i]) for i in range(self.first, len(plan))])
+
+
+def ordered(loader: DataLoader[Any], order: Order) -> DataLoader[Any]:
+    """`loader` as it is, but that its batches are those of `order`, and draw from their seeds alone."""
+    options = {name: getattr(loader, name) for name in _AS_THEY_WERE if hasattr(loader, name)}
+    kind: Any = DataLoader
+    if hasattr(loader, "gradient_state"):  # accelerate's, whose __class__ does not tell
+        kind = type(loader)
+        options |= {name: getattr(loader, name) for name in ("device", "_non_blocking")}
+    return kind(  # type: ignore[no-any-return]
+        _Drawn(loader),
+        batch_sampler=order,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # or each iteration would draw from the global one
+        **options,
+    )
 
 
 class _Drawn(Dataset[Any]):
     """Makes a batch from a seed and its indices, in whichever process."""
 
-    def __init__(self, dataset: Any, collate: Any, whole: bool) -> None:
-        self._dataset = dataset
-        self._collate = collate
-        self._whole = whole
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._dataset: Any = loader.dataset
+        self._collate = loader.collate_fn
+        self._whole = loader.batch_sampler is None  # one index a batch, and nothing to collate
 
-    def __getitem__(self, at: tuple[int, Any]) -> Any:
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitems__(self, at: tuple[int, Any]) -> Any:
         seed, indices = at
-        with drawn_from(seed):
+        with _drawn_from(seed):
             if self._whole:
                 return self._collate(self._dataset[indices])
             several = getattr(self._dataset, "__getitems__", None)
             return self._collate(several(indices) if several else [self._dataset[i] for i in indices])
 
 
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
 @contextmanager
-def drawn_from(seed: int) -> Iterator[None]:
+def _drawn_from(seed: int) -> Iterator[None]:
     """The global generators of the main memory, seeded inside, and as they were outside."""
     kept = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
     torch.default_generator.manual_seed(seed)
@@ -141,7 +165,7 @@ def drawn_from(seed: int) -> Iterator[None]:
         random.setstate(kept[2])
 
 
-def tagged_seed(seed: int, epoch: int, batch: int) -> int:
+def _place_seed(seed: int, epoch: int, batch: int) -> int:
     """63 bits, unlike those of any other place."""
     parts = (number.to_bytes(9, "big", signed=True) for number in (seed, epoch, batch))
     return int.from_bytes(tagged("brakeline/batch-seed/v1", *parts)[:8], "big") >> 1

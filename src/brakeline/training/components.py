@@ -10,12 +10,13 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from brakeline.core.errors import Misuse
 from brakeline.training.digest import RNG, Stateful, Tree
 
 MAX_COMPONENTS: Final = 256
+_HINT_RESUMABLE: Final = "wrap it: loader = brakeline.adapters.pytorch.resumable(loader); recorder.open({name}=loader)"
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -55,19 +56,25 @@ class _PythonGenerator:
         self._generator.setstate((state["version"], tuple(state["words"]), state["gauss"]))
 
 
-class _WithGenerator:
-    """A loader whose order of samples comes from a generator that its own state leaves out."""
+class _Loader:
+    """A loader with a state of its own, as torchdata's.
 
-    def __init__(self, loader: Stateful, generator: torch.Generator) -> None:
+    It draws when it makes its iterator, which is due when its state is put back: before the generators are.
+    """
+
+    def __init__(self, loader: Stateful, generator: torch.Generator | None) -> None:
         self._loader = loader
         self._generator = generator
 
     def state_dict(self) -> Tree:
-        return {"loader": self._loader.state_dict(), "generator": self._generator.get_state()}
+        state = self._loader.state_dict()
+        return {"loader": state, "generator": self._generator and self._generator.get_state()}
 
     def load_state_dict(self, state: Tree) -> None:
-        self._generator.set_state(state["generator"])
         self._loader.load_state_dict(state["loader"])
+        self._loader.state_dict()
+        if self._generator is not None:
+            self._generator.set_state(state["generator"])
 
 
 def components(objects: Mapping[str, Any]) -> dict[str, Stateful]:
@@ -95,15 +102,33 @@ def _component(name: str, it: Any) -> Stateful:
     inner = getattr(it, "optimizer", None)
     if isinstance(it, torch.optim.Optimizer) and isinstance(inner, torch.optim.Optimizer):
         return inner  # a wrapper, as of accelerate: its hooks and its state are the optimizer's
-    if isinstance(it, type) or not (callable(getattr(it, "state_dict", None)) and callable(_loader_of(it))):
+    if isinstance(it, type) or not (callable(getattr(it, "state_dict", None)) and callable(_load_of(it))):
         raise _without_state(name, it)
-    generator = getattr(it, "generator", None)
-    if isinstance(it, DataLoader) and isinstance(generator, torch.Generator):
-        return _WithGenerator(it, generator)  # type: ignore[arg-type]
+    if isinstance(it, DataLoader):
+        return _loader(name, it)
     return it  # type: ignore[no-any-return]
 
 
-def _loader_of(it: Any) -> Any:
+def _loader(name: str, it: Any) -> Stateful:
+    if hasattr(it, "base_dataloader"):  # accelerate's: a state_dict() which fails, or lags behind
+        raise _without_state(name, it)
+    if not isinstance(it.dataset, IterableDataset):
+        hint = _HINT_RESUMABLE.format(name=name)
+        if it.num_workers:
+            text = f"{name}: what its workers draw on random generators is no part of a {type(it).__name__}'s state"
+            raise Misuse(text, hint=hint)
+        if not all(_rewinds(sampler) for sampler in (it.sampler, it.batch_sampler)):
+            raise Misuse(f"{name}: its sampler cannot be put back in the middle of an epoch", hint=hint)
+    return _Loader(it, it.generator)
+
+
+def _rewinds(sampler: Any) -> bool:
+    if sampler is None or isinstance(sampler, SequentialSampler) or callable(getattr(sampler, "state_dict", None)):
+        return True
+    return type(sampler).__module__.partition(".")[0] == "torchdata"
+
+
+def _load_of(it: Any) -> Any:
     return getattr(it, "load_state_dict", None)
 
 
@@ -113,7 +138,7 @@ def _without_state(name: str, it: Any) -> Misuse:
         if isinstance(it.dataset, IterableDataset):
             hint = "torchdata's StatefulDataLoader has one, where the data set has state_dict and load_state_dict"
         else:
-            hint = f"wrap it: loader = brakeline.adapters.pytorch.resumable(loader); recorder.open({name}=loader, ...)"
+            hint = _HINT_RESUMABLE.format(name=name)
         return Misuse(f"{name}: a DataLoader does not know where it stands, so that a run cannot be resumed", hint=hint)
     if isinstance(it, list | tuple | dict) and it:
         hint = f"pass each by a name of its own: recorder.open({name}_0=..., {name}_1=...)"

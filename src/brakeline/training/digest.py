@@ -170,7 +170,7 @@ def capture(objects: Mapping[str, Stateful], known: dict[str, Memory] | None = N
             trees[name] = {"state": state, "transient": transient}
         else:
             trees[name] = it.state_dict()
-    trees[RNG] = _generators()
+    trees[RNG] = generators()
     still = {RNG, *(name for name, it in objects.items() if isinstance(it, torch.optim.Optimizer))}
     return snapshot(trees, lambda name, tensor: name in still or isinstance(tensor, torch.nn.Parameter), known)
 
@@ -323,7 +323,7 @@ def restore(objects: Mapping[str, Stateful], tree: Mapping[str, Tree]) -> None:
                 it.load_state_dict(tree[name]["state"])
             else:
                 it.load_state_dict(_copied(tree[name]))
-        _seat_generators(tree[RNG])
+        seat_generators(tree[RNG])
     except Exception as e:  # objects of any kind raise what they like
         hint = "build everything as it is during training, all parameter groups too, before recorder.open()"
         raise Malformed(f"the checkpoint does not fit these objects: {e}", hint=hint) from e
@@ -356,14 +356,15 @@ def seed_generators(seed: int) -> None:
 @contextmanager
 def generators_kept() -> Iterator[None]:
     """The global generators are afterwards as they were before."""
-    before = _generators()
+    before = generators()
     try:
         yield
     finally:
-        _seat_generators(before)
+        seat_generators(before)
 
 
-def _generators() -> Tree:
+def generators() -> Tree:
+    """The states of every global generator, now: of torch, CUDA, NumPy and Python."""
     version, words, gauss = random.getstate()
     numpy_state: Any = np.random.get_state(legacy=False)
     key = numpy_state["state"]["key"].astype(np.int64)
@@ -381,7 +382,8 @@ def _generators() -> Tree:
     }
 
 
-def _seat_generators(tree: Tree) -> None:
+def seat_generators(tree: Tree) -> None:
+    """Put every global generator where `generators()` found it."""
     numpy_state, python = tree["numpy"], tree["python"]
     torch.set_rng_state(tree["torch"])
     # An inspector without these devices goes on: its environment differs, and the judge knows.
