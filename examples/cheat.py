@@ -70,6 +70,6 @@ if __name__ == "__main__":
             return code._replace(train=smuggle(module, float(sys.argv[3]), lab.treaty.segment_steps))
 
     try:
-        Cheating(lab, read_recipe(Path(sys.argv[1]))).train()
+        Cheating(lab, read_recipe(Path(sys.argv[1])), rehearse=None).train()
     except BrakelineError as e:
         sys.exit(f"error: {e}")

@@ -32,6 +32,7 @@ from brakeline.training.cell import Cell, Facts, Failed
 from brakeline.training.checkpoint import checkpoint_path
 from brakeline.training.digest import Snapshot
 from brakeline.training.environment import PROFILE, digest, kept_distributions, profile
+from brakeline.training.ranks import Together, folder
 from brakeline.training.recipe import MANIFEST, Recipe, deposited
 from brakeline.training.recorder import LEAVES
 from brakeline.training.replay import conclude, open_recorded
@@ -302,8 +303,9 @@ def _replay(
     if not start < end or len(recorded) != end - start + 1:
         return _finding(Fault.NOT_REPLAYED, part, "these steps are not recorded")
     try:
-        before = _checkpoint(evidence, recorded[0])
-        after = _checkpoint(evidence, recorded[-1]) if checkpoint_path(evidence, end).exists() else None
+        ranks = cell.recipe.ranks
+        before = _checkpoint(evidence, recorded[0], ranks)
+        after = _checkpoint(evidence, recorded[-1], ranks) if checkpoint_path(evidence, end).exists() else None
     except Unavailable as e:
         return _finding(Fault.OPENING_MISSING, part, str(e))
     except (Malformed, Refused) as e:
@@ -321,11 +323,12 @@ def _replay(
     return result
 
 
-def _checkpoint(evidence: Path, leaf: Leaf) -> Snapshot:
+def _checkpoint(evidence: Path, leaf: Leaf, ranks: int) -> Snapshot | Together:
     """As `open_recorded`. Raises MemoryError too."""
     try:
-        _check_plain(checkpoint_path(evidence, leaf.step))
-        return open_recorded(evidence, leaf)
+        for rank in range(ranks):
+            _check_plain(checkpoint_path(folder(evidence, rank), leaf.step))
+        return open_recorded(evidence, leaf, ranks)
     except (BrakelineError, OSError) as e:
         _check_fault(e)
         if "allocate memory" in str(e.__cause__):  # torch reports it as RuntimeError

@@ -29,11 +29,13 @@ from typing import IO, Final, Self, TypeVar
 import torch
 
 from brakeline.core.encoding import Wire, canonical, parse, unhex32
-from brakeline.core.errors import Malformed, Unavailable
+from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.transcript import decode_leaf
 from brakeline.node.home import PASSPHRASE
-from brakeline.training.digest import Snapshot, Tree, snapshot
+from brakeline.training import cellranks
+from brakeline.training.digest import Snapshot, Tree
 from brakeline.training.environment import digest, profile
+from brakeline.training.ranks import Together, whole
 from brakeline.training.recipe import Code, Recipe, deposited
 from brakeline.training.replay import Rerun, rerun
 
@@ -162,7 +164,7 @@ class Cell:
             raise Failed(facts.error)
         return facts
 
-    def run(self, seed: bytes, start: int, steps: int, before: Snapshot) -> Rerun:
+    def run(self, seed: bytes, start: int, steps: int, before: Snapshot | Together) -> Rerun:
         """Make `steps` steps from `start`; the state `before` is handed over unless the recipe begins there.
 
         Raises:
@@ -271,9 +273,9 @@ def _save(file: IO[bytes], tree: Tree) -> None:
     file.flush()
 
 
-def _load(file: IO[bytes]) -> Snapshot:
+def _load(file: IO[bytes]) -> Snapshot | Together:
     file.seek(0)
-    return snapshot(torch.load(file, map_location="cpu", weights_only=True), lambda *_: True)
+    return whole(torch.load(file, map_location="cpu", weights_only=True))
 
 
 # --- the other end
@@ -309,6 +311,14 @@ def main(threads: str, before: str, after: str, distributions: str, exposed: str
 def _answer(recipe: Recipe, code: Code, task: Task, before: IO[bytes], after: IO[bytes]) -> Answer:
     try:
         opened = _load(before) if task.start else None
+        if recipe.ranks > 1:
+            segment = cellranks.Segment(seed=task.seed, start=task.start, steps=task.steps)
+            made, end = cellranks.make(recipe, segment, opened.tree if opened else {})
+            if end is not None:
+                _save(after, end)
+            return Answer(start_state=made.start_state, leaves=made.leaves, error="")
+        if isinstance(opened, Together):
+            raise Misuse("a state of several ranks, for a recipe of one")
         done = rerun(code.train, recipe.full_config(bytes.fromhex(task.seed)), opened, task.start, task.steps)
         if done.end is not None:
             _save(after, done.end.tree)

@@ -19,6 +19,9 @@ _STEERING: Final = (
 )
 
 
+_BUCKETS: Final = "with find_unused_parameters=True it does not, and a resumed run adds in the same order"
+
+
 class Cause(msgspec.Struct, frozen=True):
     """What is wrong, and what to do about it."""
 
@@ -94,6 +97,8 @@ def _explained(
         "loss": "something that the forward pass reads is not in the state: pass it to recorder.open()",
         "state": "something that the update reads is not in the state: pass optimizer, scheduler and scaler",
     }
+    if any(live.kind == "ddp" and live.text == "False" for live in a.values()):
+        return [Cause(text, "DistributedDataParallel sorts its buckets anew after its first step: " + _BUCKETS)]
     return [Cause(text, hints[kind])]
 
 

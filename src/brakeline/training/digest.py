@@ -20,6 +20,7 @@ from blake3 import blake3
 
 from brakeline.core.encoding import canonical
 from brakeline.core.errors import Malformed, Misuse
+from brakeline.training.shards import local, module_state, optimizer_state
 
 Path = tuple[str | int, ...]
 Tree = Any  # None, bool, int, float, str, Tensor, and lists, tuples, dicts (keys str or int) of these
@@ -208,9 +209,10 @@ class _Walk:
 
     def visit(self, known: Memory, value: Any) -> Tree:
         if isinstance(value, torch.Tensor):
+            stands, value = self._stands(self.component, value), local(value)
             part = known.part
             if part is None or part.source is not value or part.place != (value.data_ptr(), value.shape):
-                part = self._part(known, value)
+                part = self._part(known, value, stands)
             if part.stands:
                 self.standing.append((part.tensor, part.tensor._version))
             self.parts.append(part)
@@ -243,10 +245,9 @@ class _Walk:
             )
         return value
 
-    def _part(self, known: Memory, value: torch.Tensor) -> Part:
+    def _part(self, known: Memory, value: torch.Tensor, stands: bool) -> Part:
         if value.layout is not torch.strided or value.is_quantized:
             raise Misuse(f"{place(self.component, known.path)}: a {value.layout} tensor has no digest here")
-        stands = self._stands(self.component, value)
         tensor = value.detach() if stands else value.detach().clone()
         header = _header(self.component, known.path, str(tensor.dtype), tuple(tensor.shape))
         view = raw_bytes(tensor) if stands and tensor.is_contiguous() and tensor.device.type == "cpu" else None
@@ -320,7 +321,9 @@ def restore(objects: Mapping[str, Stateful], tree: Mapping[str, Tree]) -> None:
             if isinstance(it, torch.nn.Module):
                 with torch.no_grad():
                     _seat_buffers(it, {**tree[name]["state"], **tree[name]["transient"]})
-                it.load_state_dict(tree[name]["state"])
+                it.load_state_dict(module_state(it, tree[name]["state"]))
+            elif isinstance(it, torch.optim.Optimizer):
+                it.load_state_dict(optimizer_state(it, _copied(tree[name])))
             else:
                 it.load_state_dict(_copied(tree[name]))
         seat_generators(tree[RNG])

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-import torch.distributed as dist
 
 from brakeline.core.encoding import canonical, parse, tagged
 from brakeline.core.errors import Malformed
@@ -71,7 +70,6 @@ def profile(distributions: Iterable[str] = ()) -> dict[str, Any]:
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
-        "world_size": dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1,
         "default_dtype": str(torch.get_default_dtype()),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "cudnn_deterministic": torch.backends.cudnn.deterministic,

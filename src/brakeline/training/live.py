@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from brakeline.training.digest import raw_bytes
@@ -178,6 +179,8 @@ class _Walk:
                 self._seen[id(buffer)] = buffer
                 if not recorded:
                     self._tensor(f"{path}.{name}", buffer, owner)
+        if isinstance(value, DistributedDataParallel):
+            self._note(f"{path} finds unused parameters", value.find_unused_parameters, owner, "ddp")
         for name, module in value._modules.items():
             self.visit(f"{path}.{name}", module, depth + 1, owner)
         # Plain attributes are what state_dict() leaves out, of a recorded module too.
@@ -193,7 +196,7 @@ class _Walk:
     def _note(self, path: str, value: Any, owner: tuple[str, str, bool] | None, kind: str = "") -> None:
         data = value if isinstance(value, bytes) else repr(value).encode("utf-8", "backslashreplace")
         digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-        text = "" if isinstance(value, bytes) or kind not in ("", "flag") else repr(value)[:40]
+        text = "" if isinstance(value, bytes) or kind not in ("", "flag", "ddp") else repr(value)[:40]
         where = owner or (path, kind, False)
         self.found.setdefault(path, Live(digest, kind or type(value).__name__, text, where[0], where[1], where[2]))
 

@@ -26,6 +26,7 @@ from brakeline.core.run import check_folder_name
 
 MANIFEST: Final = "recipe.json"
 MAX_FILES: Final = 1024
+MAX_RANKS: Final = 4096
 MAX_BYTES: Final = 1 << 36  # of all files: an inspector reads them before it judges them
 MAX_MANIFEST: Final = 1 << 20
 _RESERVED: Final = frozenset({"seed", "steps"})
@@ -44,6 +45,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     flop_per_second: str = "0 FLOP/s"
     domain: str = ""
     files: list[str] = []
+    ranks: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
     config: dict[str, Any] = {}
 
 
@@ -61,13 +63,14 @@ class _Manifest(Wire, frozen=True):
     steps: int
     config: dict[str, Any]
     files: tuple[_Listed, ...]
+    ranks: int
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """`source` is one Python file with `train(config, gate, recorder)`, `dataset_root(config)` and
     `flop_per_step(config)`; `files` are others, as paths in its folder; `config` is what the run's declaration fixes,
-    without the seed.
+    without the seed; `ranks` is the number of processes that train one model.
 
     `purpose`, `parents`, `chips`, `flop_per_second` and `domain` are said in the declaration and are no code: the
     digest does not change with them.
@@ -83,6 +86,7 @@ class Recipe:
     flop_per_second: int = 0
     domain: str = ""
     files: tuple[str, ...] = ()
+    ranks: int = 1
 
     @property
     def digest(self) -> str:
@@ -105,7 +109,12 @@ class Recipe:
             listed.append(_Listed(path=path, size=size, digest=digest))
             left -= size
         what = _Manifest(
-            name=self.name, entry=self.source.name, steps=self.steps, config=self.config, files=tuple(listed)
+            name=self.name,
+            entry=self.source.name,
+            steps=self.steps,
+            config=self.config,
+            files=tuple(listed),
+            ranks=self.ranks,
         )
         data = canonical(what)
         if len(data) > MAX_MANIFEST:
@@ -246,7 +255,8 @@ def _check_path(path: str) -> None:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe file (TOML: name, entry, steps; files, purpose, parents, chips, flop_per_second, domain; [config]).
+    """Read a recipe file. TOML: name, entry, steps; files, ranks, purpose, parents, chips, flop_per_second, domain;
+    and [config].
 
     `files` are patterns in the entry's folder (`net.py`, `weights/*.safetensors`, `lib/**/*.py`). `chips` are the
     accelerators of the cluster, `flop_per_second` what they can do at most, as "400 TFLOP/s".
@@ -279,6 +289,7 @@ def read_recipe(path: Path) -> Recipe:
         rate,
         raw.domain,
         _listed(source.parent, raw.files, source.name),
+        raw.ranks,
     )
 
 
@@ -300,6 +311,7 @@ def deposited(folder: Path) -> Recipe:
     paths = [file.path for file in m.files]
     for name in (m.entry, *paths):
         _check_path(name)
-    if m.entry not in paths or "/" in m.entry or len(paths) > MAX_FILES:
+    if m.entry not in paths or "/" in m.entry or len(paths) > MAX_FILES or not 1 <= m.ranks <= MAX_RANKS:
         raise Malformed(f"{path} is not a recipe's manifest")
-    return Recipe(m.name, folder / m.entry, m.steps, m.config, files=tuple(p for p in paths if p != m.entry))
+    files = tuple(p for p in paths if p != m.entry)
+    return Recipe(m.name, folder / m.entry, m.steps, m.config, files=files, ranks=m.ranks)

@@ -17,6 +17,7 @@ before the head goes out. So a checkpoint that exists has its leaf, and what was
 """
 
 import os
+import struct
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -31,6 +32,7 @@ from filelock import FileLock, Timeout
 from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.tlog.merkle import Frontier, leaf_hash
 from brakeline.core.transcript import LEAF_BYTES, NONE, Head, Leaf, decode_leaf
+from brakeline.training import ranks
 from brakeline.training.checkpoint import CHECKPOINTS, Image, checkpoint_steps, image, load_checkpoint, shared, write
 from brakeline.training.components import components
 from brakeline.training.difference import first_difference
@@ -76,7 +78,10 @@ class _Hashed(NamedTuple):
 
 
 class Recorder:
-    """Records one run under `directory`; one process at a time.
+    """Records one run under `directory`; one process at a time, or one for each rank of `torch.distributed`.
+
+    Of several ranks each keeps its checkpoints, rank 0 in `directory` and the others below it; what concerns the run as
+    a whole, `on_head` and `permit`, concerns rank 0. All call the same methods at the same steps.
 
     `segment_steps` is the distance of checkpoints in steps, `head_every_segments` that of heads in segments.
     `permit` gives the 32-byte digest of the permit in force. `on_head` is called by `open()`, then in a thread of its
@@ -100,14 +105,15 @@ class Recorder:
     ) -> None:
         if segment_steps < 1 or head_every_segments < 1 or flop_per_step < 1:
             raise Misuse("steps a segment, segments a head and compute a step are at least 1")
-        self.directory = Path(directory)
+        self._evidence = Path(directory)
+        self.directory = self._evidence
         self._segment_steps = segment_steps
         self._head_steps = segment_steps * head_every_segments
         self._flop_per_step = flop_per_step
         self._on_head = on_head
         self._run = run
         self._permit = permit
-        self._lock = FileLock(self.directory / ".lock", timeout=0)
+        self._lock: FileLock | None = None
         self._objects: dict[str, Stateful] = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._file = -1
@@ -130,8 +136,13 @@ class Recorder:
 
     @property
     def start(self) -> int:
-        """The step of the last checkpoint, which `open()` resumes from; 0 where there is none."""
-        return max(checkpoint_steps(self.directory), default=0)
+        """The step of the last checkpoint, which `open()` resumes from; 0 where there is none. All ranks ask it."""
+        return max(0, self._last_checkpoint())
+
+    def _last_checkpoint(self) -> int:
+        """The last one that every rank has; -1 where there is none."""
+        self.directory = ranks.folder(self._evidence, ranks.rank())
+        return ranks.least(max(checkpoint_steps(self.directory), default=-1))
 
     def open(self, **objects: Any) -> int:
         """Resume from the last checkpoint if there is one, else record the initial state as leaf and checkpoint 0.
@@ -142,8 +153,10 @@ class Recorder:
         if self._file >= 0:
             raise Misuse("open() the recorder once")
         self._objects = components(objects)
+        last = self._last_checkpoint()
         try:
             (self.directory / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.directory / ".lock", timeout=0)
             self._lock.acquire()
             self._file = os.open(self.directory / LEAVES, os.O_RDWR | os.O_CREAT, 0o644)
         except Timeout as e:
@@ -151,7 +164,7 @@ class Recorder:
         except OSError as e:
             raise Unavailable(f"cannot record in {self.directory}: {e}") from e
         try:
-            self._resume()
+            self._resume(last)
         except BaseException:
             self.close()
             raise
@@ -199,6 +212,7 @@ class Recorder:
         if self._window is None or self._snapshot is None:
             return
         leaf, boundary = self._window.result()
+        leaf = jointly(leaf)
         if not self._snapshot.unchanged():
             raise Misuse(
                 f"{self._snapshot.changed()} was written to after recorder.step() of step {leaf.step}",
@@ -222,7 +236,8 @@ class Recorder:
             self.settle()
             assert self._snapshot is not None
             items = list(self._snapshot.items())
-            if state_digest([item.digest for item in items]) != self._leaf(self._step).state:
+            mine = state_digest([item.digest for item in items])
+            if ranks.joint(ranks.meet(mine)) != self._leaf(self._step).state:
                 what = self._snapshot.changed() or "the state"
                 raise Misuse(
                     f"{what} was written to after step {self._step}, the last one recorded",
@@ -244,7 +259,8 @@ class Recorder:
             os.close(self._file)
             self._file = -1
         self._window = None
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -255,36 +271,36 @@ class Recorder:
         else:
             self.close()
 
-    def _resume(self) -> None:
-        steps = checkpoint_steps(self.directory)
-        leaves = _recover(self._file, steps[-1] if steps else -1)
+    def _resume(self, checkpoint: int) -> None:
+        leaves = _recover(self._file, checkpoint)
         self._recorded = len(leaves) - 1
         self._last = leaves[-1] if leaves else None
         self._frontier = Frontier().extend(leaf_hash(leaf.encode()) for leaf in leaves)
-        if steps:
-            self._step = steps[-1]
+        if checkpoint >= 0:
+            self._step = checkpoint
             origin = load_checkpoint(self.directory, self._step)
         else:
             origin = snapshot(capture(self._objects).copy(), lambda *_: True)
         # Also where nothing was recorded yet: what does not come back as it went is found before anything is declared.
         restore(self._objects, origin.tree)
         self._snapshot = capture(self._objects, self._known)
-        state = self._snapshot.digest()
-        if state != origin.digest():
+        mine = self._snapshot.digest()
+        if mine != origin.digest():
             raise Misuse(
                 f"what recorder.open() puts back is not what was there: {first_difference(origin, self._snapshot)}",
                 hint="its load_state_dict() has to take back all that its state_dict() gave, values and dtypes",
             )
+        state = ranks.joint(ranks.meet(mine))
         if not leaves:
             self._commit(Leaf(0, state, NONE, NONE, 0.0, 0))
         elif state != leaves[self._step].state:
-            if steps:
+            if checkpoint >= 0:
                 raise Malformed(f"the checkpoint of step {self._step} is not the recorded state")
             raise Misuse(
                 "the state at step 0 is not the recorded one",
                 hint="pass the same objects, built from the same configuration; a changed run is a child run",
             )
-        if steps:
+        if checkpoint >= 0:
             self._held = shared(self.directory, self._step)
         else:
             self._write(image(0, self._snapshot, list(self._snapshot.items()), {}), None)
@@ -377,6 +393,20 @@ def read_leaves(directory: Path) -> tuple[Leaf, ...]:
     if any(leaf.step != i for i, leaf in enumerate(leaves)):
         raise Malformed(f"{LEAVES} is out of order")
     return leaves
+
+
+def jointly(leaf: Leaf) -> Leaf:
+    """The run's leaf, of this rank's: of all states and batches, and the mean loss."""
+    if ranks.count() == 1:
+        return leaf
+    said = ranks.meet(leaf.state + leaf.batch + struct.pack(">d", leaf.loss))
+    losses = [struct.unpack(">d", one[64:])[0] for one in said]
+    return replace(
+        leaf,
+        state=ranks.joint([one[:32] for one in said]),
+        batch=ranks.joint([one[32:64] for one in said]),
+        loss=sum(losses) / len(losses),
+    )
 
 
 def _recover(file: int, checkpoint: int) -> list[Leaf]:

@@ -20,10 +20,11 @@ import torch
 from brakeline.core.errors import BrakelineError, Misuse
 from brakeline.core.transcript import LEAF_BYTES
 from brakeline.training.cell import Cell, Failed
-from brakeline.training.checkpoint import CHECKPOINTS, load_checkpoint
+from brakeline.training.checkpoint import CHECKPOINTS
 from brakeline.training.diagnosis import Cause, compare, latent, stretch
 from brakeline.training.recipe import Recipe
 from brakeline.training.recorder import read_leaves
+from brakeline.training.replay import open_recorded
 from brakeline.training.trail import SEED, Order, Stage, Trail
 
 STEPS: Final = 16
@@ -82,7 +83,8 @@ class _Rehearsing:
         self._kill = min(steps - 1, self._stop + 1)
 
     def run(self) -> Rehearsal:
-        at_once = 1 if torch.cuda.is_available() else max(1, min(3, (os.cpu_count() or 1) // self._threads))
+        busy = self._threads * self._here.ranks
+        at_once = 1 if torch.cuda.is_available() else max(1, min(3, (os.cpu_count() or 1) // busy))
         with ThreadPoolExecutor(at_once) as pool, ExitStack() as stack:
             for _ in range(at_once):
                 self._stages.put(stack.enter_context(closing(Stage())))
@@ -150,6 +152,7 @@ class _Rehearsing:
             end=end,
             segment=self._segment,
             threads=threads or self._threads,
+            ranks=self._here.ranks,
             trail=str(trail),
             printed=str(trail.with_suffix(".txt")),
         )
@@ -168,7 +171,7 @@ class _Rehearsing:
             with cell:
                 cell.facts()
                 for start, end in ((self._segment, self._steps), (0, self._segment)):
-                    again = cell.run(SEED, start, end - start, load_checkpoint(record, start))
+                    again = cell.run(SEED, start, end - start, open_recorded(record, recorded[start], self._here.ranks))
                     if start == 0 and again.start_state != recorded[0].state:
                         return [Cause("in an inspector's cell, train() begins from another state", _SEEDED)]
                     for got in again.leaves:

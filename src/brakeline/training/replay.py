@@ -19,6 +19,7 @@ import torch
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused
 from brakeline.core.gate import NO_PERMIT
 from brakeline.core.transcript import Leaf, SegmentReplay
+from brakeline.training import ranks
 from brakeline.training.checkpoint import checkpoint_steps, load_checkpoint
 from brakeline.training.components import components
 from brakeline.training.digest import (
@@ -35,7 +36,8 @@ from brakeline.training.digest import (
 )
 from brakeline.training.environment import digest, profile
 from brakeline.training.gatehook import Gate
-from brakeline.training.recorder import Recording, read_leaves
+from brakeline.training.ranks import Together
+from brakeline.training.recorder import Recording, jointly, read_leaves
 
 Config = dict[str, Any]
 Train = Callable[[Config, Gate, Recording], None]
@@ -47,7 +49,7 @@ class Rerun(NamedTuple):
 
     start_state: bytes
     leaves: tuple[Leaf, ...]
-    end: Snapshot | None
+    end: Snapshot | Together | None  # of one rank where this was made by one process
 
 
 class _Segment:
@@ -74,9 +76,9 @@ class _Segment:
             raise Misuse("train() opened its recorder twice")
         objects = components(objects)
         if self._opened is None:
-            self.start_state = capture(objects).digest()
+            self.start_state = ranks.joint(ranks.meet(capture(objects).digest()))
         else:
-            self.start_state = self._opened.digest()
+            self.start_state = ranks.joint(ranks.meet(self._opened.digest()))
             restore(objects, self._opened.tree)
         self._objects = objects
         return self._start
@@ -87,7 +89,8 @@ class _Segment:
         state = capture(self._objects)
         value = float(scalar(loss))
         step = self._start + len(self.leaves) + 1
-        self.leaves.append(Leaf(step, state.digest(), batch_snapshot(batch, stands=True).digest(), NO_PERMIT, value, 0))
+        leaf = Leaf(step, state.digest(), batch_snapshot(batch, stands=True).digest(), NO_PERMIT, value, 0)
+        self.leaves.append(jointly(leaf))
         if not self.may_step():
             self.end = snapshot(state.copy(), lambda *_: True)
 
@@ -123,21 +126,26 @@ def rerun(train: Train, config: Config, opened: Snapshot | None, start: int, ste
     return Rerun(segment.start_state, tuple(segment.leaves), segment.end)
 
 
-def open_recorded(evidence: Path, leaf: Leaf) -> Snapshot:
-    """The checkpoint of `leaf`'s step.
+def open_recorded(evidence: Path, leaf: Leaf, count: int = 1) -> Snapshot | Together:
+    """The checkpoint of `leaf`'s step, of `count` ranks.
 
     Raises:
         Unavailable: it is not there. Malformed: it is none. Refused(TAMPERED): it is not the recorded state.
     """
     # At a segment's end a cheat hands in the weights an honest run would have given, and the update looks right.
-    opened = load_checkpoint(evidence, leaf.step)
+    parts = tuple(load_checkpoint(ranks.folder(evidence, rank), leaf.step) for rank in range(count))
+    opened = parts[0] if count == 1 else Together(parts)
     if opened.digest() != leaf.state:
         raise Refused(Reason.TAMPERED, f"the checkpoint shown for step {leaf.step} is not the recorded state")
     return opened
 
 
 def conclude(
-    recorded: Sequence[Leaf], before: Snapshot, after: Snapshot | None, again: Rerun, environment: str
+    recorded: Sequence[Leaf],
+    before: Snapshot | Together,
+    after: Snapshot | Together | None,
+    again: Rerun,
+    environment: str,
 ) -> SegmentReplay:
     """What the judge gets: `again` beside the `recorded` leaves, those of the segment's start and of its steps.
 
@@ -152,7 +160,8 @@ def conclude(
 
 
 def replay(train: Train, config: Config, evidence_dir: Path | str, start: int, end: int) -> SegmentReplay:
-    """Run the steps `start + 1 .. end` again, from the checkpoint at `start` in `evidence_dir`, in this process.
+    """Run the steps `start + 1 .. end` again, from the checkpoint at `start` in `evidence_dir`, in this process, which
+    is one of as many ranks as recorded it.
 
     The judge decides what follows from the result; too few leaves mean that `train` stopped by itself.
 
@@ -166,8 +175,12 @@ def replay(train: Train, config: Config, evidence_dir: Path | str, start: int, e
     if not 0 <= start < end or len(recorded) != end - start + 1:
         raise Misuse(f"steps {start}..{end} are not recorded in {evidence}")
     environment = digest(profile())
-    before = open_recorded(evidence, recorded[0])
-    again = rerun(train, config, before if start else None, start, end - start)
+    count = ranks.count()
+    before = open_recorded(evidence, recorded[0], count)
+    mine = before.ranks[ranks.rank()] if isinstance(before, Together) else before
+    again = rerun(train, config, mine if start else None, start, end - start)
+    if count > 1:
+        return conclude(recorded, before, None, again, environment)
     after = open_recorded(evidence, recorded[-1]) if end in checkpoint_steps(evidence) else None
     return conclude(recorded, before, after, again, environment)
 

@@ -22,11 +22,13 @@ from brakeline.core.statement import MAX_BYTES
 from brakeline.core.transcript import LEAF_BYTES, Head
 from brakeline.node.desk import Lab
 from brakeline.node.permits import LiveGate
+from brakeline.training import ranks
 from brakeline.training.cell import Cell, Failed
 from brakeline.training.checkpoint import checkpoint_path, checkpoint_steps
 from brakeline.training.distributions import fingerprints, imported
 from brakeline.training.environment import PROFILE, digest, keep_profile, kept_distributions, profile
 from brakeline.training.gatehook import RankGate
+from brakeline.training.launch import Stretch
 from brakeline.training.recipe import Code, Recipe
 from brakeline.training.recorder import LEAVES, Recorder, cut_to_checkpoint, read_leaves
 from brakeline.training.rehearsal import Rehearsal, disk, rehearsed
@@ -104,6 +106,7 @@ class Session:
         while True:
             run = self._lab.clear(id_)
             if run.head and run.head.status == "ended":
+                ranks.tell(None)
                 return run.head
             self._check_evidence(run)
             self._check_declared(run)
@@ -239,7 +242,8 @@ class Session:
         try:
             with Cell(self._here, self._here.digest, (), names) as cell:
                 cell.facts()
-                again = cell.run(run.seed, start, end - start, open_recorded(self.evidence, leaves[0]))
+                before = open_recorded(self.evidence, leaves[0], self._here.ranks)
+                again = cell.run(run.seed, start, end - start, before)
         except Failed as e:
             raise Misuse(f"{run.declaration.name} does not go on: {e}", hint=_UNCHECKED) from e
         for got, said in zip(again.leaves, leaves[1:], strict=False):
@@ -268,6 +272,11 @@ class Session:
             on_head=self._lab.commit,
             run=run.id,
             permit=lambda: gate.permit,
+        )
+        ranks.tell(
+            Stretch(
+                run.seed, run.declaration.segment_steps, self._lab.treaty.head_every, run.declaration.step_flop
+            )
         )
         with gate:
             patient = _PatientGate(gate, self._lab.tell)

@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -16,9 +16,12 @@ import torch
 
 from brakeline.core.encoding import tagged
 from brakeline.core.errors import BrakelineError, Malformed, Misuse
+from brakeline.training import ranks
 from brakeline.training.digest import place
 from brakeline.training.distributions import imported, strays
+from brakeline.training.gatehook import RankGate
 from brakeline.training.live import Live, caller, look
+from brakeline.training.ranks import joined
 from brakeline.training.recipe import deposited
 from brakeline.training.recorder import Recorder
 from brakeline.training.replay import begin
@@ -58,6 +61,7 @@ class Order(msgspec.Struct):
     end: Literal["stop", "kill"]
     segment: int
     threads: int
+    ranks: int
     trail: str
     printed: str
 
@@ -125,8 +129,8 @@ class _Gate:
         return False
 
 
-def make(order: Order) -> None:
-    """Make one stretch as ordered, in this process, and write its trail, whatever happens."""
+def make(order: Order) -> bool:
+    """Make one stretch as ordered, in this process, and write its trail, whatever happens. Whether it went well."""
     torch.set_num_threads(order.threads)
     trail = Trail()
     recipe = deposited(Path(order.folder))
@@ -135,6 +139,8 @@ def make(order: Order) -> None:
     def write() -> None:
         trail.imported = sorted(imported() - before)
         trail.strays = strays(Path(order.folder))
+        if ranks.rank():
+            return  # the run's trail is that of rank 0
         Path(order.trail).write_bytes(msgspec.msgpack.encode(trail))
 
     recorder = None
@@ -152,7 +158,7 @@ def make(order: Order) -> None:
         )
         recorder.trail = trail
         gate = _Gate(recorder, order, write)
-        begin(code.train, config, gate, recorder)
+        begin(code.train, config, RankGate(gate), recorder)
         if recorder._file >= 0:
             raise Misuse("train() came back without recorder.stop()", hint='recorder.stop("ended" or "stopped")')
         if gate.refused >= 0 and recorder.steps > gate.refused:
@@ -170,6 +176,8 @@ def make(order: Order) -> None:
         if recorder is not None:
             recorder.close()
         write()
+        print(trail.error)
+    return not trail.error
 
 
 class Stage:
@@ -216,15 +224,32 @@ def main() -> None:
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)  # the first optimizer imports for a second
     while line := sys.stdin.buffer.readline():
         order = msgspec.json.decode(line, type=Order)
-        child = os.fork()
-        if child == 0:
-            printed = os.open(order.printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            for number, at in ((os.open(os.devnull, os.O_RDONLY), 0), (printed, 1), (printed, 2)):
-                os.dup2(number, at)
-            make(order)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        store = Path(f"{order.trail}.store")
+        children = [_forked(order, rank, store) for rank in range(order.ranks)]
+        status = 0
+        for _ in range(order.ranks):
+            child, ended = os.wait()
+            children.remove(child)
+            if ended and not status:
+                status = os.waitstatus_to_exitcode(ended)
+                for other in children:  # they would wait for it
+                    os.kill(other, signal.SIGKILL)
+        print(status, flush=True)
+
+
+def _forked(order: Order, rank: int, store: Path) -> int:
+    child = os.fork()
+    if child == 0:
+        printed = os.open(order.printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for number, at in ((os.open(os.devnull, os.O_RDONLY), 0), (printed, 1), (printed, 2)):
+            os.dup2(number, at)
+        with joined(rank, order.ranks, store) if order.ranks > 1 else nullcontext():
+            well = make(order)
+            sys.stdout.flush()
+            if well and order.ranks > 1:
+                ranks.meet(b"done")  # whoever goes first would take the others with it
+            os._exit(0 if well else 1)
+    return child
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ class Stage:
             recipe, share = str(self.folder / f"{lab}.toml"), "0.6"
             self.start(f"train-{lab}", sys.executable, str(examples() / "cheat.py"), recipe, str(self.home(lab)), share)
         else:
-            self.serve(f"train-{lab}", "train", f"{lab}.toml", "--home", lab, "--threads", "1")
+            self.serve(f"train-{lab}", "train", f"{lab}.toml", "--home", lab, "--threads", "1", "--unchecked")
 
     def kill(self, name: str) -> None:
         """SIGKILL, as a power cut would."""

@@ -1,0 +1,120 @@
+"""The ranks of a run: rank 0 speaks for it, the others train when it says so and let it go on alone in all else."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import torch.distributed as dist
+
+from brakeline.core.errors import Misuse
+from brakeline.core.gate import NO_PERMIT
+from brakeline.training import ranks
+from brakeline.training.gatehook import RankGate
+from brakeline.training.recipe import Recipe, deposited
+from brakeline.training.recorder import Recorder
+from brakeline.training.replay import begin
+
+_STORE: Final = "BRAKELINE_RANKS"  # the file by which the ranks that rank 0 has started find it
+
+
+class Stretch(NamedTuple):
+    """What rank 0 tells the others before all of them train, up to the next stop."""
+
+    seed: bytes
+    segment_steps: int
+    head_every_segments: int
+    flop_per_step: int
+
+
+@contextmanager
+def placed(count: int) -> Iterator[int]:
+    """This process as one of `count` ranks, by the environment: that of torchrun, or of `placed` in rank 0, which
+    starts the others on this machine. Yields the rank.
+
+    Raises:
+        Misuse: torchrun started another number.
+    """
+    if count == 1:
+        yield 0
+    elif store := os.environ.get(_STORE):
+        threading.Thread(target=_end_with_rank_0, daemon=True).start()
+        with ranks.joined(int(os.environ["RANK"]), count, Path(store)):
+            yield int(os.environ["RANK"])
+    elif "RANK" in os.environ:
+        if int(os.environ["WORLD_SIZE"]) != count:
+            text = f"the recipe has {count} ranks, started were {os.environ['WORLD_SIZE']}"
+            raise Misuse(text, hint="torchrun --nproc-per-node; or without torchrun, which starts them itself")
+        dist.init_process_group(ranks.backend())
+        try:
+            yield dist.get_rank()
+        finally:
+            dist.destroy_process_group()
+    else:
+        with tempfile.TemporaryDirectory(prefix="brakeline-ranks-") as folder, _others(count, Path(folder) / "store"):
+            yield 0
+
+
+@contextmanager
+def _others(count: int, store: Path) -> Iterator[None]:
+    started = []
+    for rank in range(1, count):
+        environment = {**os.environ, "RANK": str(rank), _STORE: str(store)}
+        command = [sys.executable, *sys.orig_argv[1:]]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment))
+    over = threading.Event()
+    for rank, process in enumerate(started, 1):
+        threading.Thread(target=_watch, args=(rank, process, over), daemon=True).start()
+    try:
+        with ranks.joined(0, count, store):
+            yield
+    finally:
+        over.set()
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def _watch(rank: int, process: "subprocess.Popen[bytes]", over: threading.Event) -> None:
+    status = process.wait()
+    if status and not over.is_set():
+        # Rank 0 may wait for it in a collective, where no exception reaches it.
+        print(f"error: rank {rank} ended with status {status}, and the run with it", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end_with_rank_0() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+class _Willing:
+    """The gate of a rank that lets rank 0 decide."""
+
+    def may_step(self) -> bool:
+        return True
+
+
+def attend(evidence: Path) -> None:
+    """Train as one of the other ranks, whenever rank 0 does, until it is done. Raises as the recorder."""
+    while stretch := ranks.tell(None):
+        recipe: Recipe = deposited(evidence / "recipe")
+        recorder = Recorder(
+            evidence,
+            segment_steps=stretch.segment_steps,
+            flop_per_step=stretch.flop_per_step,
+            head_every_segments=stretch.head_every_segments,
+            on_head=None,
+            run="",
+            permit=lambda: NO_PERMIT,
+        )
+        try:
+            begin(recipe.load().train, recipe.full_config(stretch.seed), RankGate(_Willing()), recorder)
+        finally:
+            recorder.close()
