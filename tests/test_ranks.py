@@ -1,0 +1,117 @@
+"""Several ranks: each keeps its own part, one leaf binds all, and as many processes make it again."""
+
+import os
+
+os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from brakeline.core.errors import Misuse
+from brakeline.training.digest import snapshot
+from brakeline.training.ranks import Together, folder, joint, meet, rank, tell, whole
+from brakeline.training.recipe import Recipe
+from brakeline.training.rehearsal import Rehearsal, rehearse
+
+SOURCE = """
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+
+class Data:
+    def __init__(self):
+        self.at = 0
+
+    def next(self):
+        self.at += 1
+        return torch.randn(4, 8, generator=torch.Generator().manual_seed(100 * self.at + dist.get_rank()))
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
+
+
+def dataset_root(config):
+    return "da" * 32
+
+
+def flop_per_step(config):
+    return 100
+
+
+def train(config, gate, recorder):
+    model, data = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.Dropout(0.1), torch.nn.Linear(6, 1)), Data()
+    if config["how"] == "shards":
+        fully_shard(model)
+    else:
+        model = DistributedDataParallel(model, find_unused_parameters=config["how"] == "steady")
+    torch.manual_seed(dist.get_rank())  # each rank draws for itself
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    step = recorder.open(model=model, optimizer=optimizer, data=data)
+    while step < config["steps"] and gate.may_step():
+        x = data.next()
+        if config["how"] == "alone" and dist.get_rank() == 1 and step == 2:
+            raise ValueError("this rank has a bad day")
+        loss = model(x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        step += 1
+        recorder.step(loss=loss, batch=x)
+    recorder.stop("ended" if step == config["steps"] else "stopped")
+"""
+
+
+def rehearsed(tmp_path: Path, ranks: int, how: str) -> Rehearsal:
+    (tmp_path / "loop.py").write_text(SOURCE)
+    return rehearse(Recipe("run", tmp_path / "loop.py", 6, {"how": how}, ranks=ranks), threads=1)
+
+
+@pytest.mark.parametrize(("ranks", "how"), [(2, "steady"), (3, "shards")])
+def test_a_run_of_several_ranks_is_stopped_killed_and_replayed_exactly(tmp_path: Path, ranks: int, how: str) -> None:
+    it = rehearsed(tmp_path, ranks, how)
+    assert it.causes == ()
+
+
+def test_buckets_that_are_sorted_anew_are_named(tmp_path: Path) -> None:
+    (cause,) = rehearsed(tmp_path, 3, "plain").causes
+    assert "has another state" in cause.text
+    assert "find_unused_parameters=True" in cause.hint
+
+
+def test_a_rank_that_fails_takes_the_others_with_it(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="ValueError: this rank has a bad day"):
+        rehearsed(tmp_path, 2, "alone").check()
+
+
+def test_alone_there_is_nobody_to_meet() -> None:
+    assert rank() == 0
+    assert meet(b"x") == [b"x"]
+    assert tell({"a": 1}) == {"a": 1}
+
+
+def test_the_state_of_all_binds_each_in_its_place() -> None:
+    one, two = (snapshot({"model": torch.full((3,), float(n)), "rng": n}, lambda *_: True) for n in (1, 2))
+    assert joint([one.digest()]) == one.digest()
+    assert len({Together((one, two)).digest(), Together((two, one)).digest(), one.digest(), joint([])}) == 4
+    again = whole(Together((one, two)).tree)
+    assert isinstance(again, Together)
+    assert again.digest() == Together((one, two)).digest()
+    assert whole(one.tree).digest() == one.digest()
+
+
+@pytest.mark.parametrize("tree", [{"0:model": 1}, {"1:model": 1, "2:model": 1}, {"0:model": 1, "2:model": 1}])
+def test_a_state_that_lacks_a_rank_is_none(tree: dict[str, int]) -> None:
+    with pytest.raises(Misuse):
+        whole(tree)
+
+
+def test_each_rank_has_a_folder_of_its_own() -> None:
+    here = Path("run")
+    assert [folder(here, rank) for rank in (0, 1, 12)] == [here, here / "ranks" / "0001", here / "ranks" / "0012"]
