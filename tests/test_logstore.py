@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from brakeline.core.keys import PrivateKey
 from brakeline.core.tlog import merkle
 from brakeline.core.tlog.checkpoint import Checkpoint
 from brakeline.core.tlog.note import sign_note
-from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle, parse_path, tiles_for
+from brakeline.core.tlog.tile import ENTRIES, Tile, decode_bundle, encode_bundle, parse_path, tiles_for
 from brakeline.node import logstore
 from brakeline.node.logstore import LogStore
 
@@ -202,6 +202,88 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""
 
 
+def older(directory: Path, data: list[bytes]) -> None:
+    """The database of a build that had a row for each entry."""
+    directory.mkdir(exist_ok=True)
+    with sqlite3.connect(directory / "log.db", isolation_level=None) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("CREATE TABLE entries (number INTEGER PRIMARY KEY, digest BLOB NOT NULL, data BLOB NOT NULL)")
+        db.execute("CREATE UNIQUE INDEX digests ON entries (digest)")
+        db.execute("CREATE TABLE published (one INTEGER PRIMARY KEY CHECK (one = 1), note BLOB NOT NULL)")
+        db.executemany("INSERT INTO entries (digest, data) VALUES (?, ?)", [(sha256(d), d) for d in data])
+        note = signed(len(data), merkle.root([merkle.leaf_hash(d) for d in data]))
+        db.execute("INSERT INTO published VALUES (1, ?)", (note,))
+    db.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, 256, 700])
+def test_a_database_of_an_older_build_opens(tmp_path: Path, count: int) -> None:
+    older(tmp_path, entries(0, count))
+    assert recheck(tmp_path) == entries(0, count)
+    with LogStore(tmp_path, ORIGIN) as store:
+        assert store.append(entries(count // 2, count + 300))[-1] == count + 299
+        publish(store)
+    assert recheck(tmp_path) == entries(0, count + 300)
+
+
+@pytest.mark.parametrize(
+    "alteration",
+    [
+        "UPDATE entries SET data = x'7b' WHERE number = 4",
+        "UPDATE entries SET digest = zeroblob(32) WHERE number = 4",
+        "DELETE FROM entries WHERE number = 4",
+        "UPDATE entries SET data = CAST(data AS TEXT) WHERE number = 4",
+    ],
+)
+def test_an_altered_row_of_an_older_build_does_not_open(tmp_path: Path, alteration: str) -> None:
+    older(tmp_path, entries(0, 300))
+    with sqlite3.connect(tmp_path / "log.db") as db:
+        db.execute(alteration)
+    db.close()
+    for _ in range(2):
+        with pytest.raises(Refused) as refusal:
+            LogStore(tmp_path, ORIGIN)
+        assert refusal.value.reason == Reason.TAMPERED
+
+
+def test_a_crash_while_rows_are_taken_over_loses_none(folder: Path, disk: "Disk") -> None:
+    for at in range(1, 100):
+        directory = folder / str(at)
+        older(directory, entries(0, 600))
+        disk.fail(at, at % 2 == 0, Crash)
+        with suppress(Crash):
+            LogStore(directory, ORIGIN).close()
+        if disk.count < at:
+            break
+        disk.at = 0
+        assert recheck(directory) == entries(0, 600)
+    assert at > 4
+
+
+def test_a_batch_is_cut_where_bundles_end(tmp_path: Path) -> None:
+    with LogStore(tmp_path, ORIGIN) as store:
+        store.append(entries(0, 10))
+        store.append(entries(5, 600))
+        assert store._rows("SELECT first, length(digests) / 32 FROM bundled") == [
+            (0, 10),
+            (10, 246),
+            (256, 256),
+            (512, 88),
+        ]
+        for start, end in (
+            (0, 600),
+            (3, 3),
+            (9, 11),
+            (10, 11),
+            (255, 257),
+            (300, 301),
+            (511, 513),
+            (599, 600),
+            (600, 600),
+        ):
+            assert store.entries(start, end) == entries(start, end)
+
+
 # Old copies and altered rows
 
 
@@ -237,18 +319,28 @@ def test_another_history_does_not_open(tmp_path: Path) -> None:
 
 
 ALTERATIONS = {
-    "data": "UPDATE entries SET data = CAST('{\"n\":X}' AS BLOB) WHERE number = 4",
-    "digest": "UPDATE entries SET digest = zeroblob(32) WHERE number = 4",
-    "missing": "DELETE FROM entries WHERE number = 4",
-    "swapped": "UPDATE entries SET number = 1000 WHERE number = 10",
-    "text": "UPDATE entries SET data = '{\"n\":3}' WHERE number = 4",
+    "data": "UPDATE bundled SET data = CAST(replace(data, '3', 'X') AS BLOB) WHERE first = 3",
+    "digest": "UPDATE bundled SET digests = zeroblob(32) WHERE first = 3",
+    "no digest": "UPDATE bundled SET digests = zeroblob(0) WHERE first = 3",
+    "more digests": "UPDATE bundled SET digests = CAST(digests || x'00' AS BLOB) WHERE first = 3",
+    "missing": "DELETE FROM bundled WHERE first = 3",
+    "swapped": "UPDATE bundled SET first = 1000 WHERE first = 9",
+    "text": "UPDATE bundled SET data = CAST(data AS TEXT) WHERE first = 3",
+    "number": "UPDATE bundled SET digests = 7 WHERE first = 3",
+    "empty": "UPDATE bundled SET digests = x'', data = x'' WHERE first = 3",
+    "twice": "UPDATE bundled SET digests = CAST(digests || digests AS BLOB), data = CAST(data || data AS BLOB) "
+    "WHERE first = 3",
 }
+
+
+EVIL = "UPDATE bundled SET data = ?, digests = ? WHERE first = 3"
 
 
 @pytest.mark.parametrize("name", ALTERATIONS)
 def test_an_altered_row_does_not_open(tmp_path: Path, name: str) -> None:
     with LogStore(tmp_path, ORIGIN) as store:
-        store.append(entries(0, 10))
+        for n in range(10):
+            store.append(entries(n, n + 1))
         publish(store)
     db = sqlite3.connect(tmp_path / "log.db")
     with db:
@@ -261,11 +353,12 @@ def test_an_altered_row_does_not_open(tmp_path: Path, name: str) -> None:
 
 def test_a_consistently_altered_row_does_not_reproduce_the_root(tmp_path: Path) -> None:
     with LogStore(tmp_path, ORIGIN) as store:
-        store.append(entries(0, 10))
+        for n in range(10):
+            store.append(entries(n, n + 1))
         publish(store)
     db = sqlite3.connect(tmp_path / "log.db")
     with db:
-        db.execute("UPDATE entries SET data = ?, digest = ? WHERE number = 4", (b"{evil", sha256(b"{evil")))
+        db.execute(EVIL, (encode_bundle([b"{evil"]), sha256(b"{evil")))
     db.close()
     with pytest.raises(Refused) as refusal:
         LogStore(tmp_path, ORIGIN)
@@ -292,10 +385,11 @@ def test_every_flipped_bit_of_an_entry_on_disk_is_refused(tmp_path: Path) -> Non
 
 def test_a_row_altered_while_open_is_not_served(tmp_path: Path) -> None:
     with LogStore(tmp_path, ORIGIN) as store:
-        store.append(entries(0, 10))
+        for n in range(10):
+            store.append(entries(n, n + 1))
         db = sqlite3.connect(tmp_path / "log.db")
         with db:
-            db.execute("UPDATE entries SET data = ?, digest = ? WHERE number = 4", (b"{evil", sha256(b"{evil")))
+            db.execute(EVIL, (encode_bundle([b"{evil"]), sha256(b"{evil")))
         db.close()
         with pytest.raises(Refused) as refusal:
             store.entry(3)

@@ -187,10 +187,10 @@ def unhex32(text: str) -> bytes:
     return data
 
 
-def sha256(*parts: bytes) -> bytes:
+def sha256(first: bytes = b"", *more: bytes) -> bytes:
     """SHA-256 of the concatenation. Use `tagged` where the parts come from more than one place."""
-    h = hashlib.sha256()
-    for part in parts:
+    h = hashlib.sha256(first)
+    for part in more:
         h.update(part)
     return h.digest()
 

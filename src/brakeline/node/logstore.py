@@ -1,5 +1,8 @@
 """The log on disk: a SQLite database of entries and of the published checkpoint, and files derived from both.
 
+A row holds the entries of one commit that fall into one bundle, as they stand in that bundle: rows cost SQLite more
+than bytes. Beside them stand their digests.
+
 What may be lost and what may not:
 
 * An entry is durable once `append` returns: one transaction for the batch, synchronous=FULL.
@@ -13,7 +16,7 @@ What may be lost and what may not:
   file that is beyond the database says that this is an older copy of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -21,21 +24,47 @@ from typing import Any, Final
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused
 from brakeline.core.tlog.checkpoint import Checkpoint, checkpoint_in
-from brakeline.core.tlog.merkle import HASH_BYTES, Frontier, leaf_hash, node_hash, subtree_root
-from brakeline.core.tlog.tile import ENTRIES, HEIGHT, MAX_ENTRY, WIDTH, Tile, encode_bundle, tiles_for
+from brakeline.core.tlog.merkle import HASH_BYTES, Frontier, leaf_hash, leaf_hashes, parent_hashes, subtree_root
+from brakeline.core.tlog.tile import ENTRIES, HEIGHT, MAX_ENTRY, WIDTH, Tile, decode_bundle, encode_bundle, tiles_for
 from brakeline.node.disk import connect, database_errors, disk_errors, locked, replace_file, transaction
 from brakeline.node.ports import Connection, clock, disk
 
-_CHUNK: Final = 4096  # rows read back at once
+_CHUNK: Final = 16  # rows read back at once, of at most `WIDTH` entries each
 _WAIT: Final = 10.0  # s for a process that is being stopped to let go
 
-# `number` is index + 1: SQLite numbers the rows itself, from one, and a duplicate that is left out takes no number.
 _SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, digest BLOB NOT NULL, data BLOB NOT NULL);
-DROP INDEX IF EXISTS digests;
+CREATE TABLE IF NOT EXISTS bundled (first INTEGER PRIMARY KEY, digests BLOB NOT NULL, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS published (one INTEGER PRIMARY KEY CHECK (one = 1), note BLOB NOT NULL);
 """
-_INSERT: Final = "INSERT INTO entries (digest, data) VALUES (?, ?)"
+_INSERT: Final = "INSERT INTO bundled VALUES (?, ?, ?)"
+
+Row = tuple[int, bytes, bytes]  # index of the first entry, SHA-256 of each, the entries as `encode_bundle` has them
+
+
+def entries_in(db: Connection, start: int, end: int) -> list[bytes]:
+    """Entries `start` to `end`, half-open, as the rows have them, unchecked; what cannot be read is left out."""
+    query = (
+        "SELECT first, length(digests), data FROM bundled "
+        "WHERE first >= (SELECT max(first) FROM bundled WHERE first <= ?) AND first < ? ORDER BY first"
+    )
+    rows = db.execute(query, (start, end)).fetchall()
+    skip = start - rows[0][0] if rows else 0
+    return [entry for _, length, data in rows for entry in _decoded(data, length)][skip : skip + end - start]
+
+
+def _decoded(data: object, digests: int) -> tuple[bytes, ...]:
+    try:
+        return decode_bundle(data, digests // HASH_BYTES) if isinstance(data, bytes) else ()
+    except Malformed:
+        return ()
+
+
+def _pieces(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """`start` to `end`, cut where bundles end."""
+    while start < end:
+        stop = min(end, (start // WIDTH + 1) * WIDTH)
+        yield start, stop
+        start = stop
 
 
 class LogStore:
@@ -82,6 +111,7 @@ class LogStore:
             self._reader = connect(path)
             self._reading = clock().lock()
             self._connections.append(self._reader)
+            self._take_over()
         # _levels[l] holds the hashes of all perfect subtrees of 2**l leaves, one after another: 64 bytes an
         # entry.
         self._levels: list[bytearray] = [bytearray()]
@@ -92,12 +122,27 @@ class LogStore:
         # Entries from `_fresh_from` on, as they were integrated: those of which bundles are to be written next.
         self._fresh: list[bytes] = []
         self._fresh_from = 0
-        self._integrate({})
+        self._integrate()
         self._published, self._published_size = self._read_published()
         with disk_errors():
             self._write_tiles(0, self._published_size, repair=True)
             self._drop_partials(0, self._published_size)
         self._keep_fresh()
+
+    def _take_over(self) -> None:
+        """The entries of an older build, which had a row for each, numbered from one."""
+        with transaction(self._writer):
+            if not self._writer.execute("SELECT 1 FROM sqlite_master WHERE name = 'entries'").fetchall():
+                return
+            old, size = self._writer.execute("SELECT number, digest, data FROM entries ORDER BY number"), 0
+            while rows := old.fetchmany(WIDTH):
+                for index, (number, digest, data) in enumerate(rows, size):
+                    if number != index + 1 or not isinstance(data, bytes) or sha256(data) != digest:
+                        raise Refused(Reason.TAMPERED, f"entry {index} is missing, or does not match its digest")
+                digests, entries = b"".join(row[1] for row in rows), encode_bundle([row[2] for row in rows])
+                self._writer.execute(_INSERT, (size, digests, entries))
+                size += len(rows)
+            self._writer.execute("DROP TABLE entries")
 
     def _read_published(self) -> tuple[bytes | None, int]:
         """The published checkpoint and its size; its file is made again where it is not the same."""
@@ -177,46 +222,51 @@ class LogStore:
         for entry in entries:
             if not 0 < len(entry) <= MAX_ENTRY:
                 raise Malformed(f"an entry has 1 to {MAX_ENTRY} bytes, not {len(entry)}")
-        self._integrate({})  # a commit that failed before may have lasted all the same
-        before = self.size
-        rows = [(sha256(entry), entry) for entry in entries]
-        new = dict(rows)
-        if as_is:
-            todo = rows
-        else:
-            todo = [(digest, entry) for digest, entry in new.items() if self.index_of(digest) is None]
+        self._integrate()  # a commit that failed before may have lasted all the same
+        size = self.size
+        given = [(sha256(entry), entry) for entry in entries]
+        todo = given if as_is else [row for row in dict(given).items() if self.index_of(row[0]) is None]
+        digests, new = [digest for digest, _ in todo], [entry for _, entry in todo]
+        rows = [
+            (size + start, b"".join(digests[start:end]), encode_bundle(new[start:end]))
+            for start, end in ((start - size, end - size) for start, end in _pieces(size, size + len(todo)))
+        ]
         with database_errors(), transaction(self._writer):
-            self._writer.executemany(_INSERT, todo)
-        self._integrate(new)
-        if len(todo) == len(rows):
-            return list(range(before, self.size))
-        return [self._find(digest) for digest, _ in rows]
+            self._writer.executemany(_INSERT, rows)
+        self._integrate(rows, new)
+        if len(todo) == len(given):
+            return list(range(size, self.size))
+        return [self._find(digest) for digest, _ in given]
 
-    def _integrate(self, known: Mapping[bytes, bytes]) -> None:
+    def _integrate(self, written: Sequence[Row] = (), within: Sequence[bytes] = ()) -> None:
         """Read every row beyond the tree back from the file, and extend the tree by it.
 
-        `known` are entries by their digests, as they were computed just now.
+        `written` are rows that were written just now, and `within` what is in them.
         """
-        while True:
-            size = self.size
-            query = "SELECT number, digest, data FROM entries WHERE number > ? ORDER BY number LIMIT ?"
-            rows = self._rows(query, size, _CHUNK)
-            if not rows:
-                return
-            hashes, entries = [], []
-            for expected, (number, digest, data) in enumerate(rows, size + 1):
-                if number != expected:
-                    raise Refused(Reason.TAMPERED, f"entry {expected - 1} is missing from the database")
-                if not isinstance(data, bytes) or (known.get(digest) != data and sha256(data) != digest):
-                    raise Refused(Reason.TAMPERED, f"entry {expected - 1} does not match its digest")
-                hashes.append(leaf_hash(data))
-                entries.append(data)
-                if self._places.setdefault(digest[:8], expected - 1) != expected - 1:
-                    self._clashes.setdefault(digest, expected - 1)
-            self._grow(hashes)
+        query = "SELECT first, digests, data FROM bundled WHERE first >= ? ORDER BY first LIMIT ?"
+        while rows := self._rows(query, self.size, _CHUNK):
+            entries = within if rows == written else self._checked(rows)
+            digests = b"".join([row[1] for row in rows])
+            for index, at in enumerate(range(0, len(digests), HASH_BYTES), self.size):
+                if self._places.setdefault(digests[at : at + 8], index) != index:
+                    self._clashes.setdefault(digests[at : at + HASH_BYTES], index)
+            self._grow(leaf_hashes(entries))
             self._fresh += entries
-            if not known:  # opening: there is no end to what may come
+            if not written:  # opening: there is no end to what may come
                 self._keep_fresh()
+
+    def _checked(self, rows: Sequence[Row]) -> list[bytes]:
+        """What is in rows that follow the tree."""
+        entries: list[bytes] = []
+        for first, digests, data in rows:
+            size = self.size + len(entries)
+            if first != size:
+                raise Refused(Reason.TAMPERED, f"entry {size} is missing from the database")
+            found = _decoded(data, len(digests)) if isinstance(digests, bytes) else ()
+            if not 0 < len(found) <= WIDTH - size % WIDTH or b"".join(map(sha256, found)) != digests:
+                raise Refused(Reason.TAMPERED, f"the entries from {size} on do not match their digests")
+            entries += found
+        return entries
 
     def _keep_fresh(self) -> None:
         """Forget entries of which no bundle is to be written."""
@@ -224,18 +274,14 @@ class LogStore:
         del self._fresh[: start - self._fresh_from]
         self._fresh_from = start
 
-    def _grow(self, hashes: list[bytes]) -> None:
-        """Append leaf hashes, and every parent that they complete.
+    def _grow(self, leaves: bytes) -> None:
+        """Append leaf hashes, one after another, and every parent that they complete.
 
         Level 0 goes last: `size` must not count a leaf before its ancestors can be read.
         """
-        leaves = b"".join(hashes)
         pending, level = bytes(self._levels[0][self.size // 2 * 2 * HASH_BYTES :]) + leaves, 1
         while len(pending) >= 2 * HASH_BYTES:
-            parents = b"".join(
-                node_hash(pending[i : i + HASH_BYTES], pending[i + HASH_BYTES : i + 2 * HASH_BYTES])
-                for i in range(0, len(pending) - HASH_BYTES, 2 * HASH_BYTES)
-            )
+            parents = parent_hashes(pending)
             if level == len(self._levels):
                 self._levels.append(bytearray())
             above = self._levels[level]
@@ -255,7 +301,9 @@ class LogStore:
         index = self._places.get(digest[:8])
         if index is None:
             return None
-        ((found,),) = self._rows("SELECT digest FROM entries WHERE number = ?", index + 1)
+        query = "SELECT first, digests FROM bundled WHERE first <= ? ORDER BY first DESC LIMIT 1"
+        ((first, digests),) = self._rows(query, index)
+        found = digests[(index - first) * HASH_BYTES :][:HASH_BYTES]
         return index if found == digest else self._clashes.get(digest)
 
     def _rows(self, query: str, *values: object) -> list[Any]:
@@ -275,11 +323,9 @@ class LogStore:
         """
         if not 0 <= start <= end <= self.size:
             raise Misuse(f"no entries {start} to {end}: the log has {self.size}")
-        query = "SELECT data FROM entries WHERE number > ? AND number <= ? ORDER BY number"
-        data = [row[0] for row in self._rows(query, start, end)]
-        if len(data) != end - start or any(
-            not isinstance(d, bytes) or leaf_hash(d) != self.read(0, i) for i, d in enumerate(data, start)
-        ):
+        with self._reading, database_errors():
+            data = entries_in(self._reader, start, end)
+        if len(data) != end - start or any(leaf_hash(d) != self.read(0, i) for i, d in enumerate(data, start)):
             raise Refused(Reason.TAMPERED, f"entries {start} to {end} are not those that were integrated")
         return data
 

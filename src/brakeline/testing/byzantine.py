@@ -28,6 +28,7 @@ from brakeline.core.tlog.tile import decode_bundle, encode_bundle
 from brakeline.node import ports
 from brakeline.node.client import Follower
 from brakeline.node.http import error_response
+from brakeline.node.logstore import entries_in
 from brakeline.node.peers import ask, http_client
 from brakeline.testing import faults
 from brakeline.testing.loop import block, fiber
@@ -109,8 +110,7 @@ class Liar:
             return encode_bundle((*entries[:-1], entries[0]))
         size = checkpoint_in(content).size
         with closing(sqlite3.connect(self._hosts[KEEPER].home / "log" / "log.db")) as db:
-            query = "SELECT data FROM entries WHERE number <= ? ORDER BY number"
-            leaves = [leaf_hash(row[0]) for row in db.execute(query, (size,))]
+            leaves = [leaf_hash(entry) for entry in entries_in(db, 0, size)]
         tree = root([*leaves[:-1], leaves[0]])
         forged = sign_note(Checkpoint(LOG_KEY.name, size, tree).text, LOG_KEY.name, key(KEEPER, "log"))
         now = int(self._hosts[KEEPER].wall())

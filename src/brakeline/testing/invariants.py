@@ -27,7 +27,7 @@ from brakeline.core.state import State, apply, begin
 from brakeline.core.state.codec import digest
 from brakeline.core.state.events import Alleged, Barred, ByVotes, Equivocated, Event, Tripped
 from brakeline.core.statement import open_envelope
-from brakeline.core.tlog.checkpoint import checkpoint_in
+from brakeline.core.tlog.checkpoint import MAX_SIZE, checkpoint_in
 from brakeline.core.tlog.merkle import leaf_hash
 from brakeline.core.tlog.note import parse_note
 from brakeline.core.tlog.receipt import parse_receipt
@@ -36,7 +36,7 @@ from brakeline.core.treaty.values import SKEW
 from brakeline.node import permits
 from brakeline.node import signer as node_signer
 from brakeline.node.client import Follower
-from brakeline.node.logstore import LogStore
+from brakeline.node.logstore import LogStore, entries_in
 from brakeline.node.outbox import Outbox
 from brakeline.node.permits import LiveGate
 from brakeline.testing.process import Host, Process, here
@@ -140,9 +140,8 @@ class Observer:
         """Fold what the log holds up to there."""
         path = self.hosts[KEEPER].home / "log" / "log.db"
         with closing(sqlite3.connect(path)) as db:
-            query = "SELECT data FROM entries WHERE number > ? AND number <= ? ORDER BY number"
-            rows = db.execute(query, (self.truth.size, size)).fetchall()
-        for (data,) in rows:
+            rows = entries_in(db, self.truth.size, size)
+        for data in rows:
             before = self.truth.epoch
             self.truth, events = apply(self.truth, data)
             self._roots.setdefault(self.truth.size, self.truth.root())
@@ -177,7 +176,7 @@ class Observer:
     def finish(self) -> None:
         """At the end: what was acknowledged is there."""
         with closing(sqlite3.connect(self.hosts[KEEPER].home / "log" / "log.db")) as db:
-            rows = [row[0] for row in db.execute("SELECT data FROM entries ORDER BY number")]
+            rows = entries_in(db, 0, MAX_SIZE)
         if lost := self._acknowledged - {sha256(row) for row in rows}:
             self.violated("S2", f"{len(lost)} acknowledged statements are not in the log")
         for index, leaf in self._promised.items():

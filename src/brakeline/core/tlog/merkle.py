@@ -27,6 +27,17 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
+def leaf_hashes(entries: Iterable[bytes]) -> bytes:
+    """`leaf_hash` of each, one after another."""
+    return b"".join([hashlib.sha256(b"\x00" + entry).digest() for entry in entries])
+
+
+def parent_hashes(hashes: bytes) -> bytes:
+    """The hashes one level up, of hashes one after another; one that has no sibling is left out."""
+    pairs = range(0, len(hashes) - HASH_BYTES, 2 * HASH_BYTES)
+    return b"".join([hashlib.sha256(b"\x01" + hashes[i : i + 2 * HASH_BYTES]).digest() for i in pairs])
+
+
 @dataclass(frozen=True, slots=True)
 class Frontier:
     """All that is needed to grow a tree: the roots of its perfect subtrees, the largest first."""

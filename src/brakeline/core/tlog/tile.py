@@ -111,9 +111,9 @@ def encode_bundle(entries: Sequence[bytes]) -> bytes:
     Raises:
         Misuse: other sizes.
     """
-    if not 1 <= len(entries) <= WIDTH or any(len(e) > MAX_ENTRY for e in entries):
+    if not 1 <= len(entries) <= WIDTH or max(map(len, entries)) > MAX_ENTRY:
         raise Misuse(f"an entry bundle holds 1..{WIDTH} entries of at most {MAX_ENTRY} bytes")
-    return b"".join(len(e).to_bytes(2, "big") + e for e in entries)
+    return b"".join([len(e).to_bytes(2, "big") + e for e in entries])
 
 
 def decode_bundle(data: bytes, width: int) -> tuple[bytes, ...]:
