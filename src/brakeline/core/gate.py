@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from brakeline.core.brake import Phase
 from brakeline.core.encoding import unhex32
 from brakeline.core.errors import Reason, Refused
 from brakeline.core.keys import PublicKey
 from brakeline.core.permit import open_permit
+from brakeline.core.run import Declaration
 from brakeline.core.treaty import Treaty
 
 NO_PERMIT: Final = bytes(32)
@@ -42,6 +44,22 @@ class Decision:
         return self.allowed
 
 
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a gate knows of its run, for whoever shows it. The last three are zero where no permit is in force.
+
+    `decision` is about the next step. `seconds` are those until the permit lapses, `flop_limit` is what it reaches to.
+    """
+
+    run: str
+    declaration: Declaration
+    phase: Phase
+    decision: Decision
+    permit: bytes
+    seconds: float
+    flop_limit: int
+
+
 _GO: Final = Decision(True, "")
 
 
@@ -54,6 +72,15 @@ def decide(state: GateState, *, now: int, flop: int) -> Decision:
     if flop > state.flop_limit:  # Treaty 5.4
         return Decision(False, "compute allowance used up")
     return _GO
+
+
+def status(state: GateState, declaration: Declaration, phase: Phase, *, now: int, steps: int) -> Status:
+    """What is known at `now` (ns) with `steps` done, where the brake is in `phase`."""
+    decision = decide(state, now=now, flop=(steps + 1) * declaration.step_flop)
+    if state.halted or now >= state.deadline or state.permit == NO_PERMIT:
+        return Status(state.run, declaration, phase, decision, NO_PERMIT, 0.0, 0)
+    seconds = (state.deadline - now) / 1e9
+    return Status(state.run, declaration, phase, decision, state.permit, seconds, state.flop_limit)
 
 
 def is_due(state: GateState, treaty: Treaty, *, now: int, flop: int) -> bool:

@@ -14,7 +14,7 @@ import httpx
 from brakeline.core import words
 from brakeline.core.encoding import canonical
 from brakeline.core.errors import BrakelineError, Reason, Refused, Unavailable
-from brakeline.core.gate import Decision, GateState, admit, decide, halt, is_due, is_worth, stand_open
+from brakeline.core.gate import Decision, GateState, Status, admit, decide, halt, is_due, is_worth, stand_open, status
 from brakeline.core.grant import request, stance
 from brakeline.core.permit import KIND, Permit
 from brakeline.core.statement import MAX_BYTES, open_envelope, seal
@@ -117,6 +117,12 @@ class LiveGate:
     def permit(self) -> bytes:
         """SHA-256 of the permit in force: what a transcript's leaf names."""
         return self._state.permit
+
+    def status(self) -> Status:
+        """What this gate knows, by the newest cosigned checkpoint it has seen."""
+        state = self._follower.state
+        declaration = state.run(self._run).declaration
+        return status(self._state, declaration, state.phase, now=self._clock(), steps=self._steps())
 
     def wait_open(self, say: Callable[[str], None]) -> bool:
         """Block until a step may be taken, saying what is waited for; False when the brake is on or the run barred."""

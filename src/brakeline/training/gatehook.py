@@ -5,6 +5,8 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
+from brakeline.core.gate import Status
+
 
 class Gate(Protocol):
     """Asked once per optimizer step, just before it. Anything falsy means: stop here."""
@@ -31,6 +33,11 @@ class RankGate:
             self._agree(False)  # the others must not hang on a rank that fails
             raise
         return self._agree(mine)
+
+    def status(self) -> Status | None:
+        """What `inner` knows; None where it knows nothing, as in a replay."""
+        known = getattr(self._inner, "status", None)
+        return known() if known else None
 
     def _agree(self, mine: bool) -> bool:
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"

@@ -1,6 +1,6 @@
 """Replay: an inspector runs a segment again, with the trainer's own `train`, from an opened checkpoint.
 
-The gate says no at the segment's end, and the recorder keeps its leaves in memory; `train` cannot tell the
+The gate says no at the segment's end, and the recorder keeps its leaves in memory; `train` need not tell the
 difference. The first segment starts from what `train` builds out of its configuration, not from the checkpoint it
 is shown: weights that were trained before, or picked, do not survive that (attacks A-07, A-08).
 

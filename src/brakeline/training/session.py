@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from brakeline.core.encoding import canonical, parse
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Unavailable
+from brakeline.core.gate import Status
 from brakeline.core.run import Declaration, Move, check_declaration
 from brakeline.core.state.runs import Run
 from brakeline.core.statement import MAX_BYTES
@@ -64,6 +65,9 @@ class _PatientGate:
         else:
             self.refused_at = time.time()
         return allowed
+
+    def status(self) -> Status:
+        return self._gate.status()
 
 
 class Session:
