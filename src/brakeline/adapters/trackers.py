@@ -24,13 +24,13 @@ from importlib import import_module
 from typing import Any, Final, Literal, Protocol
 
 import torch
-import torch.distributed as dist
 
 from brakeline.core.brake import Phase
 from brakeline.core.errors import Misuse
 from brakeline.core.gate import NO_PERMIT, Status
 from brakeline.training.digest import generators_kept, scalar
 from brakeline.training.gatehook import Gate
+from brakeline.training.ranks import rank
 from brakeline.training.recorder import Recording
 
 CHECKED: Final = "brakeline/checked/"
@@ -178,7 +178,7 @@ class _Followed:
 
     def open(self, **objects: Any) -> int:
         self._step = self._inner.open(**objects)
-        if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
+        if not rank():
             self._tell(self._start)
         return self._step
 

@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "status": "Show what the log says: phase, parties, runs, findings.",
     "rehearse": "See whether a recipe can be stopped, resumed and replayed.",
     "train": "Train a recipe through the gate.",
+    "prune": "Say which checkpoints of a run may go, and remove them.",
     "run": "Run a command that cannot be changed, under the brake.",
     "audit": "Replay random segments of a run and log the findings.",
     "bundle": "Write an evidence bundle.",

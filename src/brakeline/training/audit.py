@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, overload
 
+import msgspec
+
 from brakeline.core.encoding import Wire, b64encode, canonical, parse, unhex32
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused, Unavailable
 from brakeline.core.finding import Audit, Fault, Finding, verdict
@@ -22,7 +24,7 @@ from brakeline.core.judge import Openings, judge
 from brakeline.core.keys import PrivateKey
 from brakeline.core.sampling import ticket_message
 from brakeline.core.state import State
-from brakeline.core.state.audits import find_head, required_sample
+from brakeline.core.state.audits import find_head, owed, required_sample
 from brakeline.core.state.events import Committed
 from brakeline.core.state.runs import Run
 from brakeline.core.statement import open_envelope
@@ -185,6 +187,8 @@ def inspect(
             if lab.exposed:
                 say(f"the lab's code could see or change what it should not: {lab.exposed}")
             done = _replayed(lab, run, shown, evidence, required, memory, progress)
+        if not owed(state.treaty, run, state.time):
+            done = done._replace(replays={part: _excused(r) for part, r in done.replays.items()})
         openings = Openings(
             shown.leaves, permits, shown.digest, done.facts.dataset if done.facts else run.declaration.dataset
         )
@@ -236,6 +240,13 @@ def _open(run: Run, heads: Sequence[Committed], evidence: Path) -> _Shown | Find
     except (BrakelineError, OSError, TypeError, ValueError) as e:
         _check_fault(e)
         return _finding(Fault.OPENING_MISSING, (0, 0), str(e))
+
+
+def _excused(found: SegmentReplay | Finding) -> SegmentReplay | Finding:
+    """What the lab owes nobody any more is missing, and no fault. Treaty 7.4"""
+    if isinstance(found, Finding) and found.fault is Fault.OPENING_MISSING:
+        return msgspec.structs.replace(found, severity="gap")
+    return found
 
 
 def _distributions(evidence: Path) -> tuple[str, ...]:

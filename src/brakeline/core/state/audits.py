@@ -54,6 +54,17 @@ def required_sample(
     return tuple(parts[i] for i in drawn)
 
 
+def owed(treaty: Treaty, run: Run, time: int) -> bool:
+    """Whether the lab owes what an inspector may ask for, at the log's `time`. Treaty 7.4
+
+    Until the run has ended and enough inspectors passed it, and for as long after its last head as an older one may
+    be audited; an inspector who comes later finds what is still there.
+    """
+    if run.head is None or run.head.status != "ended" or run.settlement != "settled" or run.open_allegations:
+        return True
+    return next(iter(run.kept)).time >= time - treaty.audit_within
+
+
 def take(
     treaty: Treaty, run: Run, index: int, issuer: str, audit: Audit, key: PublicKey, *, time: int
 ) -> tuple[Run, tuple[Event, ...]]:

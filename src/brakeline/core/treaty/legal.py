@@ -181,7 +181,12 @@ def rules(t: Treaty) -> dict[str, str]:
         "7.3": "An inspector's sample is drawn from the head and from the first checkpoint cosigned after it.",
         "7.4": f"A run is settled when {t.inspectors} inspectors passed it up to its last head and no allegation is "
         "open, or when it is barred. Each inspector replays the first and last segment, every seam, and as many others "
-        f"as catch a cheat on {_percent(t.f_cheat)} of the segments with {_percent(t.p_catch)} probability.",
+        f"as catch a cheat on {_percent(t.f_cheat)} of the segments with {_percent(t.p_catch)} probability."
+        + (
+            f" What they may ask for is kept until an ended run is settled, and {duration(t.audit_within)} more."
+            if t.amends
+            else ""
+        ),
         "7.5": f"In the declared environment a replay must agree bit for bit; in another, the update must agree within "
         f"{exact(t.update_error)} of its size."
         + (" A lab logs first that a run moves: each stretch is judged where it was made." if t.amends else ""),
