@@ -1,5 +1,6 @@
 """The permit signer: no keeper of the log can hide a trip from it, nobody fills it, and it never states a guess."""
 
+import errno
 import random
 import threading
 import time
@@ -22,7 +23,7 @@ from brakeline.core.snapshot import Snapshot, pack, unpack
 from brakeline.core.state.codec import digest
 from brakeline.core.state.events import Stated
 from brakeline.core.statement import open_envelope
-from brakeline.node import client, http
+from brakeline.node import client, http, ports
 from brakeline.node import signer as node_signer
 from brakeline.node.client import Follower
 from brakeline.node.granted import Granted
@@ -363,8 +364,8 @@ def test_a_signer_that_doubts_its_own_state_signs_nothing(tmp_path: Path, monkey
     mine.sign(request)
     told: list[str] = []
     box = Outbox(tmp_path, world.treaty, "alpha", key("alpha"), lambda: world.now)
-    stater = Stater(follower, lambda _: box, WorldLog(world).add_verified, 0, told.append)
-    stater.run(threading.Event())  # ends by itself
+    stater = Stater(follower, lambda _: box, WorldLog(world).add_verified, lambda _: None, 0, told.append)
+    stater.run(threading.Event(), list)  # ends by itself
     assert any("another state" in t for t in told)
     with pytest.raises(Refused) as e:
         mine.sign(request)
@@ -453,7 +454,7 @@ def stating(
     box = Outbox(tmp_path / party, world.treaty, party, key(party), lambda: world.now)
     if knows:
         box.take_back(enumerate(world.entries))
-    return log, follower, Stater(follower, lambda _: box, log.add_verified, 10**6, told.append), told
+    return log, follower, Stater(follower, lambda _: box, log.add_verified, log.show, 10**6, told.append), told
 
 
 def snapshots(world: World) -> list[tuple[str, int, str]]:
@@ -468,7 +469,7 @@ def test_signers_state_the_digest_where_the_treaty_asks_for_it(tmp_path: Path) -
         world.stamp()
     for party in PARTIES:
         log, follower, stater, told = stating(world, tmp_path, party)
-        stater.run(Turns(*[follower.update] * 4))  # type: ignore[arg-type]
+        stater.run(Turns(*[follower.update] * 4), list)  # type: ignore[arg-type]
         assert told == []
         log.away = True
     due = digest(state_at(world, 32))
@@ -483,12 +484,12 @@ def test_a_signer_put_back_from_a_copy_does_not_equivocate(tmp_path: Path) -> No
         while world.state.size % 16 or world.state.size == 16 * i:
             world.stamp()
         _, follower, stater, told = stating(world, tmp_path / f"{i} copy", knows=False)
-        stater.run(Turns(*[follower.update] * 2))  # type: ignore[arg-type]
+        stater.run(Turns(*[follower.update] * 2), list)  # type: ignore[arg-type]
         assert len(told) == 1
         assert "this home never gave" in told[0]
         assert len(snapshots(world)) == i
         _, follower, stater, told = stating(world, tmp_path / str(i))
-        stater.run(Turns(*[follower.update] * 2))  # type: ignore[arg-type]
+        stater.run(Turns(*[follower.update] * 2), list)  # type: ignore[arg-type]
         assert told == []
     assert [size for _, size, _ in snapshots(world)] == [16, 32, 48]
     assert world.state.members.equivocators == frozenset()
@@ -500,7 +501,7 @@ def test_a_signer_that_has_not_seen_the_log_states_nothing(tmp_path: Path) -> No
     log, follower, stater, told = stating(world, tmp_path)
     log.away = True
     follower.stated = (16, "ab" * 32, "ab" * 32)
-    stater.run(Turns(lambda: None, lambda: None))  # type: ignore[arg-type]
+    stater.run(Turns(lambda: None, lambda: None), list)  # type: ignore[arg-type]
     assert (snapshots(world), told, log.added) == ([], [], [])
 
 
@@ -517,7 +518,65 @@ def test_an_outage_keeps_what_was_to_be_stated(tmp_path: Path) -> None:
     turns = (follower.update, lambda: None, lambda: away(False), lambda: None)
     follower.update()
     away(True)
-    stater.run(Turns(*turns[1:]))  # type: ignore[arg-type]
+    stater.run(Turns(*turns[1:]), list)  # type: ignore[arg-type]
     assert len(told) == 1
     assert [size for _, size, _ in snapshots(world)] == [16]
     assert Snapshot.__struct_fields__ == ("rules", "size", "root", "state")
+
+
+def test_a_signer_brings_the_votes_that_it_was_shown_to_the_log(tmp_path: Path) -> None:
+    """A party that shows its vote to signers alone would hold up every permit, and nobody could vote to lift."""
+    world = World()
+    world.bind()
+    _, follower, stater, told = stating(world, tmp_path)
+    follower.update()
+    mine = Signer(follower, lambda _: None, lambda: world.now, votes_of(tmp_path), granted(tmp_path))
+    shown = [hidden_vote(world, party) for party in ("beta", "gamma")]
+    for vote in shown:
+        mine.hold(vote)
+    assert mine.unlogged() == shown
+    stater.run(Turns(lambda: None, follower.update, lambda: None), mine.unlogged)  # type: ignore[arg-type]
+    assert world.phase is not Phase.CLEAR
+    assert mine.unlogged() == []
+    assert told == []
+
+
+def test_a_vote_whose_number_was_spent_on_something_else_voids_its_partys_word(tmp_path: Path) -> None:
+    world = World()
+    world.bind()
+    _, follower, stater, _ = stating(world, tmp_path)
+    follower.update()
+    mine = Signer(follower, lambda _: None, lambda: world.now, votes_of(tmp_path), granted(tmp_path))
+    hidden = hidden_vote(world, "beta", seq=900)
+    world.log("beta", "vote", {"motion": "trip", "epoch": 5, "reason": "another"}, seq=900)
+    world.stamp()
+    mine.hold(hidden)
+    stater.run(Turns(follower.update, follower.update, lambda: None), mine.unlogged)  # type: ignore[arg-type]
+    assert world.state.members.equivocators == {"beta"}
+    assert mine.unlogged() == []
+
+
+def test_an_epoch_that_a_failing_disk_may_lose_is_not_signed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file was renamed, and its folder not synced: it may be gone after a power cut, whoever reads it now."""
+    kept = granted(tmp_path)
+    disk, synced = ports.disk(), list[Path]()
+
+    class Failing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(disk, name)
+
+        def sync(self, path: Path) -> None:
+            synced.append(path)
+            if len(synced) < 3:
+                raise OSError(errno.EIO, "input/output error")
+            disk.sync(path)
+
+    failing = Failing()
+    monkeypatch.setattr(ports, "disk", lambda: failing)
+    for _ in range(2):
+        with pytest.raises(Unavailable), kept.signing("log", 1):
+            raise AssertionError("signed")
+    with kept.signing("log", 1):
+        assert len(synced) == 3

@@ -63,7 +63,7 @@ def serving(party: Home, *, new: bool = False, refold_every: str = "24 h") -> It
         compared(box, client, state)
         return box
 
-    stater = Stater(follower, outbox, lambda entry: add_judged(client, follower, entry), every, tell)
+    stater = Stater(follower, outbox, lambda entry: add_judged(client, follower, entry), client.show, every, tell)
     with node_signer.serving(
         follower,
         PermitKey(party),

@@ -203,6 +203,15 @@ def held_vote(state: State, envelope: bytes) -> tuple[str, Vote, int]:
     return said.issuer, vote, said.statement.expires
 
 
+def unlogged(state: State, held: Mapping[tuple[str, int], int]) -> list[tuple[str, int]]:
+    """Of the votes held, as `check_votes` has them, those for this epoch that the log does not count. Treaty 4.7
+
+    Whoever cast one and keeps it from the log would hold up every permit until it expires, and no lift could end it.
+    """
+    counted = voters(state.ballot.trip, state.members, state.time)
+    return sorted(k for k in held if k[1] == state.epoch and k[0] not in counted | state.members.equivocators)
+
+
 def check_votes(state: State, held: Mapping[tuple[str, int], int], now: int) -> None:
     """Treaty 4.7: with f+1 votes in hand no permit is signed, even if the log's keeper hides some of them.
 

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from brakeline.core.errors import Reason, Refused, Unavailable
+from brakeline.node import ports
 from brakeline.node.disk import disk_errors, locked, write_atomic
 
 GRANTED: Final = "granted.json"  # in a home's folder of its signer
@@ -52,6 +53,8 @@ class Granted:
             found = self._path.stat()
             stamp = (found.st_mtime_ns, found.st_ino)
             if stamp != self._stamp:
+                # Renamed it may be, and gone after a power cut: whoever wrote it may have failed at its last step.
+                ports.disk().sync(self._path.parent)
                 try:
                     self._kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
                 except msgspec.DecodeError as e:

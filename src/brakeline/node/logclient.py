@@ -83,6 +83,14 @@ class LogClient:
         """
         return self._answer(self._call("POST", "/add?alone=1", content=entry, seconds=30.0))
 
+    def show(self, entry: bytes) -> None:
+        """Submit what another party said, as evidence: also where another statement has its number.
+
+        Raises:
+            Unavailable, Refused: the log did not take it.
+        """
+        self._answer(self._call("POST", "/add", content=entry, seconds=30.0))
+
     def receipt(self, entry: bytes) -> bytes | None:
         """What the log promises of an entry, unverified; None where it holds none such."""
         response = self._call("GET", f"/receipt/{sha256(entry).hex()}", seconds=10.0)

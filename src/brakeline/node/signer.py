@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from brakeline.core.encoding import parse
 from brakeline.core.errors import BrakelineError, Reason, Refused
-from brakeline.core.grant import check_request, check_votes, held_vote, stands_still
+from brakeline.core.grant import check_request, check_votes, held_vote, stands_still, unlogged
 from brakeline.core.keys import PrivateKey
 from brakeline.core.kinds import lane_of
 from brakeline.core.permit import KIND, Permit, check_shape
@@ -87,6 +87,11 @@ class Signer:
                 kept = self._kept
                 write_atomic(self._votes, b"".join(b"%s\n" % vote for vote in kept.values()))
                 self._written = kept
+
+    def unlogged(self) -> list[bytes]:
+        """Votes that it holds and the log does not count."""
+        with self._follower.lock, self._holding:
+            return [self._kept[key] for key in unlogged(self._follower.state, self._held) if key in self._kept]
 
     def _check_view(self) -> None:
         if self._follower.cosigned is None:
@@ -193,22 +198,30 @@ class Signer:
 
 
 class Stater:
-    """Logs what this permit signer says of the state, and folds the log anew on a schedule to check it. Treaty 6.6."""
+    """Logs what this permit signer says of the state, and folds the log anew on a schedule to check it. Treaty 6.6.
+
+    Votes to trip that it was shown, and the log does not count, it brings there too: what they say is then for all to
+    see, or that their number was spent on something else.
+    """
 
     def __init__(
         self,
         follower: Follower,
         outbox: Callable[[State], Outbox],
         add: Callable[[bytes], int],
+        show: Callable[[bytes], None],
         every: float,
         tell: Callable[[str], None],
     ) -> None:
-        """`outbox` gives the one that speaks at a state; `add` brings an envelope to the log; `every` seconds the whole
+        """`outbox` gives the one that speaks at a state; `add` brings an envelope to the log, `show`
+        another party's; `every` seconds the whole
         log is folded anew."""
-        self._follower, self._outbox, self._add, self._every, self._tell = follower, outbox, add, every, tell
+        self._follower, self._outbox, self._add, self._show = follower, outbox, add, show
+        self._every, self._tell = every, tell
 
-    def run(self, stop: Event) -> None:
-        """Until `stop` is set. Trouble is told and tried again."""
+    def run(self, stop: Event, votes: Callable[[], list[bytes]]) -> None:
+        """Until `stop` is set. Trouble is told and tried again. `votes` gives those that the log does not count."""
+        brought: set[bytes] = set()
         told, due = 0, ports.clock().monotonic() + self._every
         trouble = Trouble(lambda e: self._tell(f"waiting: {e}"))
         while not stop.wait(1.0):
@@ -230,6 +243,11 @@ class Stater:
                     outbox.write("snapshot", body, after=logged(lane_of("snapshot", rules)).seq)
                     told = size
                 outbox.flush(self._add, logged)
+                for vote in votes():
+                    if vote not in brought:
+                        with suppress(Refused):  # by a rule that holds tomorrow too
+                            self._show(vote)
+                        brought.add(vote)
                 for void in outbox.review(self._follower.effect, state.size, logged):
                     self._tell(f"what was kept, entry {void.entry}, has no effect: {void.text}")
                 trouble.over()
@@ -285,8 +303,9 @@ def serving(
     """What a permit signer serves, while its threads follow the log."""
     stop = ports.clock().event()
     ports.clock().start("brakeline-follow", lambda: follower.follow(stop, on_trouble))
-    ports.clock().start("brakeline-state", lambda: stater.run(stop))
+    signer = Signer(follower, key, ports.clock().wall, votes, granted)
+    ports.clock().start("brakeline-state", lambda: stater.run(stop, signer.unlogged))
     try:
-        yield app(Signer(follower, key, ports.clock().wall, votes, granted), reopening)
+        yield app(signer, reopening)
     finally:
         stop.set()

@@ -88,13 +88,13 @@ class Circle:
         def tell(text: str) -> None:
             self.observer.told(process, text)
 
-        stater = Stater(follower, outbox, lambda entry: add_judged(client, follower, entry), _REFOLD, tell)
+        stater = Stater(follower, outbox, lambda entry: add_judged(client, follower, entry), client.show, _REFOLD, tell)
         votes = home.path / "signer" / "votes.jsonl"
         signer = Signer(follower, PermitKey(home), ports.clock().wall, votes, home.granted(new=True))
         stop = ports.clock().event()
         self.observer.signer_starts(process, follower)
         ports.clock().start("follow", lambda: follower.follow(stop, lambda e: self.observer.troubled(process, e)))
-        ports.clock().start("state", lambda: stater.run(stop))
+        ports.clock().start("state", lambda: stater.run(stop, signer.unlogged))
         return signer_app(signer)
 
     async def operator(self, process: Process) -> None:
