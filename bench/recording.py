@@ -25,7 +25,13 @@ from brakeline.training.digest import seed_generators
 from brakeline.training.recorder import Recorder
 
 # The cost of a step's record grows with the parameters (12 bytes each to hash, with AdamW) and not with the batch.
-MODELS = {"default": {}, "wide": {"width": 132}, "batch": {"batch": 32}}
+MODELS = {
+    "default": {},
+    "wide": {"width": 132},
+    "batch": {"batch": 32},
+    "10M": {"layers": 12, "width": 264, "heads": 6, "context": 128, "batch": 4},
+    "50M": {"layers": 16, "width": 512, "heads": 8, "context": 128, "batch": 4},
+}
 SEGMENT = 30
 
 
