@@ -1,10 +1,12 @@
 """`brakeline run -- CMD`: a command under the brake."""
 
+import os
 from math import isfinite
 from pathlib import Path
 
 import click
 
+from brakeline.adapters import attached
 from brakeline.cli.common import EXIT_SPENT, EXIT_STOPPED, find_run, home_option, tell
 from brakeline.cluster.attested import Spent, run_attested
 from brakeline.cluster.running import Exited
@@ -30,6 +32,7 @@ def _grace(_: click.Context, __: click.Parameter, seconds: float) -> float:
 @click.option(
     "--grace", type=float, default=30.0, show_default=True, callback=_grace, help="Seconds between SIGTERM and SIGKILL."
 )
+@click.option("--attach", is_flag=True, help="Let transformers and Lightning in CMD save at a step, and resume.")
 @click.argument("cmd", nargs=-1, required=True, type=click.UNPROCESSED)
 @home_option
 def command(
@@ -41,6 +44,7 @@ def command(
     parents: tuple[str, ...],
     purpose: str,
     grace: float,
+    attach: bool,
     cmd: tuple[str, ...],
     home: Path,
 ) -> int:
@@ -51,6 +55,8 @@ def command(
     stopped it (run the same command again to go on), or 7 when its time was up; both are said on standard error, too.
     """
     lab = Lab(Home(home), tell=tell)
+    if attach:
+        os.environ.update(attached.environment())
     if parents:
         lab.catch_up()
     outcome = run_attested(
