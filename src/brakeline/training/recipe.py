@@ -26,7 +26,7 @@ from brakeline.core.run import check_folder_name
 
 MANIFEST: Final = "recipe.json"
 MAX_FILES: Final = 1024
-MAX_RANKS: Final = 4096
+MAX_RANKS: Final = 64  # an inspector starts as many processes
 MAX_BYTES: Final = 1 << 36  # of all files: an inspector reads them before it judges them
 MAX_MANIFEST: Final = 1 << 20
 _RESERVED: Final = frozenset({"seed", "steps"})
@@ -45,7 +45,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     flop_per_second: str = "0 FLOP/s"
     domain: str = ""
     files: list[str] = []
-    ranks: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    ranks: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     config: dict[str, Any] = {}
 
 
