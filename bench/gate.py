@@ -102,7 +102,7 @@ def serving(world: World, party: str, folder: Path) -> Iterator[str]:
     own = lambda _: key(party, "signer")  # noqa: E731
     granted = Granted(folder / f"{party}-granted", new=True)
     signer = Signer(following(world), own, lambda: world.now, folder / f"{party}-votes", granted)
-    server = uvicorn.Server(uvicorn.Config(app(signer), log_level="error", access_log=False))
+    server = uvicorn.Server(uvicorn.Config(app(signer), loop="asyncio", log_level="error", access_log=False))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

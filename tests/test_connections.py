@@ -40,7 +40,7 @@ async def large(_: Request) -> Response:
 def serving(limit: int) -> Iterator[tuple[str, int]]:
     routes = [Route("/add", add, methods=["POST"]), Route("/slow", slow), Route("/large", large)]
     app = Starlette(routes=routes, exception_handlers=HANDLERS)
-    config = uvicorn.Config(app, http=bounded(limit), ws="none", log_level="warning", access_log=False)
+    config = uvicorn.Config(app, loop="asyncio", http=bounded(limit), ws="none", log_level="warning", access_log=False)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))

@@ -177,6 +177,7 @@ def _config(app: ASGIApp, servers: int = 1) -> uvicorn.Config:
     """Of one of so many servers of this process. What strangers send is no line in its log."""
     return uvicorn.Config(
         app,
+        loop="asyncio",  # whatever else is installed: connections are bounded by what its transports have
         http=bounded(capacity() // servers),
         ws="none",
         backlog=BACKLOG,
