@@ -33,12 +33,12 @@ def command(
     """
     if threads:
         torch.set_num_threads(threads)
-    it = read_recipe(recipe)
+    party, it = Home(home), read_recipe(recipe)
     with placed(it.ranks) as rank:
         if rank:
             attend(home / "runs" / it.name)
             return
-        lab = Lab(Home(home), tell=lambda text: click.echo(text))
+        lab = Lab(party, tell=lambda text: click.echo(text))
         session = Session(
             lab, it, attested=attested, moved=moved, checked=not unchecked, rehearse=None if unchecked else rehearsed
         )
