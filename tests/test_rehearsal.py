@@ -176,9 +176,13 @@ HAZARDS = {
     ),
     "an attribute that counts": (
         {"BEFORE": "model.calls += 1\nx = x * model.calls"},
-        "`model.calls` is 0 after it, 6 without",
+        "`model.calls` is 0 after it, 5 without",
     ),
     "a counter of the module": ({"BEFORE": "x = x + next(COUNT)"}, "`COUNT` is not what it was"),
+    "what comes back each fourth step": (
+        {"BUILD": "rest = [3, 2, 1, 0] * 9", "BEFORE": "x = x + rest.pop()"},
+        "`rest` is not what it was",
+    ),
     "a freeze at a step": (
         {"BEFORE": "if step == 2:\n    model.layer.bias.requires_grad_(False)"},
         "`model.layer.bias.requires_grad` is True, was False",
