@@ -231,6 +231,24 @@ HAZARDS = {
         {"LATE": "x = data.next()\nstep += 1\nrecorder.step(loss=0.0, batch=x)"},
         "step 2 was made without asking gate.may_step()",
     ),
+    "a counter beside a loader that is resumable": (
+        {
+            "BUILD": "rows = TensorDataset(torch.randn(16, 8))\n"
+            "objects['loader'] = loader = resumable(DataLoader(rows, batch_size=4, shuffle=True))\n"
+            "rows = iter(loader)\nepoch = 0",
+            "BEFORE": "if step == 4:\n    assert next(rows, None) is None\n    rows, epoch = iter(loader), epoch + 1\n"
+            "(x,) = next(rows)\nx = x + epoch",
+        },
+        "another batch: `epoch` is 0 after it, 1 without",
+    ),
+    "a data set that changes": (
+        {
+            "BUILD": "rows = TensorDataset(torch.randn(64, 8))\nrows.level = 0.0\n"
+            "objects['loader'] = loader = resumable(DataLoader(rows, batch_size=4, shuffle=True))\ndel rows",
+            "BEFORE": "loader.dataset.level += 0.5\nx = x + loader.dataset.level",
+        },
+        ".dataset.level` is 0.0 after it, 2.5 without -> keep it in the state",
+    ),
     "a module beside it that is not listed": ({"BUILD": "import beside"}, "No module named 'beside'"),
     "a list of objects": (
         {"BUILD": "objects['both'] = [optimizer, scheduler]"},

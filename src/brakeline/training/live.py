@@ -121,6 +121,8 @@ class _Walk:
             self._module(path, value, depth, owner if owner else (path, kind_of(value), recorded))
         elif isinstance(value, torch.optim.Optimizer) and recorded:
             return
+        elif held := getattr(type(value), "__brakeline_held__", None):  # the rest of it is a function of its state
+            self.attributes(path, held(value), depth, None)
         elif isinstance(value, DataLoader):
             itself = owner if owner and owner[2] else (path, "DataLoader", recorded)
             self._note(path, None, itself, "DataLoader")
@@ -138,6 +140,8 @@ class _Walk:
         elif isinstance(value, FunctionType | MethodType | partial):
             self._function(path, value, depth, owner)
         elif isinstance(value, GeneratorType):
+            if value.gi_frame and id(value.gi_frame.f_locals.get("self")) in self._recorded:
+                return  # an iteration over what is recorded goes on where that stands
             self._note(path, value.gi_frame and value.gi_frame.f_lasti, owner, "generator")
             if value.gi_frame is not None:
                 self.attributes(path, value.gi_frame.f_locals, depth, owner)
