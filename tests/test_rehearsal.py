@@ -249,6 +249,15 @@ HAZARDS = {
         },
         ".dataset.level` is 0.0 after it, 2.5 without -> keep it in the state",
     ),
+    "what state_dict() leaves out": (
+        {"BUILD": "data.level = 0", "BEFORE": "data.level += 1\nx = x + data.level"},
+        "`data.level` changes between recorder.step() and the next step -> call recorder.step() last: "
+        "whatever changes data comes before it; or let its state_dict() hold it",
+    ),
+    "a file beside it that is not listed": (
+        {"BUILD": "np.load(__file__.replace('loop.py', 'table.npy'))"},
+        "table.npy' -> what lies beside the entry is listed, files = [...]",
+    ),
     "a module beside it that is not listed": ({"BUILD": "import beside"}, "No module named 'beside'"),
     "a list of objects": (
         {"BUILD": "objects['both'] = [optimizer, scheduler]"},

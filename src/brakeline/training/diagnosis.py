@@ -153,7 +153,7 @@ def _cause(text: str, path: str, a: Live, b: Live, fresh: bool) -> Cause:
         call = f"{a.owner}.step()" if a.owner_kind.endswith(_STEERING) else f"whatever changes {a.owner}"
         return Cause(
             f"{text}: `{path}` changes between recorder.step() and the next step",
-            f"call recorder.step() last: {call} comes before it",
+            f"call recorder.step() last: {call} comes before it; or let its state_dict() hold it",
         )
     if a.kind == "DataLoader":
         return _loader(text, a.owner)
