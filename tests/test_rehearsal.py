@@ -206,6 +206,23 @@ HAZARDS = {
         },
         "`rows`, a Python generator, cannot be put back where it was",
     ),
+    "a Python generator that draws as it begins": (
+        {
+            "BUILD": "def draw():\n    for i in np.random.permutation(64):\n"
+            "        yield torch.full((4, 8), float(i))\nrows = draw()\nx = next(rows)",
+            "LATE": "",
+            "BEFORE": "x = next(rows)",
+        },
+        "`rows`, a Python generator, cannot be put back where it was",
+    ),
+    "a cycle": (
+        {"BUILD": "rows = itertools.cycle([torch.ones(4, 8), torch.zeros(4, 8)])", "BEFORE": "x = next(rows)"},
+        "`rows`, an itertools.cycle, cannot be put back where it was",
+    ),
+    "a cache of what was drawn": (
+        {"BUILD": "import functools\nscale = functools.cache(lambda at: torch.rand(()))", "BEFORE": "x = x * scale(step // 64)"},
+        "`scale` remembers what it returned, a resumed run does not",
+    ),
     "samples that are not aside": (
         {"LATE": "if step % 2 == 0:\n    torch.randn(3)"},
         "torch's generator is used between recorder.step() and the next step -> evaluate and draw samples inside",

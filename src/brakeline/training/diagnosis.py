@@ -83,11 +83,16 @@ def _explained(
 ) -> list[Cause]:
     fresh = not noise and what.startswith("two")
     paths = sorted(_differ(a, b) - noise)
+    if any(a[path].kind == "generator" and not a[path].recorded for path in paths):
+        paths = [path for path in paths if path not in GLOBAL]  # beginning anew, it may have drawn
     loaders = sorted({live.owner for live in {**b, **a}.values() if live.kind == "DataLoader" and not live.recorded})
     if kind == "batch" and loaders and not fresh and all(_rank(a[path]) > 1 or path in GLOBAL for path in paths):
         return [_loader(text, loaders[0])]
     if found := _culprits(text, a, b, paths, fresh=fresh):
         return found
+    if cycles := [path for path, live in a.items() if live.kind == "cycle"]:
+        text = f"{text}: `{cycles[0]}`, an itertools.cycle, cannot be put back where it was"
+        return [Cause(text, "loop over brakeline.adapters.pytorch.resumable(loader) again and again, and pass that")]
     if fresh:
         hint = "seed it from int(config['seed'], 16); torch.use_deterministic_algorithms(True) names operations"
         hint += "; the order of a set is fixed where Python starts with PYTHONHASHSEED=0"
@@ -166,6 +171,9 @@ def _cause(text: str, path: str, a: Live, b: Live, fresh: bool) -> Cause:
     if a.kind == "generator":
         hint = "make it a class with state_dict() and load_state_dict() that knows its place, and pass it"
         return Cause(f"{text}: `{path}`, a Python generator, cannot be put back where it was", hint)
+    if a.kind == "cache":
+        hint = "let what it returns follow from its arguments alone, not from a draw or a variable"
+        return Cause(f"{text}: `{path}` remembers what it returned, a resumed run does not", hint)
     values = f" is {b.text} after it, {a.text} without" if a.text else " is not what it was"
     hint = "keep it in the state: a buffer of a module, an object with state_dict(); or derive it from the step"
     return Cause(f"{text}: `{path}`{values}", hint)

@@ -142,11 +142,17 @@ class _Walk:
         elif isinstance(value, GeneratorType):
             if value.gi_frame and id(value.gi_frame.f_locals.get("self")) in self._recorded:
                 return  # an iteration over what is recorded goes on where that stands
-            self._note(path, value.gi_frame and value.gi_frame.f_lasti, owner, "generator")
+            frame = value.gi_frame
+            at = frame and (frame.f_lasti, {k: v for k, v in frame.f_locals.items() if isinstance(v, _PLAIN)})
+            self._note(path, at, owner, "generator")
             if value.gi_frame is not None:
                 self.attributes(path, value.gi_frame.f_locals, depth, owner)
         elif isinstance(value, itertools.count | itertools.repeat):
             self._note(path, repr(value), owner, kind_of(value))
+        elif isinstance(value, itertools.cycle):
+            self._note(path, None, owner, "cycle")  # which tells nothing about its place
+        elif callable(getattr(value, "cache_info", None)):
+            self._note(path, value.cache_info().currsize, owner, "cache")
         elif callable(getattr(value, "__length_hint__", None)):
             self._note(path, value.__length_hint__(), owner, "an iterator")
         else:
