@@ -166,6 +166,18 @@ HAZARDS = {
         {"BUILD": "noise = np.random.default_rng()", "BEFORE": "x = x + noise.normal()"},
         "`noise` is not seeded",
     ),
+    "a seed from the clock at each step": (
+        {"BEFORE": "import time\nnp.random.seed(time.time_ns() % 2**32)\nx = x + np.random.rand()"},
+        "NumPy's generator is seeded within the step",
+    ),
+    "a set of objects": (
+        {
+            "BUILD": "import os\npool = [Data() for _ in range(99)]\nfor it in pool:\n    it.at = os.urandom(4)\n"
+            "pool = set(pool)",
+            "BEFORE": "x = x + next(iter(pool)).at[0]",
+        },
+        "`pool`, a set, comes in another order at each start -> sort it",
+    ),
     "a schedule that is not passed": (
         {"BUILD": "del objects['scheduler']"},
         "`scheduler` (Schedule) is not in the state -> pass it: recorder.open(..., scheduler=scheduler)",

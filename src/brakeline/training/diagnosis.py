@@ -43,7 +43,8 @@ def compare(what: str, a: Trail, b: Trail, begin: int, noise: frozenset[str] = f
         if difference := _difference(a.steps[step], b.steps[step]):
             kind, where = difference
             text = f"{what}, step {step} has another {kind}" + (f" ({where})" if where else "")
-            return _explained(text, kind, what, a.looks.get(step - 1, {}), b.looks.get(step - 1, {}), noise)
+            drawn = sorted(GLOBAL.keys() & _differ(a.looks.get(step, {}), b.looks.get(step, {})))
+            return _explained(text, kind, what, a.looks.get(step - 1, {}), b.looks.get(step - 1, {}), noise, drawn)
     if b.error:
         return [Cause(f"{what}: {b.error}", b.hint)]
     return []
@@ -79,7 +80,13 @@ def _differ(a: Mapping[str, Live], b: Mapping[str, Live]) -> frozenset[str]:
 
 
 def _explained(
-    text: str, kind: str, what: str, a: Mapping[str, Live], b: Mapping[str, Live], noise: frozenset[str]
+    text: str,
+    kind: str,
+    what: str,
+    a: Mapping[str, Live],
+    b: Mapping[str, Live],
+    noise: frozenset[str],
+    drawn: list[str],
 ) -> list[Cause]:
     fresh = not noise and what.startswith("two")
     paths = sorted(_differ(a, b) - noise)
@@ -93,6 +100,9 @@ def _explained(
     if cycles := [path for path, live in a.items() if live.kind == "cycle"]:
         text = f"{text}: `{cycles[0]}`, an itertools.cycle, cannot be put back where it was"
         return [Cause(text, "loop over brakeline.adapters.pytorch.resumable(loader) again and again, and pass that")]
+    if fresh and drawn:
+        text = f"{text}: {drawn[0]} is seeded within the step, with what is another number at each start"
+        return [Cause(text, "seed it from int(config['seed'], 16) and the step")]
     if fresh:
         hint = "seed it from int(config['seed'], 16); torch.use_deterministic_algorithms(True) names operations"
         hint += "; the order of a set is fixed where Python starts with PYTHONHASHSEED=0"
@@ -145,7 +155,7 @@ def _cause(text: str, path: str, a: Live, b: Live, fresh: bool) -> Cause:
         return Cause(f"{text}: {what} is not seeded", "seed it from int(config['seed'], 16)")
     if a.kind in ("set", "frozenset"):
         text = f"{text}: `{path}`, a {a.kind}, comes in another order at each start"
-        return Cause(text, "sort it; or start Python with PYTHONHASHSEED=0, as brakeline train does")
+        return Cause(text, "sort it; for a set of texts, Python may start with PYTHONHASHSEED=0 as brakeline train does")
     if path in GLOBAL:
         return Cause(
             f"{text}: {path} is used between recorder.step() and the next step",

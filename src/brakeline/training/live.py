@@ -133,7 +133,10 @@ class _Walk:
         elif isinstance(value, list | tuple | set | frozenset | deque):
             if all(isinstance(v, _PLAIN) for v in itertools.islice(value, _ELEMENTS)):
                 self._note(path, value, owner, kind_of(value))
-            elif not isinstance(value, set | frozenset):
+            elif isinstance(value, set | frozenset):
+                shown = [_plain(v) for v in itertools.islice(value, _ELEMENTS)]
+                self._note(path, shown, owner, kind_of(value))
+            else:
                 self._note(f"len({path})", len(value), owner)
                 for i, v in enumerate(itertools.islice(value, _ELEMENTS)):
                     self.visit(f"{path}[{i}]", v, depth + 1, owner)
@@ -215,6 +218,14 @@ def kind_of(value: object) -> str:
     """The class of an object, as an engineer would write it."""
     cls = type(value)
     return f"{cls.__module__}.{cls.__qualname__}" if isinstance(value, _GENERATORS) else cls.__qualname__
+
+
+def _plain(value: Any) -> Any:
+    """What of an object reads the same wherever it lies in memory."""
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    held = getattr(value, "__dict__", {})
+    return value if isinstance(value, _PLAIN) else {k: v for k, v in held.items() if isinstance(v, _PLAIN)}
 
 
 def _generator_state(value: Any) -> bytes:
