@@ -287,6 +287,11 @@ HAZARDS = {
         {"BUILD": "np.load(__file__.replace('loop.py', 'table.npy'))"},
         "table.npy' -> what lies beside the entry is listed, files = [...]",
     ),
+    "a folder made where the process stands": (
+        {"BUILD": "import os\nfrom pathlib import Path\n"
+         "os.makedirs('out') if Path.cwd() == Path(__file__).parent else None"},
+        "Read-only file system: 'out' -> a cell may write to temporary folders alone",
+    ),
     "a module beside it that is not listed": ({"BUILD": "import beside"}, "No module named 'beside'"),
     "a list of objects": (
         {"BUILD": "objects['both'] = [optimizer, scheduler]"},
