@@ -232,7 +232,10 @@ HAZARDS = {
         "`rows`, an itertools.cycle, cannot be put back where it was",
     ),
     "a cache of what was drawn": (
-        {"BUILD": "import functools\nscale = functools.cache(lambda at: torch.rand(()))", "BEFORE": "x = x * scale(step // 64)"},
+        {
+            "BUILD": "import functools\nscale = functools.cache(lambda at: torch.rand(()))",
+            "BEFORE": "x = x * scale(step // 64)",
+        },
         "`scale` remembers what it returned, a resumed run does not",
     ),
     "samples that are not aside": (
@@ -280,7 +283,6 @@ HAZARDS = {
     ),
     "what state_dict() leaves out": (
         {"BUILD": "data.level = 0", "BEFORE": "data.level += 1\nx = x + data.level"},
-        "`data.level` changes between recorder.step() and the next step -> call recorder.step() last: "
         "whatever changes data comes before it; or let its state_dict() hold it",
     ),
     "a file beside it that is not listed": (

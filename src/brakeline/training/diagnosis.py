@@ -155,7 +155,7 @@ def _cause(text: str, path: str, a: Live, b: Live, fresh: bool) -> Cause:
         return Cause(f"{text}: {what} is not seeded", "seed it from int(config['seed'], 16)")
     if a.kind in ("set", "frozenset"):
         text = f"{text}: `{path}`, a {a.kind}, comes in another order at each start"
-        return Cause(text, "sort it; for a set of texts, Python may start with PYTHONHASHSEED=0 as brakeline train does")
+        return Cause(text, "sort it; of texts alone, start Python with PYTHONHASHSEED=0, as brakeline train does")
     if path in GLOBAL:
         return Cause(
             f"{text}: {path} is used between recorder.step() and the next step",

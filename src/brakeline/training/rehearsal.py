@@ -194,7 +194,7 @@ class _Rehearsing:
 _SEEDED: Final = "build everything from config, whose seed is config['seed']"
 _DERIVED: Final = "an inspector elsewhere cannot compare it; record what it was computed from, integers say"
 _FRESH: Final = "something that a step depends on is neither in the state nor in the recipe"
-_WRITES: Final = "a cell may write to temporary folders alone: output_dir=tempfile.mkdtemp(), say, nothing beside the entry"
+_WRITES: Final = "a cell may write to temporary folders alone: output_dir=tempfile.mkdtemp(), say"
 _CELL: Final = "a cell has the recipe's files and what is installed: list what lies beside the entry in files = [...]"
 
 
