@@ -170,6 +170,15 @@ HAZARDS = {
         {"BEFORE": "import time\nnp.random.seed(time.time_ns() % 2**32)\nx = x + np.random.rand()"},
         "NumPy's generator is seeded within the step",
     ),
+    "a batch that is drawn ahead": (
+        {
+            "LATE": "",
+            "BUILD": "open_, ahead = recorder.open, []\n"
+            "recorder.open = lambda **it: [open_(**it), ahead.append(torch.randn(4, 8))][0]",
+            "BEFORE": "x = ahead.pop()\nahead.append(torch.randn(4, 8))",
+        },
+        "torch's generator is used between recorder.open() and the first step -> draw what a step needs within",
+    ),
     "a set of objects": (
         {
             "BUILD": "import os\npool = [Data() for _ in range(99)]\nfor it in pool:\n    it.at = os.urandom(4)\n"

@@ -19,6 +19,10 @@ _STEERING: Final = (
 )
 
 
+_AHEAD: Final = (
+    "draw what a step needs within that step: what was drawn ahead of it, a batch say, is lost at a stop; "
+    "what is drawn once comes before recorder.open()"
+)
 _BUCKETS: Final = "with find_unused_parameters=True it does not, and a resumed run adds in the same order"
 
 
@@ -44,7 +48,12 @@ def compare(what: str, a: Trail, b: Trail, begin: int, noise: frozenset[str] = f
             kind, where = difference
             text = f"{what}, step {step} has another {kind}" + (f" ({where})" if where else "")
             drawn = sorted(GLOBAL.keys() & _differ(a.looks.get(step, {}), b.looks.get(step, {})))
-            return _explained(text, kind, what, a.looks.get(step - 1, {}), b.looks.get(step - 1, {}), noise, drawn)
+            causes = _explained(text, kind, what, a.looks.get(step - 1, {}), b.looks.get(step - 1, {}), noise, drawn)
+            early = _differ(b.opened, b.looks.get(step - 1, {})) if step == b.began + 1 else ()
+            for path in early:
+                if causes[0].text.startswith(f"{text}: {path} is used"):
+                    return [Cause(f"{text}: {path} is used between recorder.open() and the first step", _AHEAD)]
+            return causes
     if b.error:
         return [Cause(f"{what}: {b.error}", b.hint)]
     return []

@@ -146,7 +146,8 @@ class _Walk:
             if value.gi_frame and id(value.gi_frame.f_locals.get("self")) in self._recorded:
                 return  # an iteration over what is recorded goes on where that stands
             frame = value.gi_frame
-            at = frame and (frame.f_lasti, {k: v for k, v in frame.f_locals.items() if isinstance(v, _PLAIN)})
+            numbers = (*_PLAIN, np.generic)
+            at = frame and (frame.f_lasti, {k: v for k, v in frame.f_locals.items() if isinstance(v, numbers)})
             self._note(path, at, owner, "generator")
             if value.gi_frame is not None:
                 self.attributes(path, value.gi_frame.f_locals, depth, owner)

@@ -48,6 +48,7 @@ class Trail(msgspec.Struct):
     steps: dict[int, Step] = {}
     looks: dict[int, dict[str, Live]] = {}
     began: int = 0
+    opened: dict[str, Live] = {}  # the global generators, as recorder.open() left them
     ended: bool = False
     error: str = ""
     hint: str = ""
@@ -79,6 +80,7 @@ class _Watched(Recorder):
         self.given = tuple(objects.values())
         self.trail.began = super().open(**objects)
         self._began = time.monotonic()
+        self.trail.opened = look(None, Path(os.devnull), ())
         return self.trail.began
 
     def step(self, *, loss: Any, batch: Any) -> None:
