@@ -179,6 +179,10 @@ HAZARDS = {
         },
         "torch's generator is used between recorder.open() and the first step -> draw what a step needs within",
     ),
+    "gradients that are left over": (
+        {"BUILD": "clear, optimizer.zero_grad = optimizer.zero_grad, lambda: step % 4 or clear()"},
+        "gradients that are left over from one recorder.step() to the next are lost at a stop",
+    ),
     "a set of objects": (
         {
             "BUILD": "import os\npool = [Data() for _ in range(99)]\nfor it in pool:\n    it.at = os.urandom(4)\n"

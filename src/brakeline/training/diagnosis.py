@@ -119,7 +119,8 @@ def _explained(
     hints = {
         "batch": "the order of your data is not in the state: pass data=... with state_dict() and load_state_dict()",
         "loss": "something that the forward pass reads is not in the state: pass it to recorder.open()",
-        "state": "something that the update reads is not in the state: pass optimizer, scheduler and scaler",
+        "state": "something that the update reads is not in the state: pass optimizer, scheduler and scaler; "
+        "gradients that are left over from one recorder.step() to the next are lost at a stop",
     }
     if any(live.kind == "ddp" and live.text == "False" for live in a.values()):
         return [Cause(text, "DistributedDataParallel sorts its buckets anew after its first step: " + _BUCKETS)]
