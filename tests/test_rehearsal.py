@@ -166,6 +166,31 @@ HAZARDS = {
         {"BUILD": "noise = np.random.default_rng()", "BEFORE": "x = x + noise.normal()"},
         "`noise` is not seeded",
     ),
+    "a seed from the clock at each step": (
+        {"BEFORE": "import time\nnp.random.seed(time.time_ns() % 2**32)\nx = x + np.random.rand()"},
+        "NumPy's generator is seeded within the step",
+    ),
+    "a batch that is drawn ahead": (
+        {
+            "LATE": "",
+            "BUILD": "open_, ahead = recorder.open, []\n"
+            "recorder.open = lambda **it: [open_(**it), ahead.append(torch.randn(4, 8))][0]",
+            "BEFORE": "x = ahead.pop()\nahead.append(torch.randn(4, 8))",
+        },
+        "torch's generator is used between recorder.open() and the first step -> draw what a step needs within",
+    ),
+    "gradients that are left over": (
+        {"BUILD": "clear, optimizer.zero_grad = optimizer.zero_grad, lambda: step % 4 or clear()"},
+        "gradients that are left over from one recorder.step() to the next are lost at a stop",
+    ),
+    "a set of objects": (
+        {
+            "BUILD": "import os\npool = [Data() for _ in range(99)]\nfor it in pool:\n    it.at = os.urandom(4)\n"
+            "pool = set(pool)",
+            "BEFORE": "x = x + next(iter(pool)).at[0]",
+        },
+        "`pool`, a set, comes in another order at each start -> sort it",
+    ),
     "a schedule that is not passed": (
         {"BUILD": "del objects['scheduler']"},
         "`scheduler` (Schedule) is not in the state -> pass it: recorder.open(..., scheduler=scheduler)",
@@ -176,9 +201,13 @@ HAZARDS = {
     ),
     "an attribute that counts": (
         {"BEFORE": "model.calls += 1\nx = x * model.calls"},
-        "`model.calls` is 0 after it, 6 without",
+        "`model.calls` is 0 after it, 5 without",
     ),
     "a counter of the module": ({"BEFORE": "x = x + next(COUNT)"}, "`COUNT` is not what it was"),
+    "what comes back each fourth step": (
+        {"BUILD": "rest = [3, 2, 1, 0] * 9", "BEFORE": "x = x + rest.pop()"},
+        "`rest` is not what it was",
+    ),
     "a freeze at a step": (
         {"BEFORE": "if step == 2:\n    model.layer.bias.requires_grad_(False)"},
         "`model.layer.bias.requires_grad` is True, was False",
@@ -201,6 +230,26 @@ HAZARDS = {
             "BEFORE": "x = next(rows)",
         },
         "`rows`, a Python generator, cannot be put back where it was",
+    ),
+    "a Python generator that draws as it begins": (
+        {
+            "BUILD": "def draw():\n    for i in np.random.permutation(64):\n"
+            "        yield torch.full((4, 8), float(i))\nrows = draw()\nx = next(rows)",
+            "LATE": "",
+            "BEFORE": "x = next(rows)",
+        },
+        "`rows`, a Python generator, cannot be put back where it was",
+    ),
+    "a cycle": (
+        {"BUILD": "rows = itertools.cycle([torch.ones(4, 8), torch.zeros(4, 8)])", "BEFORE": "x = next(rows)"},
+        "`rows`, an itertools.cycle, cannot be put back where it was",
+    ),
+    "a cache of what was drawn": (
+        {
+            "BUILD": "import functools\nscale = functools.cache(lambda at: torch.rand(()))",
+            "BEFORE": "x = x * scale(step // 64)",
+        },
+        "`scale` remembers what it returned, a resumed run does not",
     ),
     "samples that are not aside": (
         {"LATE": "if step % 2 == 0:\n    torch.randn(3)"},
@@ -226,6 +275,37 @@ HAZARDS = {
     "a gate asked too seldom": (
         {"LATE": "x = data.next()\nstep += 1\nrecorder.step(loss=0.0, batch=x)"},
         "step 2 was made without asking gate.may_step()",
+    ),
+    "a counter beside a loader that is resumable": (
+        {
+            "BUILD": "rows = TensorDataset(torch.randn(16, 8))\n"
+            "objects['loader'] = loader = resumable(DataLoader(rows, batch_size=4, shuffle=True))\n"
+            "rows = iter(loader)\nepoch = 0",
+            "BEFORE": "if step == 4:\n    assert next(rows, None) is None\n    rows, epoch = iter(loader), epoch + 1\n"
+            "(x,) = next(rows)\nx = x + epoch",
+        },
+        "another batch: `epoch` is 0 after it, 1 without",
+    ),
+    "a data set that changes": (
+        {
+            "BUILD": "rows = TensorDataset(torch.randn(64, 8))\nrows.level = 0.0\n"
+            "objects['loader'] = loader = resumable(DataLoader(rows, batch_size=4, shuffle=True))\ndel rows",
+            "BEFORE": "loader.dataset.level += 0.5\nx = x + loader.dataset.level",
+        },
+        ".dataset.level` is 0.0 after it, 2.5 without -> keep it in the state",
+    ),
+    "what state_dict() leaves out": (
+        {"BUILD": "data.level = 0", "BEFORE": "data.level += 1\nx = x + data.level"},
+        "whatever changes data comes before it; or let its state_dict() hold it",
+    ),
+    "a file beside it that is not listed": (
+        {"BUILD": "np.load(__file__.replace('loop.py', 'table.npy'))"},
+        "table.npy' -> what lies beside the entry is listed, files = [...]",
+    ),
+    "a folder made where the process stands": (
+        {"BUILD": "import os\nfrom pathlib import Path\n"
+         "os.makedirs('out') if Path.cwd() == Path(__file__).parent else None"},
+        "Read-only file system: 'out' -> a cell may write to temporary folders alone",
     ),
     "a module beside it that is not listed": ({"BUILD": "import beside"}, "No module named 'beside'"),
     "a list of objects": (

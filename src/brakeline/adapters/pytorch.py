@@ -51,6 +51,7 @@ class Resumable:
         self._order = Order(loader, torch.initial_seed() % 2**63)
         self._inner = ordered(loader, self._order)
         self.dataset = loader.dataset
+        self._collate = loader.collate_fn
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -69,6 +70,10 @@ class Resumable:
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch from its first batch."""
         self.epoch, self.batch = epoch, 0
+
+    def __brakeline_held__(self) -> dict[str, Any]:
+        """What a rehearsal looks at: what makes the batches, not the iterators and generators that serve them."""
+        return {"dataset": self.dataset, "collate_fn": self._collate, "sampler": self._order._sampler}
 
     def state_dict(self) -> dict[str, int]:
         return {"seed": self._order.seed, "epoch": self.epoch, "batch": self.batch}

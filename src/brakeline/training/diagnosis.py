@@ -19,6 +19,10 @@ _STEERING: Final = (
 )
 
 
+_AHEAD: Final = (
+    "draw what a step needs within that step: what was drawn ahead of it, a batch say, is lost at a stop; "
+    "what is drawn once comes before recorder.open()"
+)
 _BUCKETS: Final = "with find_unused_parameters=True it does not, and a resumed run adds in the same order"
 
 
@@ -43,7 +47,13 @@ def compare(what: str, a: Trail, b: Trail, begin: int, noise: frozenset[str] = f
         if difference := _difference(a.steps[step], b.steps[step]):
             kind, where = difference
             text = f"{what}, step {step} has another {kind}" + (f" ({where})" if where else "")
-            return _explained(text, kind, what, a.looks.get(step - 1, {}), b.looks.get(step - 1, {}), noise)
+            drawn = sorted(GLOBAL.keys() & _differ(a.looks.get(step, {}), b.looks.get(step, {})))
+            causes = _explained(text, kind, what, a.looks.get(step - 1, {}), b.looks.get(step - 1, {}), noise, drawn)
+            early = _differ(b.opened, b.looks.get(step - 1, {})) if step == b.began + 1 else ()
+            for path in early:
+                if causes[0].text.startswith(f"{text}: {path} is used"):
+                    return [Cause(f"{text}: {path} is used between recorder.open() and the first step", _AHEAD)]
+            return causes
     if b.error:
         return [Cause(f"{what}: {b.error}", b.hint)]
     return []
@@ -79,15 +89,29 @@ def _differ(a: Mapping[str, Live], b: Mapping[str, Live]) -> frozenset[str]:
 
 
 def _explained(
-    text: str, kind: str, what: str, a: Mapping[str, Live], b: Mapping[str, Live], noise: frozenset[str]
+    text: str,
+    kind: str,
+    what: str,
+    a: Mapping[str, Live],
+    b: Mapping[str, Live],
+    noise: frozenset[str],
+    drawn: list[str],
 ) -> list[Cause]:
     fresh = not noise and what.startswith("two")
     paths = sorted(_differ(a, b) - noise)
+    if any(a[path].kind == "generator" and not a[path].recorded for path in paths):
+        paths = [path for path in paths if path not in GLOBAL]  # beginning anew, it may have drawn
     loaders = sorted({live.owner for live in {**b, **a}.values() if live.kind == "DataLoader" and not live.recorded})
     if kind == "batch" and loaders and not fresh and all(_rank(a[path]) > 1 or path in GLOBAL for path in paths):
         return [_loader(text, loaders[0])]
     if found := _culprits(text, a, b, paths, fresh=fresh):
         return found
+    if cycles := [path for path, live in a.items() if live.kind == "cycle"]:
+        text = f"{text}: `{cycles[0]}`, an itertools.cycle, cannot be put back where it was"
+        return [Cause(text, "loop over brakeline.adapters.pytorch.resumable(loader) again and again, and pass that")]
+    if fresh and drawn:
+        text = f"{text}: {drawn[0]} is seeded within the step, with what is another number at each start"
+        return [Cause(text, "seed it from int(config['seed'], 16) and the step")]
     if fresh:
         hint = "seed it from int(config['seed'], 16); torch.use_deterministic_algorithms(True) names operations"
         hint += "; the order of a set is fixed where Python starts with PYTHONHASHSEED=0"
@@ -95,7 +119,8 @@ def _explained(
     hints = {
         "batch": "the order of your data is not in the state: pass data=... with state_dict() and load_state_dict()",
         "loss": "something that the forward pass reads is not in the state: pass it to recorder.open()",
-        "state": "something that the update reads is not in the state: pass optimizer, scheduler and scaler",
+        "state": "something that the update reads is not in the state: pass optimizer, scheduler and scaler; "
+        "gradients that are left over from one recorder.step() to the next are lost at a stop",
     }
     if any(live.kind == "ddp" and live.text == "False" for live in a.values()):
         return [Cause(text, "DistributedDataParallel sorts its buckets anew after its first step: " + _BUCKETS)]
@@ -140,7 +165,7 @@ def _cause(text: str, path: str, a: Live, b: Live, fresh: bool) -> Cause:
         return Cause(f"{text}: {what} is not seeded", "seed it from int(config['seed'], 16)")
     if a.kind in ("set", "frozenset"):
         text = f"{text}: `{path}`, a {a.kind}, comes in another order at each start"
-        return Cause(text, "sort it; or start Python with PYTHONHASHSEED=0, as brakeline train does")
+        return Cause(text, "sort it; of texts alone, start Python with PYTHONHASHSEED=0, as brakeline train does")
     if path in GLOBAL:
         return Cause(
             f"{text}: {path} is used between recorder.step() and the next step",
@@ -153,7 +178,7 @@ def _cause(text: str, path: str, a: Live, b: Live, fresh: bool) -> Cause:
         call = f"{a.owner}.step()" if a.owner_kind.endswith(_STEERING) else f"whatever changes {a.owner}"
         return Cause(
             f"{text}: `{path}` changes between recorder.step() and the next step",
-            f"call recorder.step() last: {call} comes before it",
+            f"call recorder.step() last: {call} comes before it; or let its state_dict() hold it",
         )
     if a.kind == "DataLoader":
         return _loader(text, a.owner)
@@ -166,6 +191,9 @@ def _cause(text: str, path: str, a: Live, b: Live, fresh: bool) -> Cause:
     if a.kind == "generator":
         hint = "make it a class with state_dict() and load_state_dict() that knows its place, and pass it"
         return Cause(f"{text}: `{path}`, a Python generator, cannot be put back where it was", hint)
+    if a.kind == "cache":
+        hint = "let what it returns follow from its arguments alone, not from a draw or a variable"
+        return Cause(f"{text}: `{path}` remembers what it returned, a resumed run does not", hint)
     values = f" is {b.text} after it, {a.text} without" if a.text else " is not what it was"
     hint = "keep it in the state: a buffer of a module, an object with state_dict(); or derive it from the step"
     return Cause(f"{text}: `{path}`{values}", hint)

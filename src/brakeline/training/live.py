@@ -121,6 +121,8 @@ class _Walk:
             self._module(path, value, depth, owner if owner else (path, kind_of(value), recorded))
         elif isinstance(value, torch.optim.Optimizer) and recorded:
             return
+        elif held := getattr(type(value), "__brakeline_held__", None):  # the rest of it is a function of its state
+            self.attributes(path, held(value), depth, None)
         elif isinstance(value, DataLoader):
             itself = owner if owner and owner[2] else (path, "DataLoader", recorded)
             self._note(path, None, itself, "DataLoader")
@@ -131,18 +133,30 @@ class _Walk:
         elif isinstance(value, list | tuple | set | frozenset | deque):
             if all(isinstance(v, _PLAIN) for v in itertools.islice(value, _ELEMENTS)):
                 self._note(path, value, owner, kind_of(value))
-            elif not isinstance(value, set | frozenset):
+            elif isinstance(value, set | frozenset):
+                shown = [_plain(v) for v in itertools.islice(value, _ELEMENTS)]
+                self._note(path, shown, owner, kind_of(value))
+            else:
                 self._note(f"len({path})", len(value), owner)
                 for i, v in enumerate(itertools.islice(value, _ELEMENTS)):
                     self.visit(f"{path}[{i}]", v, depth + 1, owner)
         elif isinstance(value, FunctionType | MethodType | partial):
             self._function(path, value, depth, owner)
         elif isinstance(value, GeneratorType):
-            self._note(path, value.gi_frame and value.gi_frame.f_lasti, owner, "generator")
+            if value.gi_frame and id(value.gi_frame.f_locals.get("self")) in self._recorded:
+                return  # an iteration over what is recorded goes on where that stands
+            frame = value.gi_frame
+            numbers = (*_PLAIN, np.generic)
+            at = frame and (frame.f_lasti, {k: v for k, v in frame.f_locals.items() if isinstance(v, numbers)})
+            self._note(path, at, owner, "generator")
             if value.gi_frame is not None:
                 self.attributes(path, value.gi_frame.f_locals, depth, owner)
         elif isinstance(value, itertools.count | itertools.repeat):
             self._note(path, repr(value), owner, kind_of(value))
+        elif isinstance(value, itertools.cycle):
+            self._note(path, None, owner, "cycle")  # which tells nothing about its place
+        elif callable(getattr(value, "cache_info", None)):
+            self._note(path, value.cache_info().currsize, owner, "cache")
         elif callable(getattr(value, "__length_hint__", None)):
             self._note(path, value.__length_hint__(), owner, "an iterator")
         else:
@@ -205,6 +219,14 @@ def kind_of(value: object) -> str:
     """The class of an object, as an engineer would write it."""
     cls = type(value)
     return f"{cls.__module__}.{cls.__qualname__}" if isinstance(value, _GENERATORS) else cls.__qualname__
+
+
+def _plain(value: Any) -> Any:
+    """What of an object reads the same wherever it lies in memory."""
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    held = getattr(value, "__dict__", {})
+    return value if isinstance(value, _PLAIN) else {k: v for k, v in held.items() if isinstance(v, _PLAIN)}
 
 
 def _generator_state(value: Any) -> bytes:

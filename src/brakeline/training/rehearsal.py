@@ -75,7 +75,8 @@ class _Rehearsing:
         self._folder = folder
         self._here = recipe.deposit(folder / "recipe")
         self._steps = steps
-        self._segment = (steps + 1) // 2
+        # 7 and 11 of 16: what comes back each second, fourth or eighth step is under way there, and shows.
+        self._segment = max(1, (steps - 1) // 2)
         self._threads = threads
         self._tell = tell
         self._stages: Queue[Stage] = Queue()
@@ -183,7 +184,8 @@ class _Rehearsing:
                     if len(again.leaves) < end - start:
                         return [Cause(f"in an inspector's cell, train() stops before step {end}", "")]
         except Failed as e:
-            return [Cause(f"in an inspector's cell: {e}", _CELL)]
+            hint = _WRITES if "Read-only file system" in str(e) else _CELL
+            return [Cause(f"in an inspector's cell: {e}", hint)]
         except BrakelineError as e:
             return [Cause(f"in an inspector's cell: {e}", e.hint)]
         return []
@@ -192,6 +194,7 @@ class _Rehearsing:
 _SEEDED: Final = "build everything from config, whose seed is config['seed']"
 _DERIVED: Final = "an inspector elsewhere cannot compare it; record what it was computed from, integers say"
 _FRESH: Final = "something that a step depends on is neither in the state nor in the recipe"
+_WRITES: Final = "a cell may write to temporary folders alone: output_dir=tempfile.mkdtemp(), say"
 _CELL: Final = "a cell has the recipe's files and what is installed: list what lies beside the entry in files = [...]"
 
 

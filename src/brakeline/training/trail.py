@@ -27,6 +27,10 @@ from brakeline.training.recorder import Recorder
 from brakeline.training.replay import begin
 
 _WORDS: Final = 2000
+_BESIDE: Final = (
+    "what lies beside the entry is listed, files = [...], and read as Path(__file__).with_name(...); "
+    "a data set stays where it is: name it by its whole path"
+)
 SEED: Final = tagged("brakeline/rehearsal-seed/v1", b"")
 
 
@@ -44,6 +48,7 @@ class Trail(msgspec.Struct):
     steps: dict[int, Step] = {}
     looks: dict[int, dict[str, Live]] = {}
     began: int = 0
+    opened: dict[str, Live] = {}  # the global generators, as recorder.open() left them
     ended: bool = False
     error: str = ""
     hint: str = ""
@@ -75,6 +80,7 @@ class _Watched(Recorder):
         self.given = tuple(objects.values())
         self.trail.began = super().open(**objects)
         self._began = time.monotonic()
+        self.trail.opened = look(None, Path(os.devnull), ())
         return self.trail.began
 
     def step(self, *, loss: Any, batch: Any) -> None:
@@ -172,6 +178,7 @@ def make(order: Order) -> bool:
         frames = [f for f in traceback.extract_tb(e.__traceback__) if Path(f.filename).is_relative_to(order.folder)]
         where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}: " if frames else ""
         trail.error = f"{where}{type(e).__name__}: {e}"
+        trail.hint = _BESIDE if isinstance(e, FileNotFoundError) and frames else ""
     finally:
         if recorder is not None:
             recorder.close()
