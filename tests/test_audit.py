@@ -119,6 +119,25 @@ def test_a_recipe_that_is_not_shown_counts_against_the_lab(tmp_path, spoil):
     assert audit.segments == ()
 
 
+def test_a_recipe_does_not_lead_to_what_is_the_inspectors_own(tmp_path):
+    run = recorded(tmp_path)
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "word.txt").write_text("hunter2")
+    shown = run.evidence / RECIPE
+    manifest = json.loads((shown / MANIFEST).read_bytes())
+    for path, link, target in (
+        ("word.txt", "word.txt", tmp_path / "private" / "word.txt"),
+        ("lib/word.txt", "lib", tmp_path / "private"),
+        ("loop", "loop", "loop"),
+    ):
+        (shown / link).symlink_to(target)
+        files = [*manifest["files"], {"digest": "00" * 32, "path": path, "size": 7}]
+        spoiled_manifest("files", files)(run)
+        audit = run.audit("beta")
+        assert faults(audit) == {(Fault.OPENING_MISSING, "violation")}, "no digest of it is logged"
+        (shown / link).unlink()
+
+
 ROOT_OF_DATA = "    digest = hashlib.sha256()\n"
 SEEDING = '    seed_generators(int(c["seed"], 16))\n'
 

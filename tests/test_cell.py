@@ -22,6 +22,7 @@ from brakeline.training.audit import _check_fault, inspect
 from brakeline.training.cell import Cell
 from brakeline.training.checkpoint import checkpoint_path, image, load_checkpoint, write
 from brakeline.training.digest import snapshot
+from brakeline.training.recipe import Recipe
 from brakeline.training.recorder import LEAVES
 from world import key
 
@@ -319,3 +320,17 @@ def test_the_inspectors_own_disk_is_no_finding():
         with pytest.raises(Unavailable):
             _check_fault(wrapped)
     _check_fault(FileNotFoundError(errno.ENOENT, "not shown"))
+
+
+def test_a_recipe_may_have_a_folder_named_tmp(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp" / "word.txt").write_text("here")
+    (tmp_path / "code.py").write_text(
+        "from pathlib import Path\n"
+        "def dataset_root(c): return (Path(__file__).parent / 'tmp' / 'word.txt').read_text()\n"
+        "def flop_per_step(c): return 1\n"
+        "def train(c, g, r): pass\n"
+    )
+    it = Recipe("run", tmp_path / "code.py", 1, {}, files=("tmp/word.txt",))
+    with Cell(it, it.digest, ()) as cell:
+        assert cell.facts().dataset == "here"

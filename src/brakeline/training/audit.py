@@ -9,6 +9,7 @@ what it shows, and the log's heads bound that (Treaty 7.2).
 """
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -235,7 +236,8 @@ def _open(run: Run, heads: Sequence[Committed], evidence: Path) -> _Shown | Find
         for name in (LEAVES, PERMITS, f"{RECIPE}/{MANIFEST}"):
             _check_plain(evidence / name)
         recipe = deposited(evidence / RECIPE)
-        _check_plain(recipe.source)
+        for name in (recipe.source.name, *recipe.files):
+            _check_within(evidence / RECIPE, name)
         return _Shown(_Leaves(evidence / LEAVES, heads[-1].head.steps + 1), recipe.digest, recipe)
     except (BrakelineError, OSError, TypeError, ValueError) as e:
         _check_fault(e)
@@ -353,6 +355,14 @@ def _check_plain(path: Path) -> None:
     """A pipe would be read for ever, and a device too. Raises FileNotFoundError."""
     if path.exists() and not path.is_file():
         raise FileNotFoundError(errno.ENOENT, "not a plain file", str(path))
+
+
+def _check_within(folder: Path, name: str) -> None:
+    """A link may lead to what is the inspector's own, of which a digest would then be logged. Raises
+    FileNotFoundError."""
+    _check_plain(folder / name)
+    if not Path(os.path.realpath(folder / name)).is_relative_to(os.path.realpath(folder)):  # loops do not raise
+        raise FileNotFoundError(errno.ENOENT, "it leads out of the recipe's folder", name)
 
 
 def _check_fault(e: BaseException) -> None:

@@ -126,7 +126,7 @@ class Cell:
     def _start(self) -> None:
         folder = Path(tempfile.mkdtemp(prefix="brakeline-cell-"))
         self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        scratch = folder / "tmp"
+        scratch = folder / ".tmp"  # no name that a file of a recipe may have
         scratch.mkdir()
         if self.recipe.deposit(folder).digest != self._digest:
             raise Unavailable("the recipe shown changes while it is read")

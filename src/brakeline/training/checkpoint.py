@@ -11,6 +11,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from brakeline.core.encoding import Wire, canonical, parse
+from brakeline.core.encoding import Wire, canonical, parse, unhex32
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Unavailable
 from brakeline.training.digest import (
     Item,
@@ -26,14 +27,16 @@ from brakeline.training.digest import (
     Tree,
     raw_bytes,
     snapshot,
+    state_digest,
+    structure_digest,
     tensor_digest,
 )
+from brakeline.training.tensorfile import TensorFile
 
 CHECKPOINTS: Final = "checkpoints"
 FORMAT: Final = "brakeline/checkpoint/v2"
 _NAME: Final = re.compile(r"step-([0-9]{8,})\.safetensors")
 _SHARED: Final = 1 << 20  # bytes from which on a tensor that has not changed is referred to: a file less to depend on
-MAX_INDEX: Final = 1 << 28  # bytes of the list
 MAX_DEPTH: Final = 200
 _DIMENSIONS: Final = 64
 _METADATA: Final = "brakeline"
@@ -125,22 +128,35 @@ def load_checkpoint(directory: Path, step: int) -> Snapshot:
 
     Raises:
         Unavailable: no such file, or one that it refers to. Malformed: not a checkpoint of this step.
+        OSError, MemoryError.
     """
-    structures, tensors, own = _read(directory, step)
-    files: dict[int, Mapping[str, torch.Tensor]] = {step: own}
-    found = []
-    for listed in tensors:
-        if listed.step not in files:
-            files[listed.step] = _read(directory, listed.step)[2]
-        found.append(_tensor(listed, files[listed.step].get(listed.digest), step))
-    values = iter(found)
+    structures, tensors = _read(directory, step)
+    _check_once(tensors, step)
+    data: dict[str, torch.Tensor] = {}
+    for at in sorted({t.step for t in tensors}):
+        with _file(directory, at) as file:
+            for listed in (t for t in tensors if t.step == at):
+                _check_size(listed, file.size(listed.digest), step)
+                data[listed.digest] = file.tensor(listed.digest)
     try:
-        tree = {name: _Reader(data, values).whole() for name, data in structures.items()}
+        values = iter([_tensor(listed, data.pop(listed.digest)) for listed in tensors])
+        tree = {name: _Reader(kept, values).whole() for name, kept in structures.items()}
         if next(values, None) is not None:
             raise Malformed("more tensors than places")
-    except (BrakelineError, ValueError, RecursionError) as e:
+    except (BrakelineError, ValueError, RecursionError, RuntimeError) as e:
         raise Malformed(f"{checkpoint_path(directory, step).name} is not a checkpoint: {e}") from e
     return snapshot(tree, lambda *_: True)
+
+
+def listed_digest(directory: Path, step: int) -> bytes:
+    """The digest of the state that the checkpoint of `step` says it has, for the cost of its list. Raises as
+    `load_checkpoint`."""
+    structures, tensors = _read(directory, step)
+    try:
+        listed = [unhex32(t.digest) for t in tensors]
+    except Malformed as e:
+        raise Malformed(f"{checkpoint_path(directory, step).name} is not a checkpoint: {e}") from e
+    return state_digest([*(structure_digest(name, data) for name, data in structures.items()), *listed])
 
 
 def shared(directory: Path, step: int) -> dict[str, int]:
@@ -167,39 +183,46 @@ def _structure(component: str) -> str:
     return f"structure {component}"
 
 
-def _read(directory: Path, step: int) -> tuple[dict[str, bytes], tuple[Listed, ...], dict[str, torch.Tensor]]:
-    """Structures, list, and the tensors that lie in this file, as bytes that nobody changes any more."""
-    path = checkpoint_path(directory, step)
+@contextmanager
+def _file(directory: Path, step: int) -> Iterator[TensorFile]:
     try:
-        with path.open("rb") as f:
-            head = f.read(8)
-        if len(head) < 8 or int.from_bytes(head, "little") > MAX_INDEX:
-            raise Malformed(f"{path.name} is not a checkpoint: its list is too long, or it ends early")
-        with safe_open(path, framework="pt") as f:
-            index = parse((f.metadata() or {}).get(_METADATA, "").encode(), _Index)
-            if index.format != FORMAT or index.step != step:
-                raise Malformed(f"{path.name} is not the checkpoint of step {step}")
-            tensors = {name: f.get_tensor(name).clone() for name in f.keys()}  # noqa: SIM118
-        if any(t.dtype != torch.uint8 or t.dim() != 1 for t in tensors.values()):
-            raise Malformed(f"{path.name} is not a checkpoint: it holds something else than bytes")
-        structures = {name: tensors.pop(_structure(name)).numpy().tobytes() for name in index.structures}
-        return structures, index.tensors, tensors
+        with TensorFile(checkpoint_path(directory, step)) as file:
+            yield file
     except FileNotFoundError as e:
         raise Unavailable(f"there is no checkpoint of step {step} in {directory}") from e
-    except (SafetensorError, KeyError, UnicodeEncodeError) as e:
-        raise Malformed(f"{path.name} is not a checkpoint: {type(e).__name__}: {e}") from e
-    except Malformed as e:
-        raise Malformed(f"{path.name}: {e}") from e
 
 
-def _tensor(listed: Listed, data: torch.Tensor | None, step: int) -> torch.Tensor:
+def _read(directory: Path, step: int) -> tuple[dict[str, bytes], tuple[Listed, ...]]:
+    """Structures and list."""
+    name = checkpoint_path(directory, step).name
+    with _file(directory, step) as file:
+        try:
+            index = parse(file.metadata.get(_METADATA, "").encode(), _Index)
+            if index.format != FORMAT or index.step != step or len({*index.structures}) != len(index.structures):
+                raise Malformed(f"not the checkpoint of step {step}")
+            return {part: bytes(file.read(_structure(part))) for part in index.structures}, index.tensors
+        except (Malformed, KeyError, UnicodeEncodeError) as e:
+            raise Malformed(f"{name} is not a checkpoint: {e}") from e
+
+
+def _check_once(tensors: Sequence[Listed], step: int) -> None:
+    """A digest is of one place alone: what were listed a million times would be a million times as large."""
+    if len({t.digest for t in tensors}) != len(tensors):
+        raise Malformed(f"the checkpoint of step {step} lists one tensor twice")
+
+
+def _check_size(listed: Listed, size: int | None, step: int) -> None:
     dtype = getattr(torch, listed.dtype.removeprefix("torch."), None)
     if not listed.dtype.startswith("torch.") or not isinstance(dtype, torch.dtype):
         raise Malformed(f"the checkpoint of step {step} has a tensor of type {listed.dtype[:40]!r}")
-    if data is None:
+    if size is None:
         raise Malformed(f"the checkpoint of step {listed.step} does not hold what that of step {step} refers to")
-    if len(listed.shape) > _DIMENSIONS or any(not 0 <= n < 2**48 for n in listed.shape) or _size(listed) != len(data):
-        raise Malformed(f"the checkpoint of step {step} has {len(data)} bytes for a tensor of shape {listed.shape}")
+    if len(listed.shape) > _DIMENSIONS or any(not 0 <= n < 2**48 for n in listed.shape) or _size(listed) != size:
+        raise Malformed(f"the checkpoint of step {step} has {size} bytes for a tensor of shape {listed.shape}")
+
+
+def _tensor(listed: Listed, data: torch.Tensor) -> torch.Tensor:
+    dtype = getattr(torch, listed.dtype.removeprefix("torch."))
     return data.view(dtype).reshape(listed.shape) if len(data) else torch.empty(listed.shape, dtype=dtype)
 
 

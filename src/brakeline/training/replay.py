@@ -20,7 +20,7 @@ from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Ref
 from brakeline.core.gate import NO_PERMIT
 from brakeline.core.transcript import Leaf, SegmentReplay
 from brakeline.training import ranks
-from brakeline.training.checkpoint import checkpoint_steps, load_checkpoint
+from brakeline.training.checkpoint import checkpoint_steps, listed_digest, load_checkpoint
 from brakeline.training.components import components
 from brakeline.training.digest import (
     Snapshot,
@@ -133,7 +133,11 @@ def open_recorded(evidence: Path, leaf: Leaf, count: int = 1) -> Snapshot | Toge
         Unavailable: it is not there. Malformed: it is none. Refused(TAMPERED): it is not the recorded state.
     """
     # At a segment's end a cheat hands in the weights an honest run would have given, and the update looks right.
-    parts = tuple(load_checkpoint(ranks.folder(evidence, rank), leaf.step) for rank in range(count))
+    folders = [ranks.folder(evidence, rank) for rank in range(count)]
+    # The lists first: what they say costs little, and nobody reads what a stranger holds out without end.
+    if ranks.joint([listed_digest(folder, leaf.step) for folder in folders]) != leaf.state:
+        raise Refused(Reason.TAMPERED, f"the checkpoint shown for step {leaf.step} is not the recorded state")
+    parts = tuple(load_checkpoint(folder, leaf.step) for folder in folders)
     opened = parts[0] if count == 1 else Together(parts)
     if opened.digest() != leaf.state:
         raise Refused(Reason.TAMPERED, f"the checkpoint shown for step {leaf.step} is not the recorded state")

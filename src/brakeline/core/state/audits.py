@@ -58,8 +58,11 @@ def owed(treaty: Treaty, run: Run, time: int) -> bool:
     """Whether the lab owes what an inspector may ask for, at the log's `time`. Treaty 7.4
 
     Until the run has ended and enough inspectors passed it, and for as long after its last head as an older one may
-    be audited; an inspector who comes later finds what is still there.
+    be audited; an inspector who comes later finds what is still there. What is owed no more is never owed again: what
+    such an inspector says would else make a fault of what was rightly removed.
     """
+    if run.released is True:
+        return False
     if run.head is None or run.head.status != "ended" or run.settlement != "settled" or run.open_allegations:
         return True
     return next(iter(run.kept)).time >= time - treaty.audit_within
@@ -82,6 +85,8 @@ def take(
         raise Refused(Reason.EXPIRED, f"entry {audit.head} was logged too long ago to be audited (Treaty 7.10)")
     if not logged.beacon or logged.stamp != audit.beacon:
         raise Refused(Reason.FOREIGN, "the sample's beacon is not the first stamp after the head (Treaty 7.3)")
+    if treaty.rules > 1 and not owed(treaty, run, time):
+        run = msgspec.structs.replace(run, released=True)
     if len(audit.findings) > treaty.findings:  # Treaty 7.10
         raise Refused(Reason.ALLOWANCE, f"{len(audit.findings)} findings; an audit carries {treaty.findings} at most")
     cuts = frozenset(h.steps for h in run.kept)

@@ -126,7 +126,8 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     `kept` are heads that may still be audited, the newest first, and `since` is the time of the oldest. `tiers` are the
     names of those it is in, by its numbers or by decision (`chosen`); `exempt` is its purpose where that counts.
     `covered`: it needs a permit for every step; `brakes`: the brake stops it; `prohibited`: it gets no permit.
-    `bound`: its lab was in force when it was declared, or when it logged a head.
+    `bound`: its lab was in force when it was declared, or when it logged a head. `released`: an audit found that
+    nothing was owed of it any more (`audits.owed`).
     """
 
     id: str
@@ -150,6 +151,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     since: int = 0
     seams: tuple[int, ...] = ()
     moved: tuple[Moved, ...] | msgspec.UnsetType = msgspec.UNSET
+    released: bool | msgspec.UnsetType = msgspec.UNSET  # as `moved`
     designated: Mapping[str, tuple[str, ...]] = {}
     examined: Mapping[str, Examined] = {}
     allegations: Mapping[Key, Allegation] = {}
@@ -286,8 +288,9 @@ def settlement(treaty: Treaty, run: Run) -> Settlement:
 
     `tried`: as many inspectors as could pass it examined its last head without passing it, and nothing is alleged. An
     attested run has nothing to execute again (Treaty 7.8): that it has stopped, or its permits have lapsed, is all.
+    Of a settled run of which nothing is owed any more, what an audit could not see opens nothing again (Treaty 7.4).
     """
-    if run.declaration.rung == "attested" or run.bar or run.steps == 0:
+    if run.declaration.rung == "attested" or run.bar or run.steps == 0 or run.released is True:
         return "settled"
     if not run.examined and not run.allegations:
         return "open"
