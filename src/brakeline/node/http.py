@@ -177,6 +177,7 @@ def _config(app: ASGIApp, servers: int = 1) -> uvicorn.Config:
     """Of one of so many servers of this process. What strangers send is no line in its log."""
     return uvicorn.Config(
         app,
+        loop="asyncio",  # also where uvloop is installed, whose transports are not bounded
         http=bounded(capacity() // servers),
         ws="none",
         backlog=BACKLOG,
