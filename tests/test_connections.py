@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from brakeline.node import connections
 from brakeline.node.connections import bounded, capacity
-from brakeline.node.http import HANDLERS, read_body
+from brakeline.node.http import HANDLERS, _config, read_body
 
 HALF = b"POST /add HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
 
@@ -227,3 +227,8 @@ def test_making_room_is_cheap_and_keeps_the_bound() -> None:
                 assert ended(s)
         for s in crowd:
             s.close()
+
+
+def test_loop_is_asyncios() -> None:
+    """uvicorn takes uvloop wherever something else has installed it; its transports know no `max_size`."""
+    assert _config(Starlette()).loop == "asyncio"

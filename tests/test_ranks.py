@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from brakeline.core.errors import Misuse
+from brakeline.core.transcript import NONE, Leaf
 from brakeline.training.digest import snapshot
 from brakeline.training.ranks import Together, folder, joint, meet, rank, tell, whole
 from brakeline.training.recipe import Recipe
+from brakeline.training.recorder import cut_to_checkpoint, read_leaves
 from brakeline.training.rehearsal import Rehearsal, rehearse
 
 SOURCE = """
@@ -115,3 +118,31 @@ def test_a_state_that_lacks_a_rank_is_none(tree: dict[str, int]) -> None:
 def test_each_rank_has_a_folder_of_its_own() -> None:
     here = Path("run")
     assert [folder(here, rank) for rank in (0, 1, 12)] == [here, here / "ranks" / "0001", here / "ranks" / "0012"]
+
+
+def recorded(where: Path, steps: int, checkpoint: int) -> None:
+    (where / "checkpoints").mkdir(parents=True)
+    (where / "checkpoints" / f"step-{checkpoint:08d}.safetensors").touch()
+    leaves = (Leaf(step, bytes(32), NONE, NONE, 0.0, step).encode() for step in range(steps + 1))
+    (where / "leaves.bin").write_bytes(b"".join(leaves))
+
+
+def test_all_ranks_are_cut_to_the_last_checkpoint_that_all_have(tmp_path: Path) -> None:
+    recorded(tmp_path, 12, 10)
+    recorded(folder(tmp_path, 1), 11, 5)  # killed between two checkpoints of one step
+    assert cut_to_checkpoint(tmp_path, 2) == 5
+    assert [len(read_leaves(folder(tmp_path, rank))) for rank in range(2)] == [6, 6]
+
+
+def test_what_another_process_records_is_not_cut(tmp_path: Path) -> None:
+    recorded(tmp_path, 12, 10)
+    with FileLock(tmp_path / ".lock"), pytest.raises(Misuse, match="another process is recording"):
+        cut_to_checkpoint(tmp_path)
+    assert len(read_leaves(tmp_path)) == 13
+
+
+def test_a_torn_leaf_is_no_concern_of_those_before(tmp_path: Path) -> None:
+    recorded(tmp_path, 12, 10)
+    with (tmp_path / "leaves.bin").open("ab") as f:
+        f.write(b"torn")
+    assert len(read_leaves(tmp_path, 10)) == 11

@@ -4,6 +4,10 @@ import os
 
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -379,3 +383,33 @@ def test_what_passed_is_not_rehearsed_again(tmp_path: Path) -> None:
     assert len(told) == said > 0
     rehearsed(it, "cd" * 32, tmp_path / "kept", told.append)
     assert len(told) > said, "another environment is another rehearsal"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_step_is_made_that_nobody_waits_for(number: int, tmp_path: Path) -> None:
+    (tmp_path / "loop.py").write_text(
+        "import os, time\nfrom pathlib import Path\n"
+        "def dataset_root(config):\n    return ''\n"
+        "def flop_per_step(config):\n    return 1\n"
+        "def train(config, gate, recorder):\n"
+        f"    Path({str(tmp_path)!r}, f'pid-{{os.getpid()}}').touch()\n    time.sleep(600)\n"
+    )
+    (tmp_path / "recipe.toml").write_text('name = "endless"\nentry = "loop.py"\nsteps = 4\n')
+    (tmp_path / "tmp").mkdir()
+    command = [sys.executable, "-m", "brakeline.cli.main", "rehearse", "recipe.toml"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"TMPDIR": str(tmp_path / "tmp")})
+
+    def trained() -> list[int]:
+        return [int(path.name[4:]) for path in tmp_path.glob("pid-*")]
+
+    deadline = time.monotonic() + 60
+    while not trained() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    assert process.wait(20) == (143 if number == signal.SIGTERM else -9)
+    while any(Path(f"/proc/{pid}").exists() for pid in trained()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert trained()
+    assert not [pid for pid in trained() if Path(f"/proc/{pid}").exists()]
+    if number == signal.SIGTERM:
+        assert not list((tmp_path / "tmp").glob("brakeline-*"))

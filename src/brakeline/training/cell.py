@@ -222,6 +222,11 @@ class Cell:
         except Malformed as e:
             raise self._failed("the answer cannot be read") from e
 
+    def interrupt(self) -> None:
+        """From another thread: let whoever waits for this cell find that it has ended."""
+        with suppress(ProcessLookupError, AttributeError):
+            os.kill(self._process.pid, signal.SIGTERM)
+
     def _failed(self, text: str) -> Failed:
         self._over = text
         return Failed(text)

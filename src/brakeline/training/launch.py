@@ -1,7 +1,7 @@
 """The ranks of a run: rank 0 speaks for it, the others train when it says so and let it go on alone in all else."""
 
 import os
-import signal
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +22,8 @@ from brakeline.training.recorder import Recorder
 from brakeline.training.replay import begin
 
 _STORE: Final = "BRAKELINE_RANKS"  # the file by which the ranks that rank 0 has started find it
+_ERRORS: Final = range(2, 6)  # exit status of what a rank says itself; docs/operator.md
+_UNAVAILABLE: Final = 5
 
 
 class Stretch(NamedTuple):
@@ -70,7 +72,7 @@ def _others(count: int, store: Path) -> Iterator[None]:
         started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment))
     over = threading.Event()
     for rank, process in enumerate(started, 1):
-        threading.Thread(target=_watch, args=(rank, process, over), daemon=True).start()
+        threading.Thread(target=_watch, args=(rank, process, over, store.parent), daemon=True).start()
     try:
         with ranks.joined(0, count, store):
             yield
@@ -81,12 +83,14 @@ def _others(count: int, store: Path) -> Iterator[None]:
             process.wait()
 
 
-def _watch(rank: int, process: "subprocess.Popen[bytes]", over: threading.Event) -> None:
+def _watch(rank: int, process: "subprocess.Popen[bytes]", over: threading.Event, folder: Path) -> None:
     status = process.wait()
     if status and not over.is_set():
-        # Rank 0 may wait for it in a collective, where no exception reaches it.
-        print(f"error: rank {rank} ended with status {status}, and the run with it", file=sys.stderr, flush=True)
-        os.kill(os.getpid(), signal.SIGTERM)
+        # Rank 0 may wait for it in a collective, where no exception reaches it. The others end with rank 0.
+        print(f"error: rank {rank} ended with status {status}, and the run with it", file=sys.stderr)
+        print("hint: the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(status if status in _ERRORS else _UNAVAILABLE)
 
 
 def _end_with_rank_0() -> None:

@@ -363,30 +363,37 @@ class Recorder:
             self._on_head(head)
 
 
-def cut_to_checkpoint(directory: Path) -> int:
-    """Drop leaves beyond the last checkpoint, whose steps another environment would not repeat. Returns its step.
+def cut_to_checkpoint(directory: Path, count: int = 1) -> int:
+    """Drop leaves beyond the last checkpoint that all `count` ranks have, whose steps another environment would not
+    repeat. Returns its step.
 
     Raises:
-        Unavailable: the disk.
+        Misuse: another process is recording there. Unavailable: the disk.
     """
-    step = max(checkpoint_steps(directory), default=0)
+    folders = [ranks.folder(directory, rank) for rank in range(count)]
+    step = min(max(checkpoint_steps(folder), default=0) for folder in folders)
     try:
-        with (directory / LEAVES).open("r+b") as f:
-            f.truncate(min((step + 1) * LEAF_BYTES, os.fstat(f.fileno()).st_size))
-            os.fsync(f.fileno())
+        with FileLock(directory / ".lock", timeout=0):
+            for folder in folders:
+                with (folder / LEAVES).open("r+b") as f:
+                    f.truncate(min((step + 1) * LEAF_BYTES, os.fstat(f.fileno()).st_size))
+                    os.fsync(f.fileno())
+    except Timeout as e:
+        raise Misuse(f"another process is recording in {directory}") from e
     except OSError as e:
-        raise Unavailable(f"cannot write {directory / LEAVES}: {e.strerror}") from e
+        raise Unavailable(f"cannot write {e.filename or directory / LEAVES}: {e.strerror}") from e
     return step
 
 
-def read_leaves(directory: Path) -> tuple[Leaf, ...]:
-    """All leaves recorded under `directory`, in order.
+def read_leaves(directory: Path, last: int | None = None) -> tuple[Leaf, ...]:
+    """All leaves recorded under `directory`, in order; or those up to `last`, whatever a crash left torn behind it.
 
     Raises:
         Unavailable: no leaves there. Malformed: torn, damaged or out of order.
     """
     try:
-        data = (directory / LEAVES).read_bytes()
+        with (directory / LEAVES).open("rb") as f:
+            data = f.read(-1 if last is None else (last + 1) * LEAF_BYTES)
     except OSError as e:
         raise Unavailable(f"cannot read {directory / LEAVES}: {e}") from e
     leaves = tuple(decode_leaf(data[i : i + LEAF_BYTES]) for i in range(0, len(data), LEAF_BYTES))

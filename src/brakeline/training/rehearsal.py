@@ -6,10 +6,12 @@ words: the variable that the state lacks, and what to pass. `diagnosis` finds th
 """
 
 import os
+import signal
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from queue import Queue
 from typing import Final, Literal
@@ -66,8 +68,28 @@ def rehearse(
     steps = min(steps, recipe.steps)
     if steps < 2:
         raise Misuse("a rehearsal makes at least two steps, and so does the run", hint="more steps")
-    with tempfile.TemporaryDirectory(prefix="brakeline-rehearsal-") as folder:
+    with _ended_tidily(), tempfile.TemporaryDirectory(prefix="brakeline-rehearsal-") as folder:
         return _Rehearsing(recipe, Path(folder), steps, threads or torch.get_num_threads(), tell).run()
+
+
+@contextmanager
+def _ended_tidily() -> Iterator[None]:
+    """SIGTERM and a closed terminal end this as Ctrl-C does: checkpoints are large, and none is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class _Rehearsing:
@@ -79,6 +101,7 @@ class _Rehearsing:
         self._segment = max(1, (steps - 1) // 2)
         self._threads = threads
         self._tell = tell
+        self._cells: list[Cell] = []
         self._stages: Queue[Stage] = Queue()
         self._stop = self._segment + max(1, (steps - self._segment) // 2) if steps > 2 else 1
         self._kill = min(steps - 1, self._stop + 1)
@@ -89,6 +112,7 @@ class _Rehearsing:
         with ThreadPoolExecutor(at_once) as pool, ExitStack() as stack:
             for _ in range(at_once):
                 self._stages.put(stack.enter_context(closing(Stage())))
+            stack.callback(self._leave, pool)
             self._tell(f"rehearsing {self._steps} steps: whole, stopped at {self._stop}, killed at {self._kill}")
             first = [
                 pool.submit(self._stretch, "whole", self._steps, "stop"),
@@ -119,6 +143,12 @@ class _Rehearsing:
             other_batch = [n for n, step in steps.items() if step.batch and step.batch != whole.steps[n].batch]
             notes = [f"with other threads step {n} has another batch: {_DERIVED}" for n in other_batch[:1]]
         return self._found(whole, causes, notes)
+
+    def _leave(self, pool: ThreadPoolExecutor) -> None:
+        """Wait for nothing that is not needed any more: a step may take minutes, or never end."""
+        pool.shutdown(wait=False, cancel_futures=True)
+        for cell in self._cells:
+            cell.interrupt()
 
     def _found(self, whole: Trail, causes: list[Cause], notes: list[str] | None = None) -> Rehearsal:
         written = sorted((self._folder / "whole" / CHECKPOINTS).glob("*.safetensors"))
@@ -170,6 +200,7 @@ class _Rehearsing:
         cell = Cell(self._here, self._here.digest, (record,), tuple(whole.imported), self._threads)
         try:
             with cell:
+                self._cells.append(cell)
                 cell.facts()
                 for start, end in ((self._segment, self._steps), (0, self._segment)):
                     again = cell.run(SEED, start, end - start, open_recorded(record, recorded[start], self._here.ranks))

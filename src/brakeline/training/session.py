@@ -220,7 +220,7 @@ class Session:
         text = f"{run.declaration.name} was trained in another environment: {_other(here, self.evidence)}"
         if not self._moved:
             raise Misuse(text, hint="train it where it was, or say that it moves here (--moved), which is logged")
-        step = cut_to_checkpoint(self.evidence)
+        step = cut_to_checkpoint(self.evidence, self._here.ranks)
         if step < run.steps:
             where = checkpoint_path(self.evidence, run.steps)
             raise Misuse(f"{text}; and {where}, from which it would go on, is not there", hint="put it back")
@@ -240,7 +240,7 @@ class Session:
         if not checked or run.declaration.rung == "attested" or len(checkpoints) < 2:
             return
         start, end = checkpoints[-2:]
-        leaves = read_leaves(self.evidence)[start : end + 1]
+        leaves = read_leaves(self.evidence, end)[start:]
         names = kept_distributions(self.evidence)
         self._lab.tell(f"replaying steps {start} to {end} before going on")
         try:

@@ -1,5 +1,6 @@
 """A rehearsed stretch of a run, as it is written by the process that made it and read by the one that compares."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -31,6 +32,7 @@ _BESIDE: Final = (
     "what lies beside the entry is listed, files = [...], and read as Path(__file__).with_name(...); "
     "a data set stays where it is: name it by its whole path"
 )
+_PDEATHSIG: Final = 1  # <linux/prctl.h>
 SEED: Final = tagged("brakeline/rehearsal-seed/v1", b"")
 
 
@@ -195,7 +197,7 @@ class Stage:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "brakeline.training.trail"],
+            [sys.executable, "-P", "-m", "brakeline.training.trail", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -223,11 +225,13 @@ class Stage:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with suppress(OSError):  # an order that nobody read
+                    pipe.close()
 
 
 def main() -> None:
     """The stage itself: an order a line on the standard input, and how its process ended on the standard output."""
+    _end_with(int(sys.argv[1]))
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)  # the first optimizer imports for a second
     while line := sys.stdin.buffer.readline():
         order = msgspec.json.decode(line, type=Order)
@@ -244,9 +248,19 @@ def main() -> None:
         print(status, flush=True)
 
 
+def _end_with(parent: int) -> None:
+    """Let no step be made that nobody waits for: whoever started this may be killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def _forked(order: Order, rank: int, store: Path) -> int:
+    stage = os.getpid()
     child = os.fork()
     if child == 0:
+        _end_with(stage)
         printed = os.open(order.printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         for number, at in ((os.open(os.devnull, os.O_RDONLY), 0), (printed, 1), (printed, 2)):
             os.dup2(number, at)
