@@ -104,6 +104,8 @@ class _Rehearsing:
         self._cells: list[Cell] = []
         self._stages: Queue[Stage] = Queue()
         self._stop = self._segment + max(1, (steps - self._segment) // 2) if steps > 2 else 1
+        if (self._stop - self._segment) % 2 == 0 and self._stop < steps - 1:
+            self._stop += 1  # resumed at an even step and at an odd one: what is done every so often is met
         self._kill = min(steps - 1, self._stop + 1)
 
     def run(self) -> Rehearsal:

@@ -133,6 +133,7 @@ class _Gate:
         self.refused = done
         if self._order.end == "kill":
             self._write()
+            ranks.meet(b"done")  # whoever goes first takes the others with it
             os.kill(os.getpid(), signal.SIGKILL)
         return False
 
