@@ -97,15 +97,12 @@ class _Rehearsing:
         self._folder = folder
         self._here = recipe.deposit(folder / "recipe")
         self._steps = steps
-        # 7 and 11 of 16: what comes back each second, fourth or eighth step is under way there, and shows.
         self._segment = max(1, (steps - 1) // 2)
         self._threads = threads
         self._tell = tell
         self._cells: list[Cell] = []
         self._stages: Queue[Stage] = Queue()
-        self._stop = self._segment + max(1, (steps - self._segment) // 2) if steps > 2 else 1
-        if (self._stop - self._segment) % 2 == 0 and self._stop < steps - 1:
-            self._stop += 1  # resumed at an even step and at an odd one: what is done every so often is met
+        self._stop = _stop(self._segment, steps)
         self._kill = min(steps - 1, self._stop + 1)
 
     def run(self) -> Rehearsal:
@@ -222,6 +219,15 @@ class _Rehearsing:
         except BrakelineError as e:
             return [Cause(f"in an inspector's cell: {e}", e.hint)]
         return []
+
+
+def _stop(segment: int, steps: int) -> int:
+    """Where to stop: what is done every second, third or fourth step is done at one resumption and not at the other."""
+
+    def told(stop: int) -> int:
+        return sum((stop % n == 0) != (segment % n == 0) for n in (2, 3, 4))
+
+    return max(range(segment + 1, steps), key=told, default=1)
 
 
 _SEEDED: Final = "build everything from config, whose seed is config['seed']"
