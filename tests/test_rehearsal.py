@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from brakeline.core.errors import Malformed, Misuse
+from brakeline.training import rehearsal
 from brakeline.training.recipe import Recipe, read_recipe
 from brakeline.training.rehearsal import Rehearsal, disk, rehearse, rehearsed
 
@@ -276,6 +277,10 @@ HAZARDS = {
         "what recorder.open() puts back is not what was there: optimizer['sums'][0]: torch.float32 (1, 8) and",
     ),
     "a loss for each sample": ({"AFTER": "loss = x.mean(1)"}, "a step has one loss, not torch.float32 of shape (4,)"),
+    "a loss that depends on the place": (
+        {"AFTER": "import os\nloss = loss + len(os.getcwd())"},
+        "has another loss than recorded",
+    ),
     "a gate asked too seldom": (
         {"LATE": "x = data.next()\nstep += 1\nrecorder.step(loss=0.0, batch=x)"},
         "step 2 was made without asking gate.may_step()",
@@ -285,8 +290,8 @@ HAZARDS = {
             "BUILD": "rows = TensorDataset(torch.randn(12, 8))\n"
             "objects['loader'] = loader = resumable(DataLoader(rows, batch_size=4, shuffle=True))\n"
             "rows = iter(loader)\nepoch = 0",
-            "BEFORE": "if step in (3, 6):\n    assert next(rows, None) is None\n    rows, epoch = iter(loader), epoch + 1\n"
-            "(x,) = next(rows)\nx = x + epoch",
+            "BEFORE": "if step in (3, 6):\n    assert next(rows, None) is None\n"
+            "    rows, epoch = iter(loader), epoch + 1\n(x,) = next(rows)\nx = x + epoch",
         },
         "another batch: `epoch` is 0 after it, ",
     ),
@@ -375,7 +380,7 @@ def test_a_run_of_one_step_is_too_short(tmp_path: Path) -> None:
         rehearse(recipe(tmp_path), steps=1)
 
 
-def test_what_passed_is_not_rehearsed_again(tmp_path: Path) -> None:
+def test_what_passed_is_not_rehearsed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     it, told = recipe(tmp_path), list[str]()
     first = rehearsed(it, "ab" * 32, tmp_path / "kept", told.append)
     said = len(told)
@@ -383,6 +388,10 @@ def test_what_passed_is_not_rehearsed_again(tmp_path: Path) -> None:
     assert len(told) == said > 0
     rehearsed(it, "cd" * 32, tmp_path / "kept", told.append)
     assert len(told) > said, "another environment is another rehearsal"
+    said = len(told)
+    monkeypatch.setattr(rehearsal, "fingerprints", lambda _: {"torch": "patched since"})
+    rehearsed(it, "ab" * 32, tmp_path / "kept", told.append)
+    assert len(told) > said, "and so is other code of a distribution"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -269,43 +269,6 @@ def test_another_recipe_is_another_run(lab: WorldLab, tmp_path: Path) -> None:
         train(lab, read_recipe(written(tmp_path, source=SOURCE + "\n")))
 
 
-@pytest.mark.parametrize("lost", ["the folder", "half of it"])
-def test_yesterdays_copy_of_the_evidence_is_found_before_anything_is_signed(
-    lab: WorldLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
-) -> None:
-    """Going on from less than what is logged would log another past of the run; heads of it would be void for ever."""
-    once = Session._once
-
-    def only_once(self: Session, run: Any) -> None:
-        monkeypatch.setattr(Session, "_once", lambda self, run: (_ for _ in ()).throw(KeyboardInterrupt))
-        once(self, run)
-
-    monkeypatch.setattr(Session, "_once", only_once)
-    with pytest.raises(KeyboardInterrupt):
-        train(lab, recipe(tmp_path))
-    assert lab.said[-1] == (6, "stopped")
-    evidence, size = tmp_path / "home" / "runs" / "run", len(lab.world.entries)
-    shutil.copytree(evidence, tmp_path / "today")
-    if lost == "the folder":
-        shutil.rmtree(evidence)
-    else:
-        with (evidence / LEAVES).open("r+b") as f:
-            f.truncate(4 * 128)
-    monkeypatch.setattr(Session, "_once", once)
-    with pytest.raises(Misuse, match=f"holds {0 if lost == 'the folder' else 3} steps of run, the log 6") as e:
-        train(lab, recipe(tmp_path))
-    assert "newest copy" in e.value.hint
-    assert len(lab.world.entries) == size
-    shutil.rmtree(evidence, ignore_errors=True)
-    shutil.copytree(tmp_path / "today", evidence)
-    assert train(lab, recipe(tmp_path)).status == "ended"
-    assert (evidence / RECIPE / MANIFEST).exists()
-    assert all(outcome.reason is None for _, outcome in lab.outcomes)
-
-
-# --- what is compared at every opening
-
-
 def interrupted(lab: WorldLab, it: Recipe, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that stopped at step 6, its process gone. Returns its evidence."""
     once = Session._once
@@ -320,6 +283,32 @@ def interrupted(lab: WorldLab, it: Recipe, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setattr(Session, "_once", once)
     assert lab.said[-1] == (6, "stopped")
     return Path(lab.home.path) / "runs" / "run"
+
+
+@pytest.mark.parametrize("lost", ["the folder", "half of it"])
+def test_yesterdays_copy_of_the_evidence_is_found_before_anything_is_signed(
+    lab: WorldLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """Going on from less than what is logged would log another past of the run; heads of it would be void for ever."""
+    evidence, size = interrupted(lab, recipe(tmp_path), monkeypatch), len(lab.world.entries)
+    shutil.copytree(evidence, tmp_path / "today")
+    if lost == "the folder":
+        shutil.rmtree(evidence)
+    else:
+        with (evidence / LEAVES).open("r+b") as f:
+            f.truncate(4 * 128)
+    with pytest.raises(Misuse, match=f"holds {0 if lost == 'the folder' else 3} steps of run, the log 6") as e:
+        train(lab, recipe(tmp_path))
+    assert "newest copy" in e.value.hint
+    assert len(lab.world.entries) == size
+    shutil.rmtree(evidence, ignore_errors=True)
+    shutil.copytree(tmp_path / "today", evidence)
+    assert train(lab, recipe(tmp_path)).status == "ended"
+    assert (evidence / RECIPE / MANIFEST).exists()
+    assert all(outcome.reason is None for _, outcome in lab.outcomes)
+
+
+# --- what is compared at every opening
 
 
 def test_a_run_that_goes_on_elsewhere_says_so_first(

@@ -524,13 +524,19 @@ def test_an_outage_keeps_what_was_to_be_stated(tmp_path: Path) -> None:
     assert Snapshot.__struct_fields__ == ("rules", "size", "root", "state")
 
 
-def test_a_signer_brings_the_votes_that_it_was_shown_to_the_log(tmp_path: Path) -> None:
-    """A party that shows its vote to signers alone would hold up every permit, and nobody could vote to lift."""
+def following(tmp_path: Path) -> tuple[World, Follower, Stater, list[str], Signer]:
+    """A world, and a signer in it that has seen its log."""
     world = World()
     world.bind()
     _, follower, stater, told = stating(world, tmp_path)
     follower.update()
     mine = Signer(follower, lambda _: None, lambda: world.now, votes_of(tmp_path), granted(tmp_path))
+    return world, follower, stater, told, mine
+
+
+def test_a_signer_brings_the_votes_that_it_was_shown_to_the_log(tmp_path: Path) -> None:
+    """A party that shows its vote to signers alone would hold up every permit, and nobody could vote to lift."""
+    world, follower, stater, told, mine = following(tmp_path)
     shown = [hidden_vote(world, party) for party in ("beta", "gamma")]
     for vote in shown:
         mine.hold(vote)
@@ -542,11 +548,7 @@ def test_a_signer_brings_the_votes_that_it_was_shown_to_the_log(tmp_path: Path) 
 
 
 def test_a_vote_whose_number_was_spent_on_something_else_voids_its_partys_word(tmp_path: Path) -> None:
-    world = World()
-    world.bind()
-    _, follower, stater, _ = stating(world, tmp_path)
-    follower.update()
-    mine = Signer(follower, lambda _: None, lambda: world.now, votes_of(tmp_path), granted(tmp_path))
+    world, follower, stater, _, mine = following(tmp_path)
     hidden = hidden_vote(world, "beta", seq=900)
     world.log("beta", "vote", {"motion": "trip", "epoch": 5, "reason": "another"}, seq=900)
     world.stamp()

@@ -1,5 +1,6 @@
 import math
 import struct
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -130,3 +131,12 @@ def test_a_run_that_claims_2_to_the_53_steps_costs_nothing_to_cut():
     assert len(found) == (2**53 - 1 + 2) // 3 + 2
     assert list(islice(found, 3)) == [(0, 3), (3, 5), (5, 6)]
     assert found[-1] == (2**53 - 2, 2**53 - 1)
+
+
+def test_a_step_made_again_differs_in_what_a_replay_recomputes():
+    said = Leaf(3, bytes([1] * 32), bytes([2] * 32), bytes([3] * 32), math.nan, 300)
+    assert said.difference(said) == ""
+    assert replace(said, permit=NONE, flop=0).difference(said) == "", "which no replay can know"
+    assert replace(said, loss=0.0).difference(said) == "loss"
+    assert replace(said, state=NONE, loss=0.0).difference(said) == "state"
+    assert replace(said, batch=NONE, state=NONE).difference(said) == "batch"

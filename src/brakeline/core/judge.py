@@ -213,8 +213,7 @@ def _segment(
         for got in replay.leaves:
             said = leaves[got.step]
             if got != said:
-                what = "batch" if got.batch != said.batch else "state" if got.state != said.state else "loss"
-                detail = f"step {got.step}: re-execution gives another {what}"
+                detail = f"step {got.step}: re-execution gives another {got.difference(said) or 'leaf'}"
                 return [_violation(Fault.REPLAY_MISMATCH, part, detail)]
         return []
     return _foreign(treaty, leaves, part, replay)

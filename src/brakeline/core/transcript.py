@@ -7,7 +7,7 @@ generators), the batch that went in, the permit in force, the loss and the compu
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, overload
 
 from brakeline.core.encoding import Wire, decimal, unhex32
@@ -53,6 +53,17 @@ class Leaf:
         loss = math.nan if math.isnan(self.loss) else self.loss
         flop = self.flop.to_bytes(16, "big")
         return _LAYOUT.pack(self.step, self.state, self.batch, self.permit, loss, flop)
+
+    def difference(self, said: "Leaf") -> Literal["batch", "state", "loss", ""]:
+        """What came out otherwise than `said` when the step was made again: the first that shows why, "" for none.
+
+        Permit and compute are left out, which no replay recomputes.
+        """
+        if self.batch != said.batch:
+            return "batch"
+        if self.state != said.state:
+            return "state"
+        return "loss" if replace(self, permit=said.permit, flop=said.flop) != said else ""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Leaf) and self.encode() == other.encode()

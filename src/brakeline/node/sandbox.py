@@ -38,6 +38,12 @@ _SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
 _DEVICES: Final = re.compile(r"null|zero|full|u?random|tty|nvidia.*|dri|kfd|dxg")  # no disk, whoever the user is
 
 
+def die_with_parent(number: int) -> None:
+    """Get this signal when whoever started this process is gone. Linux; elsewhere nothing."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).prctl(_PDEATHSIG, number, 0, 0, 0)
+
+
 def main(arguments: Sequence[str]) -> int:
     scratch, *rest = arguments
     cut = rest.index("--")
@@ -56,8 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         os.kill(inner, signal.SIGKILL)
 
     signal.signal(signal.SIGTERM, kill)
-    with suppress(AttributeError):
-        libc.prctl(_PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # whoever started this is gone
+    die_with_parent(signal.SIGTERM)
     inner = os.fork()  # the first process of the PID namespace, whose end ends all others in it
     if inner == 0:
         try:

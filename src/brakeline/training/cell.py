@@ -33,6 +33,7 @@ from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.transcript import decode_leaf
 from brakeline.node.home import PASSPHRASE
 from brakeline.training import cellranks
+from brakeline.training.cellranks import Answer, Task
 from brakeline.training.digest import Snapshot, Tree
 from brakeline.training.environment import digest, profile
 from brakeline.training.ranks import Together, whole
@@ -60,22 +61,6 @@ class Facts(Wire, frozen=True):
 
     dataset: str
     flop_per_step: str
-    error: str
-
-
-class Task(Wire, frozen=True):
-    """One segment: the run's seed (hex), the step it starts from, how many to make."""
-
-    seed: str
-    start: int
-    steps: int
-
-
-class Answer(Wire, frozen=True):
-    """`leaves` (hex) carry no permit and no compute, which no replay recomputes. `error` as in `Facts`."""
-
-    start_state: str
-    leaves: tuple[str, ...]
     error: str
 
 
@@ -317,18 +302,16 @@ def _answer(recipe: Recipe, code: Code, task: Task, before: IO[bytes], after: IO
     try:
         opened = _load(before) if task.start else None
         if recipe.ranks > 1:
-            segment = cellranks.Segment(seed=task.seed, start=task.start, steps=task.steps)
-            made, end = cellranks.make(recipe, segment, opened.tree if opened else {})
+            made, end = cellranks.make(recipe, task, opened.tree if opened else {})
             if end is not None:
                 _save(after, end)
-            return Answer(start_state=made.start_state, leaves=made.leaves, error="")
+            return made
         if isinstance(opened, Together):
             raise Misuse("a state of several ranks, for a recipe of one")
         done = rerun(code.train, recipe.full_config(bytes.fromhex(task.seed)), opened, task.start, task.steps)
         if done.end is not None:
             _save(after, done.end.tree)
-        leaves = tuple(leaf.encode().hex() for leaf in done.leaves)
-        return Answer(start_state=done.start_state.hex(), leaves=leaves, error="")
+        return cellranks.answer(done)
     except BaseException as e:
         return Answer(start_state="", leaves=(), error=describe("train() failed in replay", e))
 

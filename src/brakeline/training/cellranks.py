@@ -14,30 +14,37 @@ from brakeline.core.encoding import Wire, canonical, parse
 from brakeline.core.errors import Unavailable
 from brakeline.node.disk import write_atomic
 from brakeline.training.digest import Tree
-from brakeline.training.ranks import Together, joined, meet, whole
+from brakeline.training.ranks import Together, joined, meet, merged, whole
 from brakeline.training.recipe import Recipe, deposited
-from brakeline.training.replay import rerun
+from brakeline.training.replay import Rerun, rerun
 
 _WORDS: Final = 300
 _POLL: Final = 0.05  # s
 
 
-class Segment(Wire, frozen=True):
-    """What is asked of every rank: the run's seed (hex), the step it starts from, how many to make."""
+class Task(Wire, frozen=True):
+    """One segment: the run's seed (hex), the step it starts from, how many to make."""
 
     seed: str
     start: int
     steps: int
 
 
-class Made(Wire, frozen=True):
-    """What rank 0 says of it, in hex."""
+class Answer(Wire, frozen=True):
+    """`leaves` (hex) carry no permit and no compute, which no replay recomputes. `error` as in `Facts`."""
 
     start_state: str
     leaves: tuple[str, ...]
+    error: str
 
 
-def make(recipe: Recipe, it: Segment, before: Tree) -> tuple[Made, Tree | None]:
+def answer(done: Rerun) -> Answer:
+    """What is said of steps that were made again."""
+    leaves = tuple(leaf.encode().hex() for leaf in done.leaves)
+    return Answer(start_state=done.start_state.hex(), leaves=leaves, error="")
+
+
+def make(recipe: Recipe, it: Task, before: Tree) -> tuple[Answer, Tree | None]:
     """Make a segment again; `before` is the tree of all ranks' states, if it does not begin with the run.
 
     Returns what was made, and the tree of all ranks' states at its end, where all steps were made.
@@ -54,14 +61,13 @@ def make(recipe: Recipe, it: Segment, before: Tree) -> tuple[Made, Tree | None]:
         failed = _run(recipe.ranks, it, folder)
         if not (folder / "made").exists():
             raise Unavailable(failed or "the ranks ended without a word")
-        made = parse((folder / "made").read_bytes(), Made)
+        made = parse((folder / "made").read_bytes(), Answer)
         files = [folder / f"after-{rank}" for rank in range(recipe.ranks)]
         ends = [torch.load(file, weights_only=True) for file in files if file.exists()]
-        end = {f"{rank}:{name}": value for rank, tree in enumerate(ends) for name, value in tree.items()}
-        return made, end if len(ends) == recipe.ranks else None
+        return made, merged(ends) if len(ends) == recipe.ranks else None
 
 
-def _run(ranks: int, it: Segment, folder: Path) -> str:
+def _run(ranks: int, it: Task, folder: Path) -> str:
     """Let all ranks make it; returns the words of one that failed, or ""."""
     processes = []
     for rank in range(ranks):
@@ -85,10 +91,10 @@ def _run(ranks: int, it: Segment, folder: Path) -> str:
     return "a rank was killed" if any(p.returncode for p in processes) else ""
 
 
-def main(rank: str, ranks: str, threads: str, where: str, segment: str) -> None:
+def main(rank: str, ranks: str, threads: str, where: str, task: str) -> None:
     """One rank: make the segment, and leave what came of it in the folder `where`."""
     torch.set_num_threads(int(threads))
-    folder, it = Path(where), parse(segment.encode(), Segment)
+    folder, it = Path(where), parse(task.encode(), Task)
     recipe = deposited(Path.cwd())
     with joined(int(rank), int(ranks), folder / "store"):
         opened = whole(torch.load(folder / f"before-{rank}", weights_only=True)) if it.start else None
@@ -99,8 +105,7 @@ def main(rank: str, ranks: str, threads: str, where: str, segment: str) -> None:
             torch.save(done.end.tree, folder / f"after-{rank}")
         meet(b"done")  # whoever goes first would take the others with it
         if rank == "0":
-            leaves = tuple(leaf.encode().hex() for leaf in done.leaves)
-            write_atomic(folder / "made", canonical(Made(start_state=done.start_state.hex(), leaves=leaves)))
+            write_atomic(folder / "made", canonical(answer(done)))
         meet(b"told")
         os._exit(0)
 

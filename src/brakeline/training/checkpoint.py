@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from brakeline.core.encoding import Wire, canonical, parse, unhex32
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Unavailable
+from brakeline.node import ports
 from brakeline.training.digest import (
     Item,
     Snapshot,
@@ -105,17 +106,17 @@ def write(directory: Path, it: Image) -> None:
         _check_written(temporary, it)
         temporary.rename(path)
         for folder in (path.parent, directory):
-            _sync_directory(folder)
+            ports.disk().sync(folder)
     except (OSError, SafetensorError) as e:
         raise Unavailable(f"cannot write the checkpoint of step {it.step}: {e}") from e
 
 
 def _check_written(path: Path, it: Image) -> None:
     # A write through `.data` escapes autograd's counters: the leaf may then be of a state that never was.
-    with safe_open(path, framework="pt") as f:
+    with TensorFile(path) as file:
         for (component, place), listed in zip(_places(it.structures), it.tensors, strict=True):
             if listed.step == it.step:
-                data = raw_bytes(f.get_tensor(listed.digest))
+                data = file.read(listed.digest)
                 if tensor_digest(component, place, listed.dtype, listed.shape, data).hex() != listed.digest:
                     raise Misuse(
                         f"the state of step {it.step} was written to while it was recorded, past autograd's counters",
@@ -293,11 +294,3 @@ class _Reader:
             return {b"n": None, b"t": True, b"f": False}[tag]
         except KeyError as e:
             raise Malformed("a structure has a value of no known kind") from e
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

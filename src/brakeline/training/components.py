@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from brakeline.core.errors import Misuse
-from brakeline.training.digest import RNG, Stateful, Tree
+from brakeline.training.digest import RNG, Stateful, Tree, is_stateful
 
 MAX_COMPONENTS: Final = 256
 _HINT_RESUMABLE: Final = "wrap it: loader = brakeline.adapters.pytorch.resumable(loader); recorder.open({name}=loader)"
@@ -102,7 +102,7 @@ def _component(name: str, it: Any) -> Stateful:
     inner = getattr(it, "optimizer", None)
     if isinstance(it, torch.optim.Optimizer) and isinstance(inner, torch.optim.Optimizer):
         return inner  # a wrapper, as of accelerate: its hooks and its state are the optimizer's
-    if isinstance(it, type) or not (callable(getattr(it, "state_dict", None)) and callable(_load_of(it))):
+    if isinstance(it, type) or not is_stateful(it):
         raise _without_state(name, it)
     if isinstance(it, DataLoader):
         return _loader(name, it)
@@ -126,10 +126,6 @@ def _rewinds(sampler: Any) -> bool:
     if sampler is None or isinstance(sampler, SequentialSampler) or callable(getattr(sampler, "state_dict", None)):
         return True
     return type(sampler).__module__.partition(".")[0] == "torchdata"
-
-
-def _load_of(it: Any) -> Any:
-    return getattr(it, "load_state_dict", None)
 
 
 def _without_state(name: str, it: Any) -> Misuse:

@@ -1,7 +1,7 @@
 """Why two stretches of one run differ: the place in the state, and the variable in the recipe's code."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from typing import Final
 
 import msgspec
@@ -17,13 +17,24 @@ _STEERING: Final = (
     *("LR", "Scheduler", "Plateau", "Scaler", "AveragedModel", "Generator"),
     *("SGD", "Adam", "AdamW", "Muon", "LBFGS", "Adafactor"),
 )
-
-
 _AHEAD: Final = (
     "draw what a step needs within that step: what was drawn ahead of it, a batch say, is lost at a stop; "
     "what is drawn once comes before recorder.open()"
 )
-_BUCKETS: Final = "with find_unused_parameters=True it does not, and a resumed run adds in the same order"
+_BUCKETS: Final = (
+    "DistributedDataParallel sorts its buckets anew after its first step: "
+    "with find_unused_parameters=True it does not, and a resumed run adds in the same order"
+)
+_UNSEEDED: Final = (
+    "seed it from int(config['seed'], 16); torch.use_deterministic_algorithms(True) names operations; "
+    "the order of a set is fixed where Python starts with PYTHONHASHSEED=0"
+)
+_LACKS: Final = {
+    "batch": "the order of your data is not in the state: pass data=... with state_dict() and load_state_dict()",
+    "loss": "something that the forward pass reads is not in the state: pass it to recorder.open()",
+    "state": "something that the update reads is not in the state: pass optimizer, scheduler and scaler; "
+    "gradients that are left over from one recorder.step() to the next are lost at a stop",
+}
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -39,21 +50,41 @@ def stretch(a: Trail, b: Trail) -> frozenset[str]:
     return frozenset(path for step in both for path in _differ(a.looks[step], b.looks[step]))
 
 
-def compare(what: str, a: Trail, b: Trail, begin: int, noise: frozenset[str] = frozenset()) -> list[Cause]:
-    """Why `b`, from step `begin` on, is not what `a` was; [] where it is. `what` names the two."""
+class _Case(msgspec.Struct, frozen=True):
+    """One difference: how it is said, and what the code held before that step in both.
+
+    `fresh`: of two starts from nothing. `drawn` are the global generators that had been used otherwise at its end, and
+    `early` those that were used between `recorder.open()` and the first step.
+    """
+
+    text: str
+    a: Mapping[str, Live]
+    b: Mapping[str, Live]
+    fresh: bool = False
+    drawn: Sequence[str] = ()
+    early: Set[str] = frozenset()
+
+
+def compare(what: str, a: Trail, b: Trail, begin: int, noise: frozenset[str] | None = None) -> list[Cause]:
+    """Why `b`, from step `begin` on, is not what `a` was; [] where it is. `what` names the two.
+
+    `noise` are variables that explain nothing (`stretch`); None of two fresh starts, of which nothing is known yet.
+    """
     for step in range(begin, max(a.steps) + 1):
         if step not in a.steps or step not in b.steps or not b.steps[step].batch:
             break
         if difference := _difference(a.steps[step], b.steps[step]):
             kind, where = difference
-            text = f"{what}, step {step} has another {kind}" + (f" ({where})" if where else "")
-            drawn = sorted(GLOBAL.keys() & _differ(a.looks.get(step, {}), b.looks.get(step, {})))
-            causes = _explained(text, kind, what, a.looks.get(step - 1, {}), b.looks.get(step - 1, {}), noise, drawn)
-            early = _differ(b.opened, b.looks.get(step - 1, {})) if step == b.began + 1 else ()
-            for path in early:
-                if causes[0].text.startswith(f"{text}: {path} is used"):
-                    return [Cause(f"{text}: {path} is used between recorder.open() and the first step", _AHEAD)]
-            return causes
+            before = b.looks.get(step - 1, {})
+            case = _Case(
+                text=f"{what}, step {step} has another {kind}" + (f" ({where})" if where else ""),
+                a=a.looks.get(step - 1, {}),
+                b=before,
+                fresh=noise is None,
+                drawn=sorted(GLOBAL.keys() & _differ(a.looks.get(step, {}), b.looks.get(step, {}))),
+                early=_differ(b.opened, before) if step == b.began + 1 else frozenset(),
+            )
+            return _explained(case, kind, noise or frozenset())
     if b.error:
         return [Cause(f"{what}: {b.error}", b.hint)]
     return []
@@ -66,7 +97,7 @@ def latent(a: Trail, b: Trail, noise: frozenset[str]) -> list[Cause]:
         return []
     here, there = a.looks[step], b.looks[step]
     lost = [p for p in _differ(here, there) - noise if not here[p].recorded and _steers(here[p])]
-    return _culprits("after a stop, and before it shows", here, there, lost)
+    return _culprits(_Case("after a stop, and before it shows", here, there), lost)
 
 
 def _steers(live: Live) -> bool:
@@ -88,56 +119,38 @@ def _differ(a: Mapping[str, Live], b: Mapping[str, Live]) -> frozenset[str]:
     return frozenset(path for path in a.keys() & b.keys() if a[path].digest != b[path].digest)
 
 
-def _explained(
-    text: str,
-    kind: str,
-    what: str,
-    a: Mapping[str, Live],
-    b: Mapping[str, Live],
-    noise: frozenset[str],
-    drawn: list[str],
-) -> list[Cause]:
-    fresh = not noise and what.startswith("two")
+def _explained(case: _Case, kind: str, noise: frozenset[str]) -> list[Cause]:
+    text, a, b = case.text, case.a, case.b
     paths = sorted(_differ(a, b) - noise)
     if any(a[path].kind == "generator" and not a[path].recorded for path in paths):
         paths = [path for path in paths if path not in GLOBAL]  # beginning anew, it may have drawn
     loaders = sorted({live.owner for live in {**b, **a}.values() if live.kind == "DataLoader" and not live.recorded})
-    if kind == "batch" and loaders and not fresh and all(_rank(a[path]) > 1 or path in GLOBAL for path in paths):
+    if kind == "batch" and loaders and not case.fresh and all(_rank(a[path]) > 1 or path in GLOBAL for path in paths):
         return [_loader(text, loaders[0])]
-    if found := _culprits(text, a, b, paths, fresh=fresh):
+    if found := _culprits(case, paths):
         return found
     if cycles := [path for path, live in a.items() if live.kind == "cycle"]:
         text = f"{text}: `{cycles[0]}`, an itertools.cycle, cannot be put back where it was"
         return [Cause(text, "loop over brakeline.adapters.pytorch.resumable(loader) again and again, and pass that")]
-    if fresh and drawn:
-        text = f"{text}: {drawn[0]} is seeded within the step, with what is another number at each start"
+    if case.fresh and case.drawn:
+        text = f"{text}: {case.drawn[0]} is seeded within the step, with what is another number at each start"
         return [Cause(text, "seed it from int(config['seed'], 16) and the step")]
-    if fresh:
-        hint = "seed it from int(config['seed'], 16); torch.use_deterministic_algorithms(True) names operations"
-        hint += "; the order of a set is fixed where Python starts with PYTHONHASHSEED=0"
-        return [Cause(f"{text}: something comes out otherwise at each start", hint)]
-    hints = {
-        "batch": "the order of your data is not in the state: pass data=... with state_dict() and load_state_dict()",
-        "loss": "something that the forward pass reads is not in the state: pass it to recorder.open()",
-        "state": "something that the update reads is not in the state: pass optimizer, scheduler and scaler; "
-        "gradients that are left over from one recorder.step() to the next are lost at a stop",
-    }
+    if case.fresh:
+        return [Cause(f"{text}: something comes out otherwise at each start", _UNSEEDED)]
     if any(live.kind == "ddp" and live.text == "False" for live in a.values()):
-        return [Cause(text, "DistributedDataParallel sorts its buckets anew after its first step: " + _BUCKETS)]
-    return [Cause(text, hints[kind])]
+        return [Cause(text, _BUCKETS)]
+    return [Cause(text, _LACKS[kind])]
 
 
-def _culprits(
-    text: str, a: Mapping[str, Live], b: Mapping[str, Live], paths: list[str], *, fresh: bool = False
-) -> list[Cause]:
+def _culprits(case: _Case, paths: list[str]) -> list[Cause]:
     """One cause for each object that explains the difference, those that are likeliest first."""
-    ranked = sorted(paths, key=lambda path: (_rank(a[path]), path.count("."), path))
+    ranked = sorted(paths, key=lambda path: (_rank(case.a[path]), path.count("."), path))
     causes: dict[str, Cause] = {}
     for path in ranked:
-        best = _rank(a[ranked[0]])
-        if _rank(a[path]) > max(best, 1) or len(causes) == _MOST:
+        best = _rank(case.a[ranked[0]])
+        if _rank(case.a[path]) > max(best, 1) or len(causes) == _MOST:
             break
-        causes.setdefault(a[path].owner, _cause(text, path, a[path], b[path], fresh))
+        causes.setdefault(case.a[path].owner, _cause(case, path))
     return list(causes.values())
 
 
@@ -158,14 +171,17 @@ def _rank(live: Live) -> int:
     return 5
 
 
-def _cause(text: str, path: str, a: Live, b: Live, fresh: bool) -> Cause:
+def _cause(case: _Case, path: str) -> Cause:
+    text, a, b = case.text, case.a[path], case.b[path]
     name = _identifier(a.owner or path)
-    if a.kind.startswith(_RANDOM) and fresh:
+    if a.kind.startswith(_RANDOM) and case.fresh:
         what = path if path in GLOBAL else f"`{path}`"
         return Cause(f"{text}: {what} is not seeded", "seed it from int(config['seed'], 16)")
     if a.kind in ("set", "frozenset"):
         text = f"{text}: `{path}`, a {a.kind}, comes in another order at each start"
         return Cause(text, "sort it; of texts alone, start Python with PYTHONHASHSEED=0, as brakeline train does")
+    if path in case.early:
+        return Cause(f"{text}: {path} is used between recorder.open() and the first step", _AHEAD)
     if path in GLOBAL:
         return Cause(
             f"{text}: {path} is used between recorder.step() and the next step",

@@ -37,6 +37,11 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: Any, /) -> Any: ...
 
 
+def is_stateful(it: object) -> bool:
+    """Whether it has both methods."""
+    return callable(getattr(it, "state_dict", None)) and callable(getattr(it, "load_state_dict", None))
+
+
 class Item(NamedTuple):
     """One opened part of a state. The structure item of a component has the path ()."""
 

@@ -22,7 +22,7 @@ MAX_DISTRIBUTIONS: Final = 512
 def fingerprints(names: Iterable[str]) -> dict[str, str]:
     """Version and digest of the code of each distribution, "" for one that is not installed here; torch and NumPy are
     always among them. No code of theirs runs."""
-    return {name: _fingerprint(name) for name in normal((*_ALWAYS, *names))}
+    return {name: _fingerprint(name) for name in sorted({*_ALWAYS, *normal(names)})}
 
 
 def normal(names: Iterable[str]) -> tuple[str, ...]:

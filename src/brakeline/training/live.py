@@ -22,7 +22,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from brakeline.training.digest import raw_bytes
+from brakeline.training.digest import is_stateful, raw_bytes
 
 _NODES: Final = 20_000
 _DEPTH: Final = 14
@@ -110,7 +110,7 @@ class _Walk:
 
     def _enter(self, path: str, value: Any, depth: int, owner: tuple[str, str, bool] | None) -> None:
         recorded = id(value) in self._recorded or bool(owner and owner[2])
-        stateful = callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
+        stateful = is_stateful(value)
         if isinstance(value, _GENERATORS):
             self._note(path, _generator_state(value), (path, kind_of(value), recorded), kind_of(value))
         elif isinstance(value, torch.Tensor):

@@ -94,6 +94,11 @@ def backend() -> str:
     return "nccl" if torch.cuda.is_available() else "gloo"
 
 
+def merged(trees: Sequence[Mapping[str, Tree]]) -> dict[str, Tree]:
+    """The components of all ranks in one tree, each under its rank and name."""
+    return {f"{rank}:{name}": value for rank, tree in enumerate(trees) for name, value in tree.items()}
+
+
 class Together(NamedTuple):
     """The states of all ranks; to whoever opens, saves and compares one it is like a `Snapshot`."""
 
@@ -102,14 +107,13 @@ class Together(NamedTuple):
     @property
     def tree(self) -> dict[str, Tree]:
         """All components, by rank and name."""
-        return {_name(rank, name): value for rank, s in enumerate(self.ranks) for name, value in s.tree.items()}
+        return merged([s.tree for s in self.ranks])
 
     def digest(self) -> bytes:
         return joint([s.digest() for s in self.ranks])
 
     def copy(self) -> dict[str, Tree]:
-        copies = [s.copy() for s in self.ranks]
-        return {_name(rank, name): value for rank, tree in enumerate(copies) for name, value in tree.items()}
+        return merged([s.copy() for s in self.ranks])
 
 
 def whole(tree: Mapping[str, Tree]) -> Snapshot | Together:
@@ -127,10 +131,6 @@ def whole(tree: Mapping[str, Tree]) -> Snapshot | Together:
     if sorted(parts) != list(range(len(parts))) or not 1 < len(parts) <= MAX_RANKS:
         raise Misuse("a state of several ranks has each once")
     return Together(tuple(snapshot(parts[rank], lambda *_: True) for rank in range(len(parts))))
-
-
-def _name(rank: int, component: str) -> str:
-    return f"{rank}:{component}"
 
 
 def folder(directory: Path, rank: int) -> Path:

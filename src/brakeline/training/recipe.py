@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tomllib
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -141,8 +142,10 @@ class Recipe:
         Raises:
             Unavailable: there is no such file. Malformed: it does not run, or lacks one of them.
         """
-        # The name carries the content, so that two recipes never share a module.
-        name = f"{_MODULE}{self.digest[:16]}"
+        # The name carries the code, so that two recipes never share a module. Not the weights: they may be large.
+        code = sorted(path for path in {self.source.name, *self.files} if path.endswith(".py"))
+        digests = [_read(self.source.parent / path, MAX_BYTES, None)[1] for path in code]
+        name = f"{_MODULE}{tagged('brakeline/module/v1', canonical([code, digests])).hex()[:16]}"
         _import_from(self.source.parent)
         module = sys.modules.get(name) or _run(name, self.source)
         missing = [f for f in ("train", "dataset_root", "flop_per_step") if not callable(getattr(module, f, None))]
@@ -157,6 +160,12 @@ class Code(NamedTuple):
     train: Callable[..., None]
     dataset_root: Callable[[dict[str, Any]], str]
     flop_per_step: Callable[[dict[str, Any]], int]
+
+
+def own_line(e: BaseException, folder: Path) -> tuple[Path, int] | None:
+    """Where in the recipe's own code, by its path in `folder`, an error came from: the innermost such line."""
+    frames = [f for f in traceback.extract_tb(e.__traceback__) if Path(f.filename).is_relative_to(folder)]
+    return (Path(frames[-1].filename).relative_to(folder), frames[-1].lineno or 0) if frames else None
 
 
 def _run(name: str, source: Path) -> ModuleType:

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from queue import Queue
 from typing import Final, Literal
@@ -21,15 +21,22 @@ import torch
 
 from brakeline.core.errors import BrakelineError, Misuse
 from brakeline.core.transcript import LEAF_BYTES
+from brakeline.node.disk import write_atomic
 from brakeline.training.cell import Cell, Failed
 from brakeline.training.checkpoint import CHECKPOINTS
 from brakeline.training.diagnosis import Cause, compare, latent, stretch
+from brakeline.training.distributions import fingerprints
 from brakeline.training.recipe import Recipe
 from brakeline.training.recorder import read_leaves
 from brakeline.training.replay import open_recorded
 from brakeline.training.trail import SEED, Order, Stage, Trail
 
 STEPS: Final = 16
+_SEEDED: Final = "build everything from config, whose seed is config['seed']"
+_DERIVED: Final = "an inspector elsewhere cannot compare it; record what it was computed from, integers say"
+_FRESH: Final = "something that a step depends on is neither in the state nor in the recipe"
+_WRITES: Final = "a cell may write to temporary folders alone: output_dir=tempfile.mkdtemp(), say"
+_CELL: Final = "a cell has the recipe's files and what is installed: list what lies beside the entry in files = [...]"
 
 
 class Rehearsal(msgspec.Struct, frozen=True):
@@ -206,9 +213,7 @@ class _Rehearsing:
                     if start == 0 and again.start_state != recorded[0].state:
                         return [Cause("in an inspector's cell, train() begins from another state", _SEEDED)]
                     for got in again.leaves:
-                        said = recorded[got.step]
-                        what = "batch" if got.batch != said.batch else "state" if got.state != said.state else ""
-                        if what:
+                        if what := got.difference(recorded[got.step]):
                             text = f"in an inspector's cell, step {got.step} has another {what} than recorded"
                             return [Cause(text, _FRESH)]
                     if len(again.leaves) < end - start:
@@ -230,24 +235,23 @@ def _stop(segment: int, steps: int) -> int:
     return max(range(segment + 1, steps), key=told, default=1)
 
 
-_SEEDED: Final = "build everything from config, whose seed is config['seed']"
-_DERIVED: Final = "an inspector elsewhere cannot compare it; record what it was computed from, integers say"
-_FRESH: Final = "something that a step depends on is neither in the state nor in the recipe"
-_WRITES: Final = "a cell may write to temporary folders alone: output_dir=tempfile.mkdtemp(), say"
-_CELL: Final = "a cell has the recipe's files and what is installed: list what lies beside the entry in files = [...]"
+class _Kept(msgspec.Struct, frozen=True):
+    """What was found, with the distributions that the recipe imported, as they were then."""
+
+    found: Rehearsal
+    code: dict[str, str]
 
 
 def rehearsed(recipe: Recipe, environment: str, folder: Path, tell: Callable[[str], None]) -> Rehearsal:
     """`rehearse`, unless `folder` holds that this very recipe passed in this environment. Raises as it."""
     path = folder / f"{recipe.digest[:32]}-{environment[:32]}.json"
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Rehearsal)
-    except (OSError, msgspec.MsgspecError):
-        pass
+    with suppress(OSError, msgspec.MsgspecError):
+        kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
+        if kept.code == fingerprints(kept.found.distributions):
+            return kept.found
     found = rehearse(recipe, tell=tell)
     if not found.causes:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.encode(found))
+        write_atomic(path, msgspec.json.encode(_Kept(found, fingerprints(found.distributions))))
     return found
 
 

@@ -6,11 +6,10 @@ all three are compared at every opening, before a step is made.
 
 import os
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +29,7 @@ from brakeline.training.distributions import fingerprints, imported
 from brakeline.training.environment import PROFILE, digest, keep_profile, kept_distributions, profile
 from brakeline.training.gatehook import RankGate
 from brakeline.training.launch import Stretch
-from brakeline.training.recipe import Code, Recipe
+from brakeline.training.recipe import Code, Recipe, own_line
 from brakeline.training.recorder import LEAVES, Recorder, cut_to_checkpoint, read_leaves
 from brakeline.training.rehearsal import Rehearsal, disk, rehearsed
 from brakeline.training.replay import begin, open_recorded
@@ -106,7 +105,6 @@ class Session:
             them.
         """
         id_ = self._lab.declared(self._recipe.name, self._recipe.digest, self._declaration)
-        self._deposit()
         while True:
             run = self._lab.clear(id_)
             if run.head and run.head.status == "ended":
@@ -121,10 +119,16 @@ class Session:
         """The functions of what was deposited."""
         return self._here.load()
 
-    def _deposit(self) -> None:
-        self._here = self._recipe.deposit(self.evidence / RECIPE)
+    @cached_property
+    def _here(self) -> Recipe:
+        """The recipe as it was deposited, which costs reading and copying all of it."""
+        return self._recipe.deposit(self.evidence / RECIPE)
+
+    @cached_property
+    def code(self) -> Code:
+        """What `load` gives."""
         with self._own_code():
-            self.code = self.load()
+            return self.load()
 
     @contextmanager
     def _own_code(self) -> Iterator[None]:
@@ -134,19 +138,14 @@ class Session:
         except (BrakelineError, OSError):
             raise
         except Exception as e:
-            folder = self._here.source.parent
-            frames = [f for f in traceback.extract_tb(e.__traceback__) if Path(f.filename).is_relative_to(folder)]
-            source = self._recipe.source
-            where = str(source)
-            if frames:
-                where = f"{source.parent / Path(frames[-1].filename).relative_to(folder)}, line {frames[-1].lineno}"
+            source, line = self._recipe.source, own_line(e, self._here.source.parent)
+            where = f"{source.parent / line[0]}, line {line[1]}" if line else str(source)
             hint = "it is the recipe's code that failed, or its [config] that it cannot work with"
             raise Malformed(f"{where}: {type(e).__name__}: {e}", hint=hint) from e
 
     def _declaration(self) -> Declaration:
         imported_before = imported()
         distributions = self._rehearsed()
-        self._deposit()
         with self._own_code():
             config = self._here.full_config(bytes(32))
             dataset, flop = self.code.dataset_root(config), str(self.code.flop_per_step(config))
@@ -251,8 +250,7 @@ class Session:
         except Failed as e:
             raise Misuse(f"{run.declaration.name} does not go on: {e}", hint=_UNCHECKED) from e
         for got, said in zip(again.leaves, leaves[1:], strict=False):
-            if got != replace(said, permit=got.permit, flop=got.flop):
-                what = "batch" if got.batch != said.batch else "state" if got.state != said.state else "loss"
+            if what := got.difference(said):
                 text = f"{run.declaration.name} does not go on: step {got.step}, made again, has another {what}"
                 raise Misuse(text, hint=_UNCHECKED)
 

@@ -1,12 +1,10 @@
 """A rehearsed stretch of a run, as it is written by the process that made it and read by the one that compares."""
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -17,13 +15,14 @@ import torch
 
 from brakeline.core.encoding import tagged
 from brakeline.core.errors import BrakelineError, Malformed, Misuse
+from brakeline.node.sandbox import die_with_parent
 from brakeline.training import ranks
 from brakeline.training.digest import place
 from brakeline.training.distributions import imported, strays
 from brakeline.training.gatehook import RankGate
 from brakeline.training.live import Live, caller, look
 from brakeline.training.ranks import joined
-from brakeline.training.recipe import deposited
+from brakeline.training.recipe import deposited, own_line
 from brakeline.training.recorder import Recorder
 from brakeline.training.replay import begin
 
@@ -32,7 +31,6 @@ _BESIDE: Final = (
     "what lies beside the entry is listed, files = [...], and read as Path(__file__).with_name(...); "
     "a data set stays where it is: name it by its whole path"
 )
-_PDEATHSIG: Final = 1  # <linux/prctl.h>
 SEED: Final = tagged("brakeline/rehearsal-seed/v1", b"")
 
 
@@ -51,7 +49,6 @@ class Trail(msgspec.Struct):
     looks: dict[int, dict[str, Live]] = {}
     began: int = 0
     opened: dict[str, Live] = {}  # the global generators, as recorder.open() left them
-    ended: bool = False
     error: str = ""
     hint: str = ""
     imported: list[str] = []
@@ -174,14 +171,13 @@ def make(order: Order) -> bool:
             raise Misuse("train() goes on after gate.may_step() said no", hint="leave the loop, and recorder.stop()")
         if not hasattr(recorder, "given"):
             raise Misuse("train() came back without recorder.open()", hint="see docs/training.md")
-        trail.ended = True
     except BrakelineError as e:
         trail.error, trail.hint = str(e), e.hint
     except Exception as e:
-        frames = [f for f in traceback.extract_tb(e.__traceback__) if Path(f.filename).is_relative_to(order.folder)]
-        where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}: " if frames else ""
+        line = own_line(e, Path(order.folder))
+        where = f"{line[0]}, line {line[1]}: " if line else ""
         trail.error = f"{where}{type(e).__name__}: {e}"
-        trail.hint = _BESIDE if isinstance(e, FileNotFoundError) and frames else ""
+        trail.hint = _BESIDE if isinstance(e, FileNotFoundError) and line else ""
     finally:
         if recorder is not None:
             recorder.close()
@@ -251,8 +247,7 @@ def main() -> None:
 
 def _end_with(parent: int) -> None:
     """Let no step be made that nobody waits for: whoever started this may be killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    die_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
