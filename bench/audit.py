@@ -44,10 +44,10 @@ from brakeline.training.audit import inspect
 from brakeline.training.cell import Cell, Facts, Failed, describe
 from brakeline.training.digest import Snapshot
 from brakeline.training.environment import digest, profile
-from brakeline.training.recipe import Recipe
+from brakeline.training.recipe import RECIPE, Recipe
 from brakeline.training.recorder import LEAVES, Recorder
 from brakeline.training.replay import Rerun, rerun
-from brakeline.training.session import PERMITS, RECIPE
+from brakeline.training.session import PERMITS
 from world import World, key
 
 ROOT = Path(__file__).parents[1]

@@ -23,9 +23,9 @@ from brakeline.core.transcript import LEAF_BYTES, Segments
 from brakeline.training import audit as module
 from brakeline.training.audit import inspect
 from brakeline.training.checkpoint import checkpoint_path
-from brakeline.training.recipe import MANIFEST
+from brakeline.training.recipe import MANIFEST, RECIPE
 from brakeline.training.recorder import LEAVES, read_leaves
-from brakeline.training.session import PERMITS, RECIPE
+from brakeline.training.session import PERMITS
 from world import World, key
 
 ROOT = Path(__file__).parents[1]

@@ -20,10 +20,10 @@ from brakeline.training import recipe as recipes
 from brakeline.training import session
 from brakeline.training.audit import inspect
 from brakeline.training.diagnosis import Cause
-from brakeline.training.recipe import MANIFEST, Recipe, deposited, read_recipe
+from brakeline.training.recipe import MANIFEST, RECIPE, Recipe, deposited, read_recipe
 from brakeline.training.recorder import LEAVES, read_leaves
 from brakeline.training.rehearsal import Rehearsal
-from brakeline.training.session import PERMITS, RECIPE, Session, evidence_permits
+from brakeline.training.session import PERMITS, Session, evidence_permits
 from world import Live, World, key
 from worldlab import WorldGate, WorldLab
 
@@ -401,3 +401,52 @@ def test_what_fails_its_rehearsal_is_declared_only_on_the_labs_word(lab: WorldLa
     assert train(lab, recipe(tmp_path), rehearse=fails, attested=True).status == "ended"
     assert len(said) == 1
     assert lab.state.run(lab.state.runs.names["alpha", "run"]).declaration.rung == "attested"
+
+
+def test_a_loop_that_is_no_training_is_gated_and_counted(lab: WorldLab, tmp_path: Path) -> None:
+    """Rollouts that call tools cannot be made again: the run is attested, and stops at a unit of work all the same."""
+    source = SOURCE[: SOURCE.index("class Data")] + """
+import os
+
+
+class Policy:
+    def __init__(self):
+        self.rewards = []
+
+    def act(self):
+        return {"action": len(self.rewards) % 3, "seen": os.urandom(4)}  # a world that no replay knows
+
+    def learn(self, rollout):
+        self.rewards.append(float(rollout["action"]))
+        return -sum(self.rewards)
+
+    def state_dict(self):
+        return {"rewards": self.rewards}
+
+    def load_state_dict(self, state):
+        self.rewards = list(state["rewards"])
+
+
+def dataset_root(config):
+    return "da" * 32
+
+
+def flop_per_step(config):
+    return 10**9
+
+
+def train(config, gate, recorder):
+    policy = Policy()
+    step = recorder.open(policy=policy)
+    while step < config["steps"] and gate.may_step():
+        rollout = policy.act()
+        loss = policy.learn(rollout)
+        step += 1
+        recorder.step(loss=loss, batch=rollout)
+    recorder.stop("ended" if step == config["steps"] else "stopped")
+"""
+    head = train(lab, read_recipe(written(tmp_path, source=source)), attested=True)
+    assert (head.steps, head.status) == (14, "ended")
+    assert [said for said in lab.said if said[1] == "stopped"] == [(6, "stopped"), (12, "stopped")]
+    run = lab.state.run(lab.state.runs.names["alpha", "run"])
+    assert (run.declaration.rung, run.settlement) == ("attested", "settled")

@@ -11,8 +11,7 @@ from brakeline.core.errors import Misuse
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home
 from brakeline.training.prune import plan, remove
-from brakeline.training.recipe import deposited
-from brakeline.training.session import RECIPE
+from brakeline.training.recipe import RECIPE, deposited
 
 
 @click.command()

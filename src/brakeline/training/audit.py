@@ -36,10 +36,10 @@ from brakeline.training.checkpoint import checkpoint_path
 from brakeline.training.digest import Snapshot
 from brakeline.training.environment import PROFILE, digest, kept_distributions, profile
 from brakeline.training.ranks import Together, folder
-from brakeline.training.recipe import MANIFEST, Recipe, deposited
+from brakeline.training.recipe import MANIFEST, RECIPE, Recipe, deposited
 from brakeline.training.recorder import LEAVES
 from brakeline.training.replay import conclude, open_recorded
-from brakeline.training.session import PERMITS, RECIPE, evidence_permits
+from brakeline.training.session import PERMITS, evidence_permits
 
 Part = tuple[int, int]
 Progress = Callable[[int, int], None]  # segments done, segments in all

@@ -17,7 +17,7 @@ from brakeline.core.errors import Misuse
 from brakeline.core.gate import NO_PERMIT
 from brakeline.training import ranks
 from brakeline.training.gatehook import RankGate
-from brakeline.training.recipe import Recipe, deposited
+from brakeline.training.recipe import RECIPE, deposited
 from brakeline.training.recorder import Recorder
 from brakeline.training.replay import begin
 
@@ -108,7 +108,7 @@ class _Willing:
 def attend(evidence: Path) -> None:
     """Train as one of the other ranks, whenever rank 0 does, until it is done. Raises as the recorder."""
     while stretch := ranks.tell(None):
-        recipe: Recipe = deposited(evidence / "recipe")
+        recipe = deposited(evidence / RECIPE)
         recorder = Recorder(
             evidence,
             segment_steps=stretch.segment_steps,

@@ -25,6 +25,7 @@ from brakeline.core.encoding import Wire, canonical, parse, tagged
 from brakeline.core.errors import BrakelineError, Malformed, Unavailable
 from brakeline.core.run import check_folder_name
 
+RECIPE: Final = "recipe"  # in a run's evidence
 MANIFEST: Final = "recipe.json"
 MAX_FILES: Final = 1024
 MAX_RANKS: Final = 64  # an inspector starts as many processes

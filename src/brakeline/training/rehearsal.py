@@ -1,8 +1,8 @@
 """A rehearsal: whether a recipe can be stopped, killed, resumed and replayed bit for bit, before anything is declared.
 
 In fresh processes a few steps are made without a stop, with a stop, with a kill, and again in the inspector's cell;
-then all are compared, leaf by leaf. What passes here passes its audit; what does not gets the cause in the engineer's
-words: the variable that the state lacks, and what to pass. `diagnosis` finds the words.
+then all are compared, leaf by leaf. What passes here passes its audit, as far as these steps show; what does not gets
+the cause in the engineer's words: the variable that the state lacks, and what to pass. `diagnosis` finds the words.
 """
 
 import os

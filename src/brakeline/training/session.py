@@ -29,7 +29,7 @@ from brakeline.training.distributions import fingerprints, imported
 from brakeline.training.environment import PROFILE, digest, keep_profile, kept_distributions, profile
 from brakeline.training.gatehook import RankGate
 from brakeline.training.launch import Stretch
-from brakeline.training.recipe import Code, Recipe, own_line
+from brakeline.training.recipe import RECIPE, Code, Recipe, own_line
 from brakeline.training.recorder import LEAVES, Recorder, cut_to_checkpoint, read_leaves
 from brakeline.training.rehearsal import Rehearsal, disk, rehearsed
 from brakeline.training.replay import begin, open_recorded
@@ -40,7 +40,6 @@ _UNCHECKED: Final = (
 )
 Rehearse = Callable[[Recipe, str, Path, Callable[[str], None]], Rehearsal]
 PERMITS: Final = "permits.jsonl"
-RECIPE: Final = "recipe"
 STOPS: Final = "stops.jsonl"  # when and why, by the local clock; for reports, never evidence
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import torch
 
-from brakeline.training.recipe import deposited
+from brakeline.training.recipe import RECIPE, deposited
 from brakeline.training.recorder import read_leaves
 from brakeline.training.replay import replay
-from brakeline.training.session import RECIPE
 
 
 def main(evidence: Path, seed: str) -> int:
