@@ -1,9 +1,10 @@
 """What recording costs: the same training loop without, with, and with checkpoints, block by block in turn.
 
-    OMP_NUM_THREADS=1 python bench/recording.py [--rounds N] [--steps N] [--model NAME]
+    python bench/recording.py [--rounds N] [--steps N] [--model NAME] [--threads N]
 
 Prints, for each model, the median over rounds of (time of a recorded block / time of the plain block beside it), in
-wall-clock and in CPU time (a second thread hashes, so the first flatters on an idle machine), and bytes per step.
+wall-clock and in CPU time (other threads hash: with `--threads 1` they find idle processors, and with as many as there
+are they find none, which is dearest), and bytes per step.
 """
 
 import argparse
@@ -79,8 +80,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--steps", type=int, default=SEGMENT, help="steps a block")
     parser.add_argument("--model", choices=MODELS, action="append", help="one of the models; all without it")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     for name in options.model or MODELS:
         config = MODELS[name]
         with tempfile.TemporaryDirectory() as folder:

@@ -21,8 +21,9 @@ from torch.nn import functional as F
 from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.tlog.merkle import leaf_hash, root
 from brakeline.core.transcript import LEAF_BYTES, NONE
+from brakeline.training.batch import batch_snapshot
 from brakeline.training.checkpoint import checkpoint_path, checkpoint_steps, load_checkpoint
-from brakeline.training.digest import batch_snapshot, capture, restore, seed_generators, snapshot
+from brakeline.training.digest import capture, restore, seed_generators, snapshot
 from brakeline.training.gatehook import RankGate
 from brakeline.training.recorder import Recorder, read_leaves
 

@@ -28,7 +28,8 @@ import torch
 from brakeline.core.brake import Phase
 from brakeline.core.errors import Misuse
 from brakeline.core.gate import NO_PERMIT, Status
-from brakeline.training.digest import generators_kept, scalar
+from brakeline.training.batch import scalar
+from brakeline.training.digest import generators_kept
 from brakeline.training.gatehook import Gate
 from brakeline.training.ranks import rank
 from brakeline.training.recorder import Recording

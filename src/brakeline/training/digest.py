@@ -9,9 +9,11 @@ digest is BLAKE3 over the ordered list of item digests, so that a dispute can be
 import random
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -20,6 +22,7 @@ from blake3 import blake3
 
 from brakeline.core.encoding import canonical
 from brakeline.core.errors import Malformed, Misuse
+from brakeline.training.environment import processors
 from brakeline.training.shards import local, module_state, optimizer_state
 
 Path = tuple[str | int, ...]
@@ -27,6 +30,8 @@ Tree = Any  # None, bool, int, float, str, Tensor, and lists, tuples, dicts (key
 
 RNG: Final = "rng"  # the component that holds every global random generator
 _STATE: Final = b"brakeline/state/v1"
+_STRETCH: Final = 16 << 20  # bytes that are worth a thread
+_THREADS: Final = 8
 
 
 class Stateful(Protocol):
@@ -109,17 +114,20 @@ class Snapshot:
     parts: tuple[Part, ...]
     standing: tuple[tuple[torch.Tensor, int], ...]
 
-    def items(self) -> Iterator[Item]:
-        """Every item: the structures, then the tensors, components by name."""
-        for component, structure in self.structures.items():
-            yield Item(component, (), structure_digest(component, structure))
-        for part in self.parts:
-            data = raw_bytes(part.tensor) if part.view is None else part.view
-            yield Item(part.component, part.path, _hash(part.header, data))
+    def items(self) -> list[Item]:
+        """Every item: the structures, then the tensors, components by name. Large states are hashed on several
+        processors."""
+        structures = [Item(name, (), structure_digest(name, data)) for name, data in self.structures.items()]
+        stretches = list(_stretches(self.parts))
+        if len(stretches) < 2:
+            return [*structures, *_hashed(self.parts)]
+        # Threads of this call alone: those of a pool that outlives it would be missing in a forked child.
+        with ThreadPoolExecutor(len(stretches), "brakeline-digest") as pool:
+            return [*structures, *chain.from_iterable(pool.map(_hashed, stretches))]
 
     def digest(self) -> bytes:
         """BLAKE3 over the ordered list of item digests: 32 bytes."""
-        return state_digest([digest for _, _, digest in self.items()])
+        return state_digest([item.digest for item in self.items()])
 
     def unchanged(self) -> bool:
         """Whether no tensor in `standing` was written since, as far as autograd's version counters tell."""
@@ -262,54 +270,6 @@ class _Walk:
         return part
 
 
-def batch_snapshot(batch: Any, *, stands: bool) -> Snapshot:
-    """One step's batch: tensors, arrays, numbers and texts, and containers of them. Copied unless it `stands` still.
-
-    Raises:
-        Misuse: something else in it.
-    """
-    return snapshot({"batch": _readable(batch)}, lambda *_: stands)
-
-
-def _readable(value: Any) -> Tree:
-    """A batch as a tree: nothing of it is put back, so that arrays and containers of any kind may be read as plain."""
-    if isinstance(value, torch.Tensor) or value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, np.ndarray):
-        try:
-            return torch.from_numpy(np.ascontiguousarray(value))
-        except TypeError:
-            return _readable(value.tolist())
-    if isinstance(value, np.generic):
-        return _readable(value.item())
-    if isinstance(value, Mapping):
-        return {key: _readable(v) for key, v in value.items()}
-    if isinstance(value, bytes | bytearray):
-        return value.hex()
-    if isinstance(value, list):
-        return [_readable(v) for v in value]
-    if isinstance(value, tuple):
-        return tuple(_readable(v) for v in value)
-    return value
-
-
-def scalar(loss: Any) -> torch.Tensor | float:
-    """The loss of one step, apart from its graph, if it is one number.
-
-    Raises:
-        Misuse: it is none, or many.
-    """
-    if isinstance(loss, torch.Tensor):
-        if loss.numel() != 1 or loss.is_complex():
-            text = f"a step has one loss, not {loss.dtype} of shape {tuple(loss.shape)}"
-            raise Misuse(text, hint="recorder.step(loss=loss.mean(), ...)")
-        return loss.detach()
-    try:
-        return float(loss)
-    except (TypeError, ValueError) as e:
-        raise Misuse(f"a step has one loss, a number, not a {type(loss).__name__}") from e
-
-
 def restore(objects: Mapping[str, Stateful], tree: Mapping[str, Tree]) -> None:
     """Put `objects` and the random generators into the state of a checkpoint's `tree`.
 
@@ -416,6 +376,28 @@ def _copied(value: Tree) -> Tree:
     if isinstance(value, list | tuple):
         return type(value)(_copied(v) for v in value)
     return value
+
+
+def _hashed(parts: Sequence[Part]) -> list[Item]:
+    return [
+        Item(it.component, it.path, _hash(it.header, raw_bytes(it.tensor) if it.view is None else it.view))
+        for it in parts
+    ]
+
+
+def _stretches(parts: Sequence[Part]) -> Iterator[Sequence[Part]]:
+    """`parts` in as many stretches of about the same size as there are processors for, in order."""
+    # Those that torch leaves alone, if it does: to take turns with a step's own threads costs each of them a little.
+    here = processors()
+    spare = here - torch.get_num_threads()
+    size = sum(part.tensor.nbytes for part in parts)
+    each = max(_STRETCH, size // min(_THREADS, spare if spare > 0 else here) + 1)
+    first = gathered = 0
+    for i, part in enumerate(parts, 1):
+        gathered += part.tensor.nbytes
+        if gathered >= each or i == len(parts):
+            yield parts[first:i]
+            first, gathered = i, 0
 
 
 def _hash(header: bytes, data: Any) -> bytes:

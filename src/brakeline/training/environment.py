@@ -65,7 +65,7 @@ def profile(distributions: Iterable[str] = ()) -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": _cpu_name(),
         "cpu_flags": _cpu_flags(),
-        "blas_threads": next((os.environ[v] for v in _BLAS_THREADS if os.environ.get(v)), str(_processors())),
+        "blas_threads": next((os.environ[v] for v in _BLAS_THREADS if os.environ.get(v)), str(processors())),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
         "threads": torch.get_num_threads(),
@@ -104,7 +104,8 @@ def kept_distributions(evidence: Path) -> tuple[str, ...]:
     return normal(named) if isinstance(named, dict) else ()
 
 
-def _processors() -> int:
+def processors() -> int:
+    """How many this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

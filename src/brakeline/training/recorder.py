@@ -33,6 +33,7 @@ from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.tlog.merkle import Frontier, leaf_hash
 from brakeline.core.transcript import LEAF_BYTES, NONE, Head, Leaf, decode_leaf
 from brakeline.training import ranks
+from brakeline.training.batch import batch_snapshot, scalar
 from brakeline.training.checkpoint import CHECKPOINTS, Image, checkpoint_steps, image, load_checkpoint, shared, write
 from brakeline.training.components import components
 from brakeline.training.difference import first_difference
@@ -40,11 +41,9 @@ from brakeline.training.digest import (
     Memory,
     Snapshot,
     Stateful,
-    batch_snapshot,
     capture,
     generators_kept,
     restore,
-    scalar,
     snapshot,
     state_digest,
 )
@@ -192,7 +191,7 @@ class Recorder:
         def hashed() -> _Hashed:
             if queued is not None:  # this thread reads on a stream of its own
                 queued.synchronize()
-            items = list(state.items())
+            items = state.items()
             digest = state_digest([item.digest for item in items])
             leaf = Leaf(step, digest, inputs.digest(), permit, float(value), flop)
             return _Hashed(leaf, image(step, state, items, held) if boundary else None)
@@ -235,7 +234,7 @@ class Recorder:
         try:
             self.settle()
             assert self._snapshot is not None
-            items = list(self._snapshot.items())
+            items = self._snapshot.items()
             mine = state_digest([item.digest for item in items])
             if ranks.joint(ranks.meet(mine)) != self._leaf(self._step).state:
                 what = self._snapshot.changed() or "the state"
@@ -303,7 +302,7 @@ class Recorder:
         if checkpoint >= 0:
             self._held = shared(self.directory, self._step)
         else:
-            self._write(image(0, self._snapshot, list(self._snapshot.items()), {}), None)
+            self._write(image(0, self._snapshot, self._snapshot.items(), {}), None)
         for it in self._objects.values():
             if isinstance(it, torch.optim.Optimizer):
                 self._hooks.append(it.register_step_pre_hook(lambda *_: self.settle()))

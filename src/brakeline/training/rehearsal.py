@@ -5,7 +5,6 @@ then all are compared, leaf by leaf. What passes here passes its audit, as far a
 the cause in the engineer's words: the variable that the state lacks, and what to pass. `diagnosis` finds the words.
 """
 
-import os
 import signal
 import tempfile
 import threading
@@ -26,6 +25,7 @@ from brakeline.training.cell import Cell, Failed
 from brakeline.training.checkpoint import CHECKPOINTS
 from brakeline.training.diagnosis import Cause, compare, latent, stretch
 from brakeline.training.distributions import fingerprints
+from brakeline.training.environment import processors
 from brakeline.training.recipe import Recipe
 from brakeline.training.recorder import read_leaves
 from brakeline.training.replay import open_recorded
@@ -114,7 +114,7 @@ class _Rehearsing:
 
     def run(self) -> Rehearsal:
         busy = self._threads * self._here.ranks
-        at_once = 1 if torch.cuda.is_available() else max(1, min(3, (os.cpu_count() or 1) // busy))
+        at_once = 1 if torch.cuda.is_available() else max(1, min(3, processors() // busy))
         with ThreadPoolExecutor(at_once) as pool, ExitStack() as stack:
             for _ in range(at_once):
                 self._stages.put(stack.enter_context(closing(Stage())))

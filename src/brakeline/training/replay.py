@@ -20,17 +20,16 @@ from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Ref
 from brakeline.core.gate import NO_PERMIT
 from brakeline.core.transcript import Leaf, SegmentReplay
 from brakeline.training import ranks
+from brakeline.training.batch import batch_snapshot, scalar
 from brakeline.training.checkpoint import checkpoint_steps, listed_digest, load_checkpoint
 from brakeline.training.components import components
 from brakeline.training.digest import (
     Snapshot,
     Stateful,
     Tree,
-    batch_snapshot,
     capture,
     generators_kept,
     restore,
-    scalar,
     seed_generators,
     snapshot,
 )
