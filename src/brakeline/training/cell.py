@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self, TypeVar
@@ -32,8 +32,7 @@ from brakeline.core.encoding import Wire, canonical, parse, unhex32
 from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.transcript import decode_leaf
 from brakeline.node.home import PASSPHRASE
-from brakeline.training import cellranks
-from brakeline.training.cellranks import Answer, Task
+from brakeline.training.cellranks import Answer, Ranks, Task, answer_of
 from brakeline.training.digest import Snapshot, Tree
 from brakeline.training.environment import digest, profile
 from brakeline.training.ranks import Together, whole
@@ -294,15 +293,16 @@ def main(threads: str, before: str, after: str, distributions: str, exposed: str
         say(Facts(dataset="", flop_per_step="", error=describe("the recipe cannot be loaded", e)))
         return
     files = os.fdopen(int(before), "rb"), os.fdopen(int(after), "wb")
-    for line in requests:
-        say(_answer(recipe, code, parse(line[:-1], Task), *files))
+    with closing(Ranks(recipe)) as ranks:
+        for line in requests:
+            say(_answer(recipe, code, ranks, parse(line[:-1], Task), *files))
 
 
-def _answer(recipe: Recipe, code: Code, task: Task, before: IO[bytes], after: IO[bytes]) -> Answer:
+def _answer(recipe: Recipe, code: Code, ranks: Ranks, task: Task, before: IO[bytes], after: IO[bytes]) -> Answer:
     try:
         opened = _load(before) if task.start else None
         if recipe.ranks > 1:
-            made, end = cellranks.make(recipe, task, opened.tree if opened else {})
+            made, end = ranks.make(task, opened.tree if opened else {})
             if end is not None:
                 _save(after, end)
             return made
@@ -311,7 +311,7 @@ def _answer(recipe: Recipe, code: Code, task: Task, before: IO[bytes], after: IO
         done = rerun(code.train, recipe.full_config(bytes.fromhex(task.seed)), opened, task.start, task.steps)
         if done.end is not None:
             _save(after, done.end.tree)
-        return cellranks.answer(done)
+        return answer_of(done)
     except BaseException as e:
         return Answer(start_state="", leaves=(), error=describe("train() failed in replay", e))
 

@@ -1,10 +1,12 @@
 """The ranks of a cell: a segment of a run that several processes trained is made again by as many, in one sandbox."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -38,75 +40,108 @@ class Answer(Wire, frozen=True):
     error: str
 
 
-def answer(done: Rerun) -> Answer:
+def answer_of(done: Rerun) -> Answer:
     """What is said of steps that were made again."""
     leaves = tuple(leaf.encode().hex() for leaf in done.leaves)
     return Answer(start_state=done.start_state.hex(), leaves=leaves, error="")
 
 
-def make(recipe: Recipe, it: Task, before: Tree) -> tuple[Answer, Tree | None]:
-    """Make a segment again; `before` is the tree of all ranks' states, if it does not begin with the run.
+class Ranks:
+    """As many processes as the recipe has ranks, which make one segment after another, until `close()`."""
 
-    Returns what was made, and the tree of all ranks' states at its end, where all steps were made.
+    def __init__(self, recipe: Recipe) -> None:
+        self._count = recipe.ranks
+        self._folder: Path | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._made = 0
 
-    Raises:
-        Unavailable: a rank fails, with its words.
-    """
-    opened = whole(before) if it.start else None
-    with tempfile.TemporaryDirectory(prefix="ranks-") as name:
-        folder = Path(name)
+    def make(self, it: Task, before: Tree) -> tuple[Answer, Tree | None]:
+        """Make a segment again; `before` is the tree of all ranks' states, if it does not begin with the run.
+
+        Returns what was made, and the tree of all ranks' states at its end, where all steps were made.
+
+        Raises:
+            Unavailable: a rank fails, with its words. The next segment is made by new ones.
+        """
+        if self._folder is None:
+            self._start()
+        assert self._folder is not None
+        folder = self._folder / str(self._made)
+        self._made += 1
+        folder.mkdir()
+        opened = whole(before) if it.start else None
         if isinstance(opened, Together):
             for rank, state in enumerate(opened.ranks):
                 torch.save(state.tree, folder / f"before-{rank}")
-        failed = _run(recipe.ranks, it, folder)
-        if not (folder / "made").exists():
-            raise Unavailable(failed or "the ranks ended without a word")
-        made = parse((folder / "made").read_bytes(), Answer)
-        files = [folder / f"after-{rank}" for rank in range(recipe.ranks)]
-        ends = [torch.load(file, weights_only=True) for file in files if file.exists()]
-        return made, merged(ends) if len(ends) == recipe.ranks else None
+        try:
+            for process in self._processes:
+                assert process.stdin is not None
+                process.stdin.write(canonical(it) + b"\n")
+            while not (folder / "made").exists():
+                if any(p.poll() is not None for p in self._processes):
+                    raise Unavailable(self._last_words())
+                time.sleep(_POLL)
+            made = parse((folder / "made").read_bytes(), Answer)
+            files = [folder / f"after-{rank}" for rank in range(self._count)]
+            ends = [torch.load(file, weights_only=True) for file in files if file.exists()]
+        except BaseException as e:
+            self.close()
+            if isinstance(e, BrokenPipeError):
+                raise Unavailable("the ranks ended between two segments") from e
+            raise
+        shutil.rmtree(folder)
+        return made, merged(ends) if len(ends) == self._count else None
+
+    def close(self) -> None:
+        """End them, and remove what they wrote."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._processes, self._folder = [], None
+
+    def _start(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="ranks-"))
+        for rank in range(self._count):
+            command = [sys.executable, "-P", "-m", "brakeline.training.cellranks"]
+            words = map(str, (rank, self._count, torch.get_num_threads(), self._folder))
+            with (self._folder / f"printed-{rank}").open("wb") as out:
+                process = subprocess.Popen([*command, *words], bufsize=0, stdin=subprocess.PIPE, stdout=out, stderr=out)
+            self._processes.append(process)
+
+    def _last_words(self) -> str:
+        """Of a rank that failed by itself: those it takes with it have nothing to say."""
+        assert self._folder is not None
+        time.sleep(_POLL)
+        for rank, p in enumerate(self._processes):
+            if p.poll() not in (None, 0, -9):
+                printed = (self._folder / f"printed-{rank}").read_text(errors="replace").strip()
+                return f"rank {rank} ended with status {p.returncode}: {printed[-_WORDS:]}"
+        return "a rank was killed"
 
 
-def _run(ranks: int, it: Task, folder: Path) -> str:
-    """Let all ranks make it; returns the words of one that failed, or ""."""
-    processes = []
-    for rank in range(ranks):
-        words = [rank, ranks, torch.get_num_threads(), folder, canonical(it).decode()]
-        with (folder / f"printed-{rank}").open("wb") as out:
-            command = [sys.executable, "-P", "-m", "brakeline.training.cellranks", *map(str, words)]
-            processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out))
-    try:
-        while any(p.poll() is None for p in processes):
-            if any(p.poll() for p in processes):
-                break
-            time.sleep(_POLL)
-    finally:
-        for p in processes:
-            p.kill()
-            p.wait()
-    for rank, p in enumerate(processes):
-        if p.returncode and p.returncode != -9:
-            printed = (folder / f"printed-{rank}").read_text(errors="replace").strip()
-            return f"rank {rank} ended with status {p.returncode}: {printed[-_WORDS:]}"
-    return "a rank was killed" if any(p.returncode for p in processes) else ""
-
-
-def main(rank: str, ranks: str, threads: str, where: str, task: str) -> None:
-    """One rank: make the segment, and leave what came of it in the folder `where`."""
+def main(rank: str, ranks: str, threads: str, where: str) -> None:
+    """One rank: make segments as they are asked for, and leave what comes of each in a folder below `where`."""
     torch.set_num_threads(int(threads))
-    folder, it = Path(where), parse(task.encode(), Task)
+    requests = os.fdopen(os.dup(0), "rb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     recipe = deposited(Path.cwd())
-    with joined(int(rank), int(ranks), folder / "store"):
-        opened = whole(torch.load(folder / f"before-{rank}", weights_only=True)) if it.start else None
-        assert not isinstance(opened, Together)
-        config = recipe.full_config(bytes.fromhex(it.seed))
-        done = rerun(recipe.load().train, config, opened, it.start, it.steps)
-        if done.end is not None:
-            torch.save(done.end.tree, folder / f"after-{rank}")
-        meet(b"done")  # whoever goes first would take the others with it
-        if rank == "0":
-            write_atomic(folder / "made", canonical(answer(done)))
-        meet(b"told")
+    with joined(int(rank), int(ranks), Path(where) / "store"):
+        train = recipe.load().train
+        for number, line in enumerate(requests):
+            folder, it = Path(where) / str(number), parse(line[:-1], Task)
+            opened = whole(torch.load(folder / f"before-{rank}", weights_only=True)) if it.start else None
+            assert not isinstance(opened, Together)
+            done = rerun(train, recipe.full_config(bytes.fromhex(it.seed)), opened, it.start, it.steps)
+            if done.end is not None:
+                torch.save(done.end.tree, folder / f"after-{rank}")
+            meet(b"done")  # whoever goes first would take the others with it
+            if rank == "0":
+                write_atomic(folder / "made", canonical(answer_of(done)))
         os._exit(0)
 
 
