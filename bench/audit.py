@@ -105,7 +105,7 @@ class Bare(Cell):
         except (Exception, SystemExit) as e:
             raise Failed(describe("the recipe cannot be loaded", e)) from e
 
-    def run(self, seed: bytes, start: int, steps: int, before: Snapshot) -> Rerun:
+    def run(self, seed: bytes, start: int, steps: int, before: Snapshot, ranks: int = 1) -> Rerun:
         try:
             config = self.recipe.full_config(seed)
             return rerun(self.code.train, config, before if start else None, start, steps)

@@ -36,7 +36,8 @@ FULL = replace(treaty(), tiers=(*treaty().tiers, CLUSTER))
 COMPUTE = {"above", "up_to", "permit_allowance"}
 COUNTS = {
     "version", "rules", "faults", "trip", "permit", "lift", "witnesses", "chips_above", "snapshot_every", "inspectors",
-    "adjudicators", "segment_steps", "head_every", "findings", "brake", "runs", "audits", "rest", "bytes",
+    "adjudicators", "segment_steps", "segment_most", "head_every", "findings", "brake", "runs", "audits", "rest",
+    "bytes",
 }  # fmt: skip
 
 Path = tuple[str | int, ...]

@@ -55,7 +55,7 @@ def test_what_an_audit_may_ask_for_stays(lab: WorldLab, tmp_path: Path) -> None:
     assert going(every=2) == [4, 8], "each second one stays"
     for kept in plan(world.state, run.now, evidence):
         if kept.goes:
-            remove(evidence, kept, 1)
+            remove(evidence, kept)
     assert checkpoint_steps(evidence) == [0, 14]
     # An inspector who comes now finds what is still there, and no fault in the rest.
     late = inspect(world.state, run.now, world.heads(run), evidence, "delta", key("delta"), memory=tmp_path / "delta")
@@ -69,7 +69,7 @@ def test_what_is_missing_while_it_is_owed_is_a_fault(lab: WorldLab, tmp_path: Pa
     run = Live(world, lab.state.runs.names["alpha", "run"])
     for kept in plan(world.state, run.now, evidence):
         if 0 < kept.step < 14:
-            remove(evidence, kept, 1)
+            remove(evidence, kept)
     audit = inspect(world.state, run.now, world.heads(run), evidence, "beta", key("beta"), memory=tmp_path / "beta")
     assert (Fault.OPENING_MISSING, "violation") in {(f.fault, f.severity) for f in audit.findings}
 

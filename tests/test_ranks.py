@@ -13,9 +13,10 @@ from filelock import FileLock
 from brakeline.core.errors import Misuse
 from brakeline.core.transcript import NONE, Leaf
 from brakeline.training.digest import snapshot
+from brakeline.training.moving import cut_to_checkpoint
 from brakeline.training.ranks import Together, folder, joint, meet, rank, tell, whole
 from brakeline.training.recipe import Recipe
-from brakeline.training.recorder import cut_to_checkpoint, read_leaves
+from brakeline.training.recorder import read_leaves
 from brakeline.training.rehearsal import Rehearsal, rehearse
 
 SOURCE = """

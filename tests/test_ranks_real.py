@@ -31,11 +31,11 @@ def circle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Circle]:
     made.stage.close()
 
 
-def recipe(circle: Circle, name: str, how: str) -> str:
+def recipe(circle: Circle, name: str, how: str, ranks: int, steps: int) -> str:
     (circle.stage.folder / "loop.py").write_text(SLOW)
     file = circle.stage.folder / f"{name}.toml"
     config = f'[config]\nhow = "{how}"\n'
-    file.write_text(f'name = "{name}"\nentry = "loop.py"\nsteps = {STEPS}\nranks = {RANKS}\n{config}')
+    file.write_text(f'name = "{name}"\nentry = "loop.py"\nsteps = {steps}\nranks = {ranks}\n{config}')
     return str(file)
 
 
@@ -47,7 +47,7 @@ def others(pid: int) -> list[psutil.Process]:
 
 def test_four_ranks_are_killed_twice_braked_and_audited_to_a_pass(circle: Circle) -> None:
     stage = circle.stage
-    command = ["train", recipe(circle, "four", "steady"), "--home", "alpha", "--threads", "1"]
+    command = ["train", recipe(circle, "four", "steady", RANKS, STEPS), "--home", "alpha", "--threads", "1"]
     stage.serve("first", *command)
     until(lambda: circle.steps("alpha", "four") > 35, 120)
     started = others(stage.processes["first"].pid)
@@ -85,3 +85,35 @@ def test_four_ranks_are_killed_twice_braked_and_audited_to_a_pass(circle: Circle
     for inspector in ("beta", "gamma"):
         found = stage.call("audit", "alpha/four", "--evidence", str(evidence), "--home", inspector, "--threads", "1")
         assert "four: PASS" in found
+
+
+def test_shards_are_cut_anew_for_other_ranks_and_inspectors_find_the_same(circle: Circle) -> None:
+    stage = circle.stage
+    command = ["train", recipe(circle, "elastic", "shards", 2, 90), "--home", "gamma", "--threads", "1", "--unchecked"]
+    stage.serve("two", *command)
+    until(lambda: circle.steps("gamma", "elastic") > 20, 120)
+    os.kill(stage.processes["two"].pid, signal.SIGKILL)
+    stage.processes["two"].wait()
+
+    refused = stage.result(*command, "--ranks", "3")
+    assert refused.returncode == 2
+    assert "elastic was trained by 2 ranks, here are 3" in refused.stderr
+    assert "--moved" in refused.stderr
+    stage.serve("three", *command, "--ranks", "3", "--moved")
+    at = circle.steps("gamma", "elastic")
+    until(lambda: circle.steps("gamma", "elastic") > at + 20, 120)
+    os.kill(stage.processes["three"].pid, signal.SIGKILL)
+    stage.processes["three"].wait()
+    stage.call(*command, "--ranks", "3")  # it has moved: nothing more is said
+    run = circle.run("gamma", "elastic")
+    assert run is not None
+    ((move, ranks),) = [(m.steps, m.ranks) for m in run.moves]
+    assert ranks == 3
+    assert move >= 20
+
+    evidence = circle.evidence("gamma", "elastic")
+    found = stage.call("audit", "gamma/elastic", "--evidence", str(evidence), "--home", "beta", "--threads", "1")
+    assert "elastic: PASS" in found
+    after = circle.run("gamma", "elastic")
+    assert after is not None
+    assert any(start == move for start, _ in after.examined["beta"].segments)

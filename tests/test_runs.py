@@ -13,9 +13,9 @@ from brakeline.core.state import apply
 from brakeline.core.state import events as ev
 from brakeline.core.state.labs import MAX_MERGE
 from brakeline.core.statement import open_envelope
-from brakeline.core.treaty import Duty, Tier
+from brakeline.core.treaty import Duty, Tier, parse_treaty
 from vector import refused
-from world import DAY, LABS, STEP_FLOP, Live, World, bound, plain
+from world import DAY, LABS, STEP_FLOP, Live, World, bound, plain, treaty_text
 
 DIGEST = "ab" * 32
 HUGE = {"steps": 10**6, "flop_per_step": str(10**24)}  # 1e30 FLOP
@@ -89,6 +89,50 @@ def test_segments_are_as_long_as_the_treaty_says() -> None:
     # Treaty 7.2, attack A-16
     world = bound()
     assert world.log("alpha", "declaration", world.declaration(segment_steps=4)).reason is Reason.PROHIBITED
+    world.check()
+
+
+def test_segments_are_as_long_as_the_lab_says_between_two_bounds() -> None:
+    text = treaty_text().replace("segment_steps = 3", "segment_steps = 3\nsegment_most = 6")
+    world = World(treaty=parse_treaty(text.encode()))
+    world.bind()
+    for steps, reason in ((2, Reason.PROHIBITED), (3, None), (6, None), (7, Reason.PROHIBITED)):
+        said = world.declaration(name=f"run-{steps}", segment_steps=steps)
+        assert world.log("alpha", "declaration", said).reason is reason
+    world.check()
+
+
+@pytest.mark.parametrize("most", ["2", "0", "1_000_000_001"])
+def test_the_longest_segment_is_no_shorter_than_the_shortest(most: str) -> None:
+    text = treaty_text().replace("segment_steps = 3", f"segment_steps = 3\nsegment_most = {most}")
+    with pytest.raises(Malformed, match="segment_most"):
+        parse_treaty(text.encode())
+
+
+# --- moves
+
+
+def test_a_run_goes_on_elsewhere_and_with_other_ranks() -> None:
+    # Treaty 7.5
+    world = bound()
+    run = world.finished("alpha", 12)
+
+    def moved(steps: int, environment: str, issuer: str = "alpha", **more: int) -> Reason | None:
+        return world.log(issuer, "moved", {"run": run.id, "steps": steps, "environment": environment, **more}).reason
+
+    here = run.declaration.environment
+    assert moved(12, DIGEST, "beta") is Reason.FOREIGN
+    assert moved(12, here) is Reason.REPLAYED  # it is there
+    assert moved(11, DIGEST) is Reason.REPLAYED  # step 12 was made elsewhere
+    assert [moved(12, here, ranks=n) for n in (0, 65, -1)] == [Reason.MALFORMED] * 3
+    assert moved(12, here, ranks=2) is None
+    assert moved(12, here, ranks=2) is Reason.REPLAYED
+    assert moved(15, DIGEST, ranks=3) is None
+    assert moved(18, DIGEST) is None  # as its recipe says
+    assert [run.now.ranks(start, 4) for start in (-1, 0, 11, 12, 14, 15, 17, 18, 30)] == [4, 4, 4, 2, 2, 3, 3, 4, 4]
+    assert [run.now.environment(start) for start in (0, 12, 15)] == [here, here, DIGEST]
+    assert moved(18, here, ranks=5) is None  # before a step was made there
+    assert [m.steps for m in run.now.moves] == [12, 15, 18]
     world.check()
 
 

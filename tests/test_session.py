@@ -22,7 +22,7 @@ from brakeline.training.audit import inspect
 from brakeline.training.diagnosis import Cause
 from brakeline.training.recipe import MANIFEST, RECIPE, Recipe, deposited, read_recipe
 from brakeline.training.recorder import LEAVES, read_leaves
-from brakeline.training.rehearsal import Rehearsal
+from brakeline.training.rehearsal import Rehearsal, segment_steps
 from brakeline.training.session import PERMITS, Session, evidence_permits
 from world import Live, World, key
 from worldlab import WorldGate, WorldLab
@@ -401,6 +401,26 @@ def test_what_fails_its_rehearsal_is_declared_only_on_the_labs_word(lab: WorldLa
     assert train(lab, recipe(tmp_path), rehearse=fails, attested=True).status == "ended"
     assert len(said) == 1
     assert lab.state.run(lab.state.runs.names["alpha", "run"]).declaration.rung == "attested"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "steps"),
+    [("", 4), ("1 s", 10), ("1 min", 600), ("2 h", 1000), ("0 s", 4), ("52128 kB", 20), ("1 TB", 4), ("1 kB", 1000)],
+)
+def test_a_segment_is_as_long_as_a_checkpoint_may_cost(wanted: str, steps: int) -> None:
+    passed = Rehearsal(steps=8, causes=(), notes=(), distributions=(), first=2_000_000, checkpoint=10**6, seconds=0.1)
+    assert segment_steps(wanted, passed, least=4, most=1000) == steps
+
+
+def test_how_long_a_segment_is_is_measured_not_guessed(lab: WorldLab, tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match="how many steps '1 min' are, a rehearsal measures"):
+        train(lab, recipe(tmp_path, 'segment = "1 min"\n'))
+    passed = Rehearsal(steps=8, causes=(), notes=(), distributions=(), first=1, checkpoint=1, seconds=0.1)
+    with pytest.raises(Malformed, match="segment: 'often' is no duration and no size"):
+        train(lab, recipe(tmp_path, 'segment = "often"\n'), rehearse=lambda *_: passed)
+    assert train(lab, recipe(tmp_path, 'segment = "1 min"\n'), rehearse=lambda *_: passed).status == "ended"
+    run = lab.state.run(lab.state.runs.names["alpha", "run"])
+    assert run.declaration.segment_steps == 4  # the treaty knows of no longer one
 
 
 def test_a_loop_that_is_no_training_is_gated_and_counted(lab: WorldLab, tmp_path: Path) -> None:

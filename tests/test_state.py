@@ -34,7 +34,8 @@ STRANGER = PrivateKey(b"s" * 32)
 def test_an_honest_log_takes_every_kind() -> None:
     world = bound(log_snapshot_every="16")
     run = world.finished("alpha")
-    assert world.log("alpha", "moved", {"run": run.id, "steps": 12, "environment": DIGEST}).reason is None
+    moved = {"run": run.id, "steps": 12, "environment": DIGEST}
+    assert world.log("alpha", "moved", moved).reason is None
     world.audit("beta", run, violation())
     assert world.log("alpha", "answer", {"run": run.id, "fault": "replay-mismatch", "segment": [0, 3], "text": "no"})
     assert world.log("beta", "retraction", {"run": run.id, "fault": "replay-mismatch", "segment": [0, 3]})

@@ -11,7 +11,6 @@ from brakeline.core.errors import Misuse
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home
 from brakeline.training.prune import plan, remove
-from brakeline.training.recipe import RECIPE, deposited
 
 
 @click.command()
@@ -39,9 +38,8 @@ def command(name: str, every: int | None, yes: bool, home: Path) -> None:
     going = [it for it in found if it.goes]
     size = sum(it.size for it in going) / 1e6
     if yes:
-        ranks = deposited(evidence / RECIPE).ranks
         for it in going:
-            remove(evidence, it, ranks)
+            remove(evidence, it)
         click.echo(f"removed {len(going)} of {len(found)} checkpoints, {size:,.1f} MB")
     else:
         click.echo(f"{len(going)} of {len(found)} checkpoints may go, {size:,.1f} MB; --yes removes them")

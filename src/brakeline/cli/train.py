@@ -6,6 +6,7 @@ import click
 import torch
 
 from brakeline.cli.common import home_option
+from brakeline.core.run import MAX_RANKS
 from brakeline.node.desk import Lab
 from brakeline.node.home import Home
 from brakeline.training.launch import attend, placed
@@ -17,12 +18,13 @@ from brakeline.training.session import Session
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--threads", type=click.IntRange(1), help="Threads that PyTorch uses; part of the environment profile.")
-@click.option("--moved", is_flag=True, help="Let it go on in another environment than before, which is logged.")
+@click.option("--ranks", type=click.IntRange(1, MAX_RANKS), help="Go on with others than the recipe's: a move.")
+@click.option("--moved", is_flag=True, help="Let it go on in another environment or with other ranks, which is logged.")
 @click.option("--unchecked", is_flag=True, help="Neither rehearse it nor replay its last segment first, at your risk.")
 @click.option("--attested", is_flag=True, help="Declare it without a rehearsal, on your word alone.")
 @home_option
 def command(
-    recipe: Path, threads: int | None, moved: bool, unchecked: bool, attested: bool, home: Path
+    recipe: Path, threads: int | None, ranks: int | None, moved: bool, unchecked: bool, attested: bool, home: Path
 ) -> None:
     """Train the RECIPE file: declare the run, wait for permits, record every step, stop when told, go on when allowed.
 
@@ -34,7 +36,7 @@ def command(
     if threads:
         torch.set_num_threads(threads)
     party, it = Home(home), read_recipe(recipe)
-    with placed(it.ranks) as rank:
+    with placed(ranks or it.ranks, it.ranks) as rank:
         if rank:
             attend(home / "runs" / it.name)
             return

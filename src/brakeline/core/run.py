@@ -3,10 +3,13 @@
 import re
 from typing import Final, Literal
 
+import msgspec
+
 from brakeline.core.encoding import Wire, decimal, is_text, tagged, unhex32
 from brakeline.core.errors import Malformed
 
 MAX_PARENTS: Final = 16
+MAX_RANKS: Final = 64  # an inspector starts as many processes
 MAX_MOVES: Final = 64  # of one run: each is a seam, and is looked at with every segment
 _FOLDER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -50,11 +53,13 @@ class Declaration(Wire, frozen=True):
 
 
 class Move(Wire, frozen=True):
-    """Body of a `moved`: beyond `steps` the run is trained in another environment. Treaty 7.5."""
+    """Body of a `moved`: beyond `steps` the run is trained in another environment, or by another number of `ranks`,
+    which is absent where it is the recipe's. Treaty 7.5."""
 
     run: str
     steps: int
     environment: str
+    ranks: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Designation(Wire, frozen=True):

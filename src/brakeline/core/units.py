@@ -20,7 +20,7 @@ _FLOP: Final = {
 }
 _RATE: Final = {f"{unit}/s": value for unit, value in _FLOP.items()}
 _SECONDS: Final = {"s": 1, "min": 60, "h": 3600, "d": 86400}
-_BYTES: Final = {"B": 1, "kB": 10**3, "MB": 10**6, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_BYTES: Final = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def _split(text: str) -> tuple[Decimal, str]:

@@ -316,8 +316,8 @@ def _replay(
     if not start < end or len(recorded) != end - start + 1:
         return _finding(Fault.NOT_REPLAYED, part, "these steps are not recorded")
     try:
-        ranks = cell.recipe.ranks
-        before = _checkpoint(evidence, recorded[0], ranks)
+        ranks, there = (run.ranks(step, cell.recipe.ranks) for step in (start, start - 1))
+        before = _checkpoint(evidence, recorded[0], there)
         after = _checkpoint(evidence, recorded[-1], ranks) if checkpoint_path(evidence, end).exists() else None
     except Unavailable as e:
         return _finding(Fault.OPENING_MISSING, part, str(e))
@@ -326,9 +326,10 @@ def _replay(
     except MemoryError:
         return _finding(Fault.NOT_REPLAYED, part, "the inspector's memory does not hold the checkpoints")
     try:
-        again = cell.run(run.seed, start, end - start, before)
+        again = cell.run(run.seed, start, end - start, before, ranks)
         if start:
             again = again._replace(start_state=recorded[0].state)  # of what was handed over
+        after = after if ranks == there else None  # of other shapes: the update has no size
         result = conclude(recorded, before, after, again, cell.environment)
     except (Failed, Malformed) as e:
         return _finding(Fault.NOT_REPLAYED, part, str(e))

@@ -29,7 +29,7 @@ from typing import IO, Final, Self, TypeVar
 import torch
 
 from brakeline.core.encoding import Wire, canonical, parse, unhex32
-from brakeline.core.errors import Malformed, Misuse, Unavailable
+from brakeline.core.errors import Malformed, Unavailable
 from brakeline.core.transcript import decode_leaf
 from brakeline.node.home import PASSPHRASE
 from brakeline.training.cellranks import Answer, Ranks, Task, answer_of
@@ -148,8 +148,9 @@ class Cell:
             raise Failed(facts.error)
         return facts
 
-    def run(self, seed: bytes, start: int, steps: int, before: Snapshot | Together) -> Rerun:
-        """Make `steps` steps from `start`; the state `before` is handed over unless the recipe begins there.
+    def run(self, seed: bytes, start: int, steps: int, before: Snapshot | Together, ranks: int = 1) -> Rerun:
+        """Make `steps` steps from `start`, with so many `ranks`; the state `before`, perhaps of another number, is
+        handed over unless the recipe begins there.
 
         Raises:
             Failed: as it says. Unavailable: the inspector's disk.
@@ -160,7 +161,7 @@ class Cell:
             _save(self._after, {})
         except (OSError, RuntimeError) as e:  # torch reports a full disk as RuntimeError
             raise Unavailable(f"cannot hand over the checkpoint of step {start}: {e}") from e
-        self._send(canonical(Task(seed=seed.hex(), start=start, steps=steps)))
+        self._send(canonical(Task(seed=seed.hex(), start=start, steps=steps, ranks=ranks)))
         answer = self._receive(Answer, _LINE + steps * _LEAF_LINE)
         if answer.error:
             raise Failed(answer.error)
@@ -293,7 +294,7 @@ def main(threads: str, before: str, after: str, distributions: str, exposed: str
         say(Facts(dataset="", flop_per_step="", error=describe("the recipe cannot be loaded", e)))
         return
     files = os.fdopen(int(before), "rb"), os.fdopen(int(after), "wb")
-    with closing(Ranks(recipe)) as ranks:
+    with closing(Ranks()) as ranks:
         for line in requests:
             say(_answer(recipe, code, ranks, parse(line[:-1], Task), *files))
 
@@ -301,13 +302,11 @@ def main(threads: str, before: str, after: str, distributions: str, exposed: str
 def _answer(recipe: Recipe, code: Code, ranks: Ranks, task: Task, before: IO[bytes], after: IO[bytes]) -> Answer:
     try:
         opened = _load(before) if task.start else None
-        if recipe.ranks > 1:
+        if recipe.ranks > 1 or task.ranks > 1:
             made, end = ranks.make(task, opened.tree if opened else {})
             if end is not None:
                 _save(after, end)
             return made
-        if isinstance(opened, Together):
-            raise Misuse("a state of several ranks, for a recipe of one")
         done = rerun(code.train, recipe.full_config(bytes.fromhex(task.seed)), opened, task.start, task.steps)
         if done.end is not None:
             _save(after, done.end.tree)

@@ -15,9 +15,9 @@ import torch
 from brakeline.core.encoding import Wire, canonical, parse
 from brakeline.core.errors import Unavailable
 from brakeline.node.disk import write_atomic
-from brakeline.training.digest import Tree
+from brakeline.training.digest import Snapshot, Tree, snapshot
 from brakeline.training.ranks import Together, joined, meet, merged, whole
-from brakeline.training.recipe import Recipe, deposited
+from brakeline.training.recipe import deposited
 from brakeline.training.replay import Rerun, rerun
 
 _WORDS: Final = 300
@@ -25,11 +25,12 @@ _POLL: Final = 0.05  # s
 
 
 class Task(Wire, frozen=True):
-    """One segment: the run's seed (hex), the step it starts from, how many to make."""
+    """One segment: the run's seed (hex), the step it starts from, how many to make, and by how many ranks."""
 
     seed: str
     start: int
     steps: int
+    ranks: int
 
 
 class Answer(Wire, frozen=True):
@@ -47,31 +48,35 @@ def answer_of(done: Rerun) -> Answer:
 
 
 class Ranks:
-    """As many processes as the recipe has ranks, which make one segment after another, until `close()`."""
+    """As many processes as a segment had ranks, which make one after another, until `close()`."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._count = recipe.ranks
+    def __init__(self) -> None:
+        self._count = 0
         self._folder: Path | None = None
         self._processes: list[subprocess.Popen[bytes]] = []
         self._made = 0
 
     def make(self, it: Task, before: Tree) -> tuple[Answer, Tree | None]:
-        """Make a segment again; `before` is the tree of all ranks' states, if it does not begin with the run.
+        """Make a segment again; `before` is the tree of the states of all ranks there were, if it does not begin with
+        the run.
 
         Returns what was made, and the tree of all ranks' states at its end, where all steps were made.
 
         Raises:
             Unavailable: a rank fails, with its words. The next segment is made by new ones.
         """
+        if self._count != it.ranks:
+            self.close()
         if self._folder is None:
-            self._start()
+            self._start(it.ranks)
         assert self._folder is not None
         folder = self._folder / str(self._made)
         self._made += 1
         folder.mkdir()
-        opened = whole(before) if it.start else None
-        if isinstance(opened, Together):
-            for rank, state in enumerate(opened.ranks):
+        if it.start:
+            opened = whole(before)
+            parts = opened.ranks if isinstance(opened, Together) else (opened,)
+            for rank, state in enumerate(parts):
                 torch.save(state.tree, folder / f"before-{rank}")
         try:
             for process in self._processes:
@@ -104,7 +109,8 @@ class Ranks:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._processes, self._folder = [], None
 
-    def _start(self) -> None:
+    def _start(self, count: int) -> None:
+        self._count = count
         self._folder = Path(tempfile.mkdtemp(prefix="ranks-"))
         for rank in range(self._count):
             command = [sys.executable, "-P", "-m", "brakeline.training.cellranks"]
@@ -124,6 +130,15 @@ class Ranks:
         return "a rank was killed"
 
 
+def _opened(folder: Path, rank: int, it: Task) -> Snapshot | Together:
+    """This rank's state; those of all, where they were of another number."""
+    there = len(list(folder.glob("before-*")))
+    wanted = [rank] if there == it.ranks else range(there)
+    trees = [torch.load(folder / f"before-{i}", weights_only=True) for i in wanted]
+    parts = tuple(snapshot(tree, lambda *_: True) for tree in trees)
+    return parts[0] if there == it.ranks else Together(parts)
+
+
 def main(rank: str, ranks: str, threads: str, where: str) -> None:
     """One rank: make segments as they are asked for, and leave what comes of each in a folder below `where`."""
     torch.set_num_threads(int(threads))
@@ -134,8 +149,7 @@ def main(rank: str, ranks: str, threads: str, where: str) -> None:
         train = recipe.load().train
         for number, line in enumerate(requests):
             folder, it = Path(where) / str(number), parse(line[:-1], Task)
-            opened = whole(torch.load(folder / f"before-{rank}", weights_only=True)) if it.start else None
-            assert not isinstance(opened, Together)
+            opened = _opened(folder, int(rank), it) if it.start else None
             done = rerun(train, recipe.full_config(bytes.fromhex(it.seed)), opened, it.start, it.steps)
             if done.end is not None:
                 torch.save(done.end.tree, folder / f"after-{rank}")

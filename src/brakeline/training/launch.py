@@ -18,7 +18,7 @@ from brakeline.core.gate import NO_PERMIT
 from brakeline.training import ranks
 from brakeline.training.gatehook import RankGate
 from brakeline.training.recipe import RECIPE, deposited
-from brakeline.training.recorder import Recorder
+from brakeline.training.recorder import Origin, Recorder
 from brakeline.training.replay import begin
 
 _STORE: Final = "BRAKELINE_RANKS"  # the file by which the ranks that rank 0 has started find it
@@ -33,17 +33,18 @@ class Stretch(NamedTuple):
     segment_steps: int
     head_every_segments: int
     flop_per_step: int
+    origin: Origin | None
 
 
 @contextmanager
-def placed(count: int) -> Iterator[int]:
-    """This process as one of `count` ranks, by the environment: that of torchrun, or of `placed` in rank 0, which
-    starts the others on this machine. Yields the rank.
+def placed(count: int, declared: int) -> Iterator[int]:
+    """This process as one of `count` ranks of a recipe that has `declared` ones, by the environment: that of torchrun,
+    or of `placed` in rank 0, which starts the others on this machine. Yields the rank.
 
     Raises:
         Misuse: torchrun started another number.
     """
-    if count == 1:
+    if count == declared == 1:
         yield 0
     elif store := os.environ.get(_STORE):
         threading.Thread(target=_end_with_rank_0, daemon=True).start()
@@ -51,8 +52,9 @@ def placed(count: int) -> Iterator[int]:
             yield int(os.environ["RANK"])
     elif "RANK" in os.environ:
         if int(os.environ["WORLD_SIZE"]) != count:
-            text = f"the recipe has {count} ranks, started were {os.environ['WORLD_SIZE']}"
-            raise Misuse(text, hint="torchrun --nproc-per-node; or without torchrun, which starts them itself")
+            text = f"asked for are {count} ranks, started were {os.environ['WORLD_SIZE']}"
+            hint = "torchrun --nproc-per-node; --ranks where a run goes on with others than its recipe says"
+            raise Misuse(text, hint=hint)
         dist.init_process_group(ranks.backend())
         try:
             yield dist.get_rank()
@@ -117,6 +119,7 @@ def attend(evidence: Path) -> None:
             on_head=None,
             run="",
             permit=lambda: NO_PERMIT,
+            origin=stretch.origin,
         )
         try:
             begin(recipe.load().train, recipe.full_config(stretch.seed), RankGate(_Willing()), recorder)

@@ -7,7 +7,6 @@ from brakeline.core.state import State
 from brakeline.core.state.audits import owed
 from brakeline.core.state.runs import Run
 from brakeline.training.checkpoint import checkpoint_path, checkpoint_steps, referred
-from brakeline.training.ranks import folder
 
 
 class Kept(NamedTuple):
@@ -27,9 +26,9 @@ def plan(state: State, run: Run, evidence: Path, *, every: int = 0) -> list[Kept
     """
     steps = checkpoint_steps(evidence)
     found = [_judged(state, run, steps, step, every) for step in steps]
-    needed = {s for step, why in found if not why[0] for s in referred(evidence, step)}
-    ranks = [evidence, *sorted((evidence / "ranks").glob("[0-9]*"))]
-    sizes = {step: sum(_size(part, step) for part in ranks) for step in steps}
+    sizes = {step: sum(_size(part, step) for part in _parts(evidence)) for step in steps}
+    kept = [(part, step) for step, why in found if not why[0] for part in _parts(evidence) if _size(part, step)]
+    needed = {s for part, step in kept for s in referred(part, step)}
     return [
         Kept(step, sizes[step], False, "a later one refers to it")
         if goes and step in needed
@@ -60,7 +59,12 @@ def _size(evidence: Path, step: int) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def remove(evidence: Path, kept: Kept, ranks: int) -> None:
+def remove(evidence: Path, kept: Kept) -> None:
     """Remove what may go, of every rank."""
-    for rank in range(ranks):
-        checkpoint_path(folder(evidence, rank), kept.step).unlink(missing_ok=True)
+    for part in _parts(evidence):
+        checkpoint_path(part, kept.step).unlink(missing_ok=True)
+
+
+def _parts(evidence: Path) -> list[Path]:
+    """The folders of all ranks that there ever were."""
+    return [evidence, *sorted((evidence / "ranks").glob("[0-9]*"))]

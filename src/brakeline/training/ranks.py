@@ -16,8 +16,9 @@ import torch.distributed as dist
 from blake3 import blake3
 
 from brakeline.core.errors import Misuse
-from brakeline.training.digest import Snapshot, Tree, snapshot
-from brakeline.training.recipe import MAX_RANKS
+from brakeline.core.run import MAX_RANKS
+from brakeline.training.digest import RNG, Snapshot, Stateful, Tree, generators, snapshot
+from brakeline.training.shards import refit
 
 _STATE: Final = b"brakeline/ranks/v1"
 _PATIENCE: Final = timedelta(days=365)  # of one rank for the others: a pause may last
@@ -114,6 +115,14 @@ class Together(NamedTuple):
 
     def copy(self) -> dict[str, Tree]:
         return merged([s.copy() for s in self.ranks])
+
+
+def anew(objects: Mapping[str, Stateful], parts: Sequence[Snapshot]) -> Snapshot:
+    """The state from which this rank goes on, of those that another number of ranks left. Raises as `refit`."""
+    tree = refit(objects, [part.tree for part in parts], rank())
+    if rank() >= len(parts):
+        tree[RNG] = generators()
+    return snapshot(tree, lambda *_: True)
 
 
 def whole(tree: Mapping[str, Tree]) -> Snapshot | Together:

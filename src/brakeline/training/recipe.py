@@ -23,12 +23,11 @@ import msgspec
 from brakeline.core import units
 from brakeline.core.encoding import Wire, canonical, parse, tagged
 from brakeline.core.errors import BrakelineError, Malformed, Unavailable
-from brakeline.core.run import check_folder_name
+from brakeline.core.run import MAX_RANKS, check_folder_name
 
 RECIPE: Final = "recipe"  # in a run's evidence
 MANIFEST: Final = "recipe.json"
 MAX_FILES: Final = 1024
-MAX_RANKS: Final = 64  # an inspector starts as many processes
 MAX_BYTES: Final = 1 << 36  # of all files: an inspector reads them before it judges them
 MAX_MANIFEST: Final = 1 << 20
 _RESERVED: Final = frozenset({"seed", "steps"})
@@ -48,6 +47,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     domain: str = ""
     files: list[str] = []
     ranks: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    segment: str = ""
     config: dict[str, Any] = {}
 
 
@@ -74,8 +74,9 @@ class Recipe:
     `flop_per_step(config)`; `files` are others, as paths in its folder; `config` is what the run's declaration fixes,
     without the seed; `ranks` is the number of processes that train one model.
 
-    `purpose`, `parents`, `chips`, `flop_per_second` and `domain` are said in the declaration and are no code: the
-    digest does not change with them.
+    `purpose`, `parents`, `chips`, `flop_per_second`, `domain` and `segment` are said in the declaration and are no
+    code: the digest does not change with them. `segment` is "", or what checkpoints may cost: the time between two
+    ("10 min"), or what 1,000 steps leave on the disk ("20 GB").
     """
 
     name: str
@@ -89,6 +90,7 @@ class Recipe:
     domain: str = ""
     files: tuple[str, ...] = ()
     ranks: int = 1
+    segment: str = ""
 
     @property
     def digest(self) -> str:
@@ -265,8 +267,8 @@ def _check_path(path: str) -> None:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe file. TOML: name, entry, steps; files, ranks, purpose, parents, chips, flop_per_second, domain;
-    and [config].
+    """Read a recipe file. TOML: name, entry, steps; files, ranks, purpose, parents, chips, flop_per_second, domain,
+    segment; and [config].
 
     `files` are patterns in the entry's folder (`net.py`, `weights/*.safetensors`, `lib/**/*.py`). `chips` are the
     accelerators of the cluster, `flop_per_second` what they can do at most, as "400 TFLOP/s".
@@ -300,6 +302,7 @@ def read_recipe(path: Path) -> Recipe:
         raw.domain,
         _listed(source.parent, raw.files, source.name),
         raw.ranks,
+        raw.segment,
     )
 
 

@@ -71,6 +71,13 @@ class Recording(Protocol):
         """Close the record; `ended` when all steps are done. Returns when it is durable."""
 
 
+class Origin(NamedTuple):
+    """Where a run last went on with another number of ranks: the checkpoint of `step` is of so many."""
+
+    step: int
+    ranks: int
+
+
 class _Hashed(NamedTuple):
     leaf: Leaf
     image: Image | None  # a copy of the state, at a boundary
@@ -84,7 +91,7 @@ class Recorder:
 
     `segment_steps` is the distance of checkpoints in steps, `head_every_segments` that of heads in segments.
     `permit` gives the 32-byte digest of the permit in force. `on_head` is called by `open()`, then in a thread of its
-    own; what it raises there surfaces at the next step.
+    own; what it raises there surfaces at the next step. `origin` is where the number of ranks has changed, if it has.
 
     Raises, in any method:
         Misuse: weights changed outside the optimizer's step, a resumed run that does not repeat what is recorded, a
@@ -101,6 +108,7 @@ class Recorder:
         on_head: Callable[[Head], None] | None,
         run: str,
         permit: Callable[[], bytes],
+        origin: Origin | None = None,
     ) -> None:
         if segment_steps < 1 or head_every_segments < 1 or flop_per_step < 1:
             raise Misuse("steps a segment, segments a head and compute a step are at least 1")
@@ -112,6 +120,7 @@ class Recorder:
         self._on_head = on_head
         self._run = run
         self._permit = permit
+        self._origin = origin
         self._lock: FileLock | None = None
         self._objects: dict[str, Stateful] = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
@@ -139,9 +148,10 @@ class Recorder:
         return max(0, self._last_checkpoint())
 
     def _last_checkpoint(self) -> int:
-        """The last one that every rank has; -1 where there is none."""
+        """The last one that every rank has, or from which this number of ranks went on; -1 where there is none."""
         self.directory = ranks.folder(self._evidence, ranks.rank())
-        return ranks.least(max(checkpoint_steps(self.directory), default=-1))
+        mine = max(checkpoint_steps(self.directory), default=-1)
+        return ranks.least(max(mine, self._origin.step) if self._origin else mine)
 
     def open(self, **objects: Any) -> int:
         """Resume from the last checkpoint if there is one, else record the initial state as leaf and checkpoint 0.
@@ -233,20 +243,26 @@ class Recorder:
             return
         try:
             self.settle()
-            assert self._snapshot is not None
-            items = self._snapshot.items()
-            mine = state_digest([item.digest for item in items])
-            if ranks.joint(ranks.meet(mine)) != self._leaf(self._step).state:
-                what = self._snapshot.changed() or "the state"
-                raise Misuse(
-                    f"{what} was written to after step {self._step}, the last one recorded",
-                    hint="call recorder.step() after every optimizer step, and recorder.stop() before weights change",
-                )
-            self._submit(image(self._step, self._snapshot, items, self._held), self._head(status))
+            self._submit(self._last_image(), self._head(status))
             assert self._writing is not None
             self._writing.result()
         finally:
             self.close()
+
+    def _last_image(self) -> Image | None:
+        """Of the state where the run stops; None where others left it, who were of another number."""
+        if self._origin and self._step == self._origin.step:
+            return None
+        assert self._snapshot is not None
+        items = self._snapshot.items()
+        mine = state_digest([item.digest for item in items])
+        if ranks.joint(ranks.meet(mine)) != self._leaf(self._step).state:
+            what = self._snapshot.changed() or "the state"
+            raise Misuse(
+                f"{what} was written to after step {self._step}, the last one recorded",
+                hint="call recorder.step() after every optimizer step, and recorder.stop() before weights change",
+            )
+        return image(self._step, self._snapshot, items, self._held)
 
     def close(self) -> None:
         """Let go of files and threads without a word to the log, as a crash would. The next `open()` resumes."""
@@ -275,11 +291,8 @@ class Recorder:
         self._recorded = len(leaves) - 1
         self._last = leaves[-1] if leaves else None
         self._frontier = Frontier().extend(leaf_hash(leaf.encode()) for leaf in leaves)
-        if checkpoint >= 0:
-            self._step = checkpoint
-            origin = load_checkpoint(self.directory, self._step)
-        else:
-            origin = snapshot(capture(self._objects).copy(), lambda *_: True)
+        self._step = max(checkpoint, 0)
+        origin, state = self._origins(checkpoint)
         # Also where nothing was recorded yet: what does not come back as it went is found before anything is declared.
         restore(self._objects, origin.tree)
         self._snapshot = capture(self._objects, self._known)
@@ -289,7 +302,6 @@ class Recorder:
                 f"what recorder.open() puts back is not what was there: {first_difference(origin, self._snapshot)}",
                 hint="its load_state_dict() has to take back all that its state_dict() gave, values and dtypes",
             )
-        state = ranks.joint(ranks.meet(mine))
         if not leaves:
             self._commit(Leaf(0, state, NONE, NONE, 0.0, 0))
         elif state != leaves[self._step].state:
@@ -300,7 +312,7 @@ class Recorder:
                 hint="pass the same objects, built from the same configuration; a changed run is a child run",
             )
         if checkpoint >= 0:
-            self._held = shared(self.directory, self._step)
+            self._held = {} if self._origin and checkpoint == self._origin.step else shared(self.directory, checkpoint)
         else:
             self._write(image(0, self._snapshot, self._snapshot.items(), {}), None)
         for it in self._objects.values():
@@ -310,6 +322,18 @@ class Recorder:
         if head is not None and self._on_head is not None:
             os.fsync(self._file)
             self._on_head(head)
+
+    def _origins(self, checkpoint: int) -> tuple[Snapshot, bytes]:
+        """The state that this rank goes on from, and the digest of the run's."""
+        if self._origin and checkpoint == self._origin.step:
+            folders = [ranks.folder(self._evidence, rank) for rank in range(self._origin.ranks)]
+            parts = [load_checkpoint(folder, checkpoint) for folder in folders]
+            return ranks.anew(self._objects, parts), ranks.joint([part.digest() for part in parts])
+        if checkpoint >= 0:
+            mine = load_checkpoint(self.directory, checkpoint)
+        else:
+            mine = snapshot(capture(self._objects).copy(), lambda *_: True)
+        return mine, ranks.joint(ranks.meet(mine.digest()))
 
     def _commit(self, leaf: Leaf) -> None:
         """Append a new leaf; one that is recorded already must come out the same."""
@@ -345,43 +369,22 @@ class Recorder:
             status=status,
         )
 
-    def _submit(self, it: Image, head: Head | None) -> None:
+    def _submit(self, it: Image | None, head: Head | None) -> None:
         # One checkpoint is in flight at most: a slow disk or log slows training down instead of filling the memory.
         if self._writing is not None:
             self._writing.result()
-        self._held = it.held
+        self._held = it.held if it else self._held
         self._writing = self._writer.submit(self._write, it, head)
 
-    def _write(self, it: Image, head: Head | None) -> None:
+    def _write(self, it: Image | None, head: Head | None) -> None:
         try:
             os.fsync(self._file)
         except OSError as e:
             raise Unavailable(f"cannot write {LEAVES}: {e}") from e
-        write(self.directory, it)
+        if it is not None:
+            write(self.directory, it)
         if head is not None and self._on_head is not None:
             self._on_head(head)
-
-
-def cut_to_checkpoint(directory: Path, count: int = 1) -> int:
-    """Drop leaves beyond the last checkpoint that all `count` ranks have, whose steps another environment would not
-    repeat. Returns its step.
-
-    Raises:
-        Misuse: another process is recording there. Unavailable: the disk.
-    """
-    folders = [ranks.folder(directory, rank) for rank in range(count)]
-    step = min(max(checkpoint_steps(folder), default=0) for folder in folders)
-    try:
-        with FileLock(directory / ".lock", timeout=0):
-            for folder in folders:
-                with (folder / LEAVES).open("r+b") as f:
-                    f.truncate(min((step + 1) * LEAF_BYTES, os.fstat(f.fileno()).st_size))
-                    os.fsync(f.fileno())
-    except Timeout as e:
-        raise Misuse(f"another process is recording in {directory}") from e
-    except OSError as e:
-        raise Unavailable(f"cannot write {e.filename or directory / LEAVES}: {e.strerror}") from e
-    return step
 
 
 def read_leaves(directory: Path, last: int | None = None) -> tuple[Leaf, ...]:

@@ -5,6 +5,7 @@ then all are compared, leaf by leaf. What passes here passes its audit, as far a
 the cause in the engineer's words: the variable that the state lacks, and what to pass. `diagnosis` finds the words.
 """
 
+import math
 import signal
 import tempfile
 import threading
@@ -18,7 +19,8 @@ from typing import Final, Literal
 import msgspec
 import torch
 
-from brakeline.core.errors import BrakelineError, Misuse
+from brakeline.core import units
+from brakeline.core.errors import BrakelineError, Malformed, Misuse
 from brakeline.core.transcript import LEAF_BYTES
 from brakeline.node.disk import write_atomic
 from brakeline.training.cell import Cell, Failed
@@ -209,7 +211,8 @@ class _Rehearsing:
                 self._cells.append(cell)
                 cell.facts()
                 for start, end in ((self._segment, self._steps), (0, self._segment)):
-                    again = cell.run(SEED, start, end - start, open_recorded(record, recorded[start], self._here.ranks))
+                    before = open_recorded(record, recorded[start], self._here.ranks)
+                    again = cell.run(SEED, start, end - start, before, self._here.ranks)
                     if start == 0 and again.start_state != recorded[0].state:
                         return [Cause("in an inspector's cell, train() begins from another state", _SEEDED)]
                     for got in again.leaves:
@@ -253,6 +256,26 @@ def rehearsed(recipe: Recipe, environment: str, folder: Path, tell: Callable[[st
     if not found.causes:
         write_atomic(path, msgspec.json.encode(_Kept(found, fingerprints(found.distributions))))
     return found
+
+
+def segment_steps(wanted: str, found: Rehearsal | None, least: int, most: int) -> int:
+    """The length of a segment: the treaty's `least`, or as `Recipe.segment` wants it, up to `most`.
+
+    Raises:
+        Malformed: not a duration, nor a size. Misuse: nothing was measured.
+    """
+    if not wanted:
+        return least
+    if found is None:
+        raise Misuse(f"how many steps {wanted!r} are, a rehearsal measures", hint="leave segment out, or rehearse it")
+    try:
+        steps = units.seconds(wanted) / max(found.seconds, 1e-6)
+    except Malformed:
+        try:
+            steps = 1000 * found.checkpoint / max(1, units.size(wanted) - found.first - 1000 * LEAF_BYTES)
+        except Malformed as e:
+            raise Malformed(f"segment: {wanted!r} is no duration and no size", hint='"10 min", or "20 GB"') from e
+    return min(max(least, math.ceil(steps)), most)
 
 
 def disk(found: Rehearsal, segment_steps: int, steps: int = 1000) -> int:

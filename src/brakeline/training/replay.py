@@ -54,7 +54,7 @@ class Rerun(NamedTuple):
 class _Segment:
     """Gate and recorder of one replay."""
 
-    def __init__(self, opened: Snapshot | None, start: int, steps: int) -> None:
+    def __init__(self, opened: Snapshot | Together | None, start: int, steps: int) -> None:
         self._opened = opened
         self._start = start
         self._steps = steps
@@ -76,6 +76,9 @@ class _Segment:
         objects = components(objects)
         if self._opened is None:
             self.start_state = ranks.joint(ranks.meet(capture(objects).digest()))
+        elif isinstance(self._opened, Together):
+            self.start_state = self._opened.digest()
+            restore(objects, ranks.anew(objects, self._opened.ranks).tree)
         else:
             self.start_state = ranks.joint(ranks.meet(self._opened.digest()))
             restore(objects, self._opened.tree)
@@ -107,8 +110,9 @@ def begin(train: Train, config: Config, gate: Gate, recorder: Recording) -> None
     train(config, gate, recorder)
 
 
-def rerun(train: Train, config: Config, opened: Snapshot | None, start: int, steps: int) -> Rerun:
-    """Make `steps` steps from `start`, where `opened` is the state, or from what `train` builds where it is None.
+def rerun(train: Train, config: Config, opened: Snapshot | Together | None, start: int, steps: int) -> Rerun:
+    """Make `steps` steps from `start`, where `opened` is the state of this rank, or that of all of another number of
+    ranks, or from what `train` builds where it is None.
 
     Raises:
         Misuse: `train` breaks its contract. Malformed: `opened` does not fit what `train` builds.

@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from brakeline.core.encoding import canonical, parse
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Unavailable
 from brakeline.core.gate import Status
@@ -29,9 +31,10 @@ from brakeline.training.distributions import fingerprints, imported
 from brakeline.training.environment import PROFILE, digest, keep_profile, kept_distributions, profile
 from brakeline.training.gatehook import RankGate
 from brakeline.training.launch import Stretch
+from brakeline.training.moving import cut_to_checkpoint, origin, spread
 from brakeline.training.recipe import RECIPE, Code, Recipe, own_line
-from brakeline.training.recorder import LEAVES, Recorder, cut_to_checkpoint, read_leaves
-from brakeline.training.rehearsal import Rehearsal, disk, rehearsed
+from brakeline.training.recorder import LEAVES, Recorder, read_leaves
+from brakeline.training.rehearsal import Rehearsal, disk, rehearsed, segment_steps
 from brakeline.training.replay import begin, open_recorded
 
 _UNCHECKED: Final = (
@@ -110,7 +113,9 @@ class Session:
                 ranks.tell(None)
                 return run.head
             self._check_evidence(run)
-            self._check_declared(run)
+            if self._moves(run):
+                continue
+            self._check_data(run)
             self._check_last(run)
             self._once(run)
 
@@ -143,12 +148,22 @@ class Session:
             raise Malformed(f"{where}: {type(e).__name__}: {e}", hint=hint) from e
 
     def _declaration(self) -> Declaration:
+        if ranks.count() != self._recipe.ranks:
+            text = f"the recipe says {self._recipe.ranks} ranks, here are {ranks.count()}"
+            raise Misuse(text, hint="a run begins with those of its recipe; it may go on with others (--moved)")
         imported_before = imported()
-        distributions = self._rehearsed()
+        found = self._rehearsed()
+        treaty = self._lab.treaty
+        length = segment_steps(self._recipe.segment, found, treaty.segment_steps, treaty.segment_most)
+        if found:
+            size = disk(found, length)
+            self._lab.tell(
+                f"1,000 steps in segments of {length} leave {size / 1e6:,.0f} MB in {self.evidence}"
+            )
         with self._own_code():
             config = self._here.full_config(bytes(32))
             dataset, flop = self.code.dataset_root(config), str(self.code.flop_per_step(config))
-        here = self._environment({*distributions, *(imported() - imported_before)})
+        here = self._environment({*(found.distributions if found else ()), *(imported() - imported_before)})
         keep_profile(here, self.evidence)
         declaration = Declaration(
             name=self._recipe.name,
@@ -157,7 +172,7 @@ class Session:
             dataset=dataset,
             environment=digest(here),
             steps=self._recipe.steps,
-            segment_steps=self._lab.treaty.segment_steps,
+            segment_steps=length,
             flop_per_step=flop,
             parents=self._recipe.parents,
             purpose=self._recipe.purpose,
@@ -168,10 +183,10 @@ class Session:
         check_declaration(declaration)  # before it is signed: a declaration that is void has spent its number
         return declaration
 
-    def _rehearsed(self) -> tuple[str, ...]:
-        """What cannot be replayed is said before anybody declares anything. Returns what the recipe imports."""
+    def _rehearsed(self) -> Rehearsal | None:
+        """What cannot be replayed is said before anybody declares anything. Returns what was found, if it was tried."""
         if self._attested or self._rehearse is None:
-            return ()
+            return None
         lab = self._lab
         found = self._rehearse(self._recipe, digest(self._profile), lab.home.path / "rehearsals", lab.tell)
         try:
@@ -181,18 +196,23 @@ class Session:
             raise Misuse(str(e), hint=hint.lstrip("\n")) from e
         for note in found.notes:
             lab.tell(f"note: {note}")
-        size = disk(found, lab.treaty.segment_steps)
-        lab.tell(f"1,000 steps leave {size / 1e6:,.0f} MB in {self.evidence}")
-        return found.distributions
+        return found
 
     def _environment(self, distributions: Iterable[str]) -> dict[str, Any]:
         return {**self._profile, "distributions": fingerprints(distributions)}
 
-    def _check_declared(self, run: Run) -> None:
-        """Steps made elsewhere, or on other data, would be found guilty of it. Treaty 7.5"""
+    def _moves(self, run: Run) -> bool:
+        """Whether it goes on in another environment or with other ranks, which is now logged. Treaty 7.5"""
         here = self._environment(kept_distributions(self.evidence))
-        if digest(here) != run.environments[-1] and run.declaration.rung != "attested":
-            self._move(run, here)
+        there = run.ranks(run.declaration.steps, self._recipe.ranks)
+        moves = digest(here) != run.environments[-1] and run.declaration.rung != "attested"
+        if moves or there != ranks.count():
+            self._move(run, here, there)
+            return True
+        return False
+
+    def _check_data(self, run: Run) -> None:
+        """Steps made on other data would be found guilty of it."""
         with self._own_code():
             dataset = self.code.dataset_root(self._here.full_config(bytes(32)))
         if dataset != run.declaration.dataset:
@@ -213,17 +233,24 @@ class Session:
                 hint="put the newest copy of the folder back, or declare a child run from a checkpoint",
             )
 
-    def _move(self, run: Run, here: dict[str, Any]) -> None:
-        """Go on in another environment, from the last checkpoint. Treaty 7.5"""
+    def _move(self, run: Run, here: dict[str, Any], there: int) -> None:
+        """Go on in another environment, or with other ranks than `there`, from the last checkpoint. Treaty 7.5"""
         text = f"{run.declaration.name} was trained in another environment: {_other(here, self.evidence)}"
+        if there != ranks.count():
+            text = f"{run.declaration.name} was trained by {there} ranks, here are {ranks.count()}"
+            if run.declaration.rung == "attested":
+                raise Misuse(f"{text}; what nobody makes again does not move", hint=f"--ranks {there}")
         if not self._moved:
             raise Misuse(text, hint="train it where it was, or say that it moves here (--moved), which is logged")
-        step = cut_to_checkpoint(self.evidence, self._here.ranks)
+        before = origin(run, self._recipe.ranks)
+        step = cut_to_checkpoint(self.evidence, there, before.step if before else 0)
         if step < run.steps:
             where = checkpoint_path(self.evidence, run.steps)
             raise Misuse(f"{text}; and {where}, from which it would go on, is not there", hint="put it back")
         keep_profile(here, self.evidence, step)
-        self._lab.say("moved", Move(run=run.id, steps=step, environment=digest(here)))
+        spread(self.evidence, ranks.count())
+        count = msgspec.UNSET if ranks.count() == self._recipe.ranks else ranks.count()
+        self._lab.say("moved", Move(run=run.id, steps=step, environment=digest(here), ranks=count))
         self._lab.tell(f"moved at step {step}: {text}")
         self._checked = False  # what was made elsewhere comes out otherwise here
 
@@ -244,8 +271,9 @@ class Session:
         try:
             with Cell(self._here, self._here.digest, (), names) as cell:
                 cell.facts()
-                before = open_recorded(self.evidence, leaves[0], self._here.ranks)
-                again = cell.run(run.seed, start, end - start, before)
+                made, there = (run.ranks(step, self._recipe.ranks) for step in (start, start - 1))
+                before = open_recorded(self.evidence, leaves[0], there)
+                again = cell.run(run.seed, start, end - start, before, made)
         except Failed as e:
             raise Misuse(f"{run.declaration.name} does not go on: {e}", hint=_UNCHECKED) from e
         for got, said in zip(again.leaves, leaves[1:], strict=False):
@@ -264,21 +292,21 @@ class Session:
 
     def _once(self, run: Run) -> None:
         assert run.seed
+        d, treaty, before = run.declaration, self._lab.treaty, origin(run, self._recipe.ranks)
+        # As often as in the treaty's shortest segments: a permit's allowance counts from the last head.
+        heads = max(1, treaty.head_every * treaty.segment_steps // d.segment_steps)
         gate = LiveGate(self._lab.follower, run.id, steps=lambda: recorder.steps, on_permit=self._keep_permit)
         recorder = Recorder(
             self.evidence,
-            segment_steps=run.declaration.segment_steps,
-            flop_per_step=run.declaration.step_flop,
-            head_every_segments=self._lab.treaty.head_every,
+            segment_steps=d.segment_steps,
+            flop_per_step=d.step_flop,
+            head_every_segments=heads,
             on_head=self._lab.commit,
             run=run.id,
             permit=lambda: gate.permit,
+            origin=before,
         )
-        ranks.tell(
-            Stretch(
-                run.seed, run.declaration.segment_steps, self._lab.treaty.head_every, run.declaration.step_flop
-            )
-        )
+        ranks.tell(Stretch(run.seed, d.segment_steps, heads, d.step_flop, before))
         with gate:
             patient = _PatientGate(gate, self._lab.tell)
             try:

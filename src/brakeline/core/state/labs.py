@@ -13,7 +13,7 @@ from rpds import List
 from brakeline.core.encoding import unhex32
 from brakeline.core.errors import Malformed, Reason, Refused
 from brakeline.core.lineage import Edge, check_edge
-from brakeline.core.run import MAX_MOVES, Declaration, Move, check_declaration, run_seed
+from brakeline.core.run import MAX_MOVES, MAX_RANKS, Declaration, Move, check_declaration, run_seed
 from brakeline.core.state.clock import SECONDS_A_DAY
 from brakeline.core.state.runs import Claim, LoggedHead, Moved, Run, Runs
 from brakeline.core.state.tiers import classify, exemption
@@ -42,8 +42,10 @@ def declare(
     unknown = [p for p in d.parents if p not in runs.by_id]
     if unknown:
         raise Refused(Reason.UNDECLARED, f"parent {unknown[0][:16]}… is not a declared run (Treaty 3.4)")
-    if d.segment_steps != treaty.segment_steps:  # the treaty fixes what an inspector replays (attack A-16)
-        raise Refused(Reason.PROHIBITED, f"segments have {treaty.segment_steps} steps (Treaty 7.2)")
+    least, most = treaty.segment_steps, treaty.segment_most
+    if not least <= d.segment_steps <= most:  # the treaty bounds what an inspector replays (attack A-16)
+        length = str(least) if least == most else f"{least} to {most}"
+        raise Refused(Reason.PROHIBITED, f"segments have {length} steps (Treaty 7.2)")
     if d.purpose and exemption(treaty, d.purpose) is None:
         raise Refused(Reason.PROHIBITED, f"{d.purpose!r} is no exemption of the treaty (Treaty 3.2)")
     if d.rung == "attested" and not treaty.attested_runs:  # Treaty 7.8
@@ -215,13 +217,15 @@ def move(run: Run, issuer: str, m: Move) -> Run:
     last = run.moves[-1].steps if run.moves else 0
     if m.steps < run.steps or m.steps < last:
         raise Refused(Reason.REPLAYED, f"steps up to {max(run.steps, last)} were made where they were (Treaty 7.5)")
-    if m.environment == run.environments[-1]:
+    if isinstance(m.ranks, int) and not 1 <= m.ranks <= MAX_RANKS:
+        raise Malformed(f"a run of {m.ranks} ranks; an inspector starts at most {MAX_RANKS} processes")
+    if m.environment == run.environments[-1] and m.ranks == (run.moves[-1].ranks if run.moves else msgspec.UNSET):
         raise Refused(Reason.REPLAYED, "the run is in that environment already")
     if len(run.moves) >= MAX_MOVES:
         hint = "declare a run that descends from this one"
         raise Refused(Reason.ALLOWANCE, f"a run moves at most {MAX_MOVES} times", hint=hint)
     kept = tuple(before for before in run.moves if before.steps < m.steps)
-    return msgspec.structs.replace(run, moved=(*kept, Moved(m.steps, m.environment)))
+    return msgspec.structs.replace(run, moved=(*kept, Moved(m.steps, m.environment, m.ranks)))
 
 
 def stamped(treaty: Treaty, runs: Runs, awaiting: frozenset[str], stamp: int, size: int, beacon: bytes) -> Runs:

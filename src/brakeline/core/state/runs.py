@@ -99,10 +99,11 @@ class Examined(msgspec.Struct, frozen=True, gc=False):
 
 
 class Moved(msgspec.Struct, frozen=True, gc=False):
-    """Beyond `steps`, the run's environment is this one."""
+    """Beyond `steps`, the run's environment is this one; it has so many ranks, or as many as its recipe says."""
 
     steps: int
     environment: str
+    ranks: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
@@ -192,6 +193,11 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     def environment(self, start: int) -> str:
         """That of the segment that begins at `start`. Treaty 7.5"""
         return self.environments[sum(m.steps <= start for m in self.moves)]
+
+    def ranks(self, start: int, declared: int) -> int:
+        """How many ranks make the steps beyond `start`; `declared` are those of the recipe."""
+        last = next((m.ranks for m in reversed(self.moves) if m.steps <= start), None)
+        return last if isinstance(last, int) else declared
 
     @property
     def stopped(self) -> bool:

@@ -25,7 +25,18 @@ from brakeline.core.treaty.text import (
     naming_lines,
     read,
 )
-from brakeline.core.treaty.values import Budget, Exemption, Growth, IncidentClass, Party, Role, Tier, Treaty, Trigger
+from brakeline.core.treaty.values import (
+    SUCCESSION,
+    Budget,
+    Exemption,
+    Growth,
+    IncidentClass,
+    Party,
+    Role,
+    Tier,
+    Treaty,
+    Trigger,
+)
 
 _DATES: Final = range(253_370_764_800)  # 1970 to 9998: POSIX seconds that a calendar can show in any time zone
 _DAY: Final = 86_400  # s
@@ -178,6 +189,7 @@ def _treaty(data: bytes, t: Text, parties: dict[str, Party]) -> Treaty:
         p_catch=p_catch,
         f_cheat=f_cheat,
         segment_steps=t.audit.segment_steps,
+        segment_most=_segment_most(t),
         head_every=t.audit.head_every,
         update_error=t.audit.update_error,
         residual=_quantity("audit.residual", units.fraction, t.audit.residual),
@@ -340,6 +352,15 @@ def _check_audits(t: Text) -> tuple[Decimal, Decimal]:
     _need(0 < t.audit.update_error < 1, "audit.update_error", "must lie between 0 and 1 (Treaty 7.5)")
     _need(1 <= t.audit.findings <= 1000, "audit.findings", "must lie in 1..1000 (Treaty 7.10)")
     return p_catch, f_cheat
+
+
+def _segment_most(t: Text) -> int:
+    most = t.audit.segment_most
+    if most is None:
+        return t.audit.segment_steps
+    _need(t.treaty.rules >= SUCCESSION, "audit.segment_most", f"rules {t.treaty.rules} know of one length alone")
+    _need(t.audit.segment_steps <= most <= _MANY, "audit.segment_most", "must lie in audit.segment_steps..1000000000")
+    return most
 
 
 def _audit_within(t: Text) -> int:

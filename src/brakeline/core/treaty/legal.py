@@ -81,6 +81,10 @@ def _exemptions(t: Treaty) -> str:
     )
 
 
+def _between(least: int, most: int) -> str:
+    return str(least) if least == most else f"{least} to {most}, as it declares,"
+
+
 def rules(t: Treaty) -> dict[str, str]:
     """Rule id → sentence."""
     n = len(t.parties)
@@ -177,7 +181,7 @@ def rules(t: Treaty) -> dict[str, str]:
         "state is where a newcomer may start; one who states two is an equivocator (2.4).",
         "7.1": "A run is declared before its first step: recipe, data, environment, compute, parents.",
         "7.2": f"A run commits to every step, and logs a head at least every {t.head_every} segments of "
-        f"{t.segment_steps} steps, at every stop and at every opening.",
+        f"{_between(t.segment_steps, t.segment_most)} steps, at every stop and at every opening.",
         "7.3": "An inspector's sample is drawn from the head and from the first checkpoint cosigned after it.",
         "7.4": f"A run is settled when {t.inspectors} inspectors passed it up to its last head and no allegation is "
         "open, or when it is barred. Each inspector replays the first and last segment, every seam, and as many others "

@@ -103,6 +103,7 @@ class AuditTable(_Table, frozen=True):
     attested_runs: bool
     within: str
     findings: int
+    segment_most: int | None = None
 
 
 class BudgetTable(_Table, frozen=True):

@@ -159,6 +159,7 @@ class Treaty:
     p_catch: Decimal
     f_cheat: Decimal
     segment_steps: int
+    segment_most: int
     head_every: int
     update_error: float
     residual: Decimal
