@@ -12,9 +12,10 @@ import torch
 from brakeline.core.finding import Fault
 from brakeline.training import session
 from brakeline.training.audit import inspect
-from brakeline.training.checkpoint import checkpoint_steps, image, write
+from brakeline.training.checkpoint import checkpoint_path, checkpoint_steps, image, write
 from brakeline.training.digest import snapshot
 from brakeline.training.prune import plan, remove
+from brakeline.training.ranks import folder
 from brakeline.training.session import Session
 from test_session import recipe
 from world import Live, World, key
@@ -82,16 +83,18 @@ def test_what_a_later_one_refers_to_stays(lab: WorldLab, tmp_path: Path) -> None
     for step in (4, 6, 14):
         (evidence / "checkpoints" / f"step-{step:08d}.safetensors").unlink()
         it = snapshot({"base": base}, lambda *_: True)
-        made = image(step, it, list(it.items()), held)
+        made = image(step, it, it.items(), held)
         write(evidence, made)
         held = made.held
         base = base if step == 4 else base + 1
     world.now += world.treaty.audit_within + 1
     world.stamp()
     assert [k.step for k in plan(world.state, run.now, evidence) if k.goes] == [6]
-    (evidence / "checkpoints" / "step-00000014.safetensors").unlink()
     it = snapshot({"base": base - 1}, lambda *_: True)
-    write(evidence, image(14, it, list(it.items()), dict.fromkeys(held, 6)))
-    last = plan(world.state, run.now, evidence)
-    assert [k.step for k in last if k.goes] == []
-    assert last[2].why == "a later one refers to it"
+    for part in (folder(evidence, 1), evidence):  # of another rank too
+        (part / "checkpoints").mkdir(parents=True, exist_ok=True)
+        checkpoint_path(part, 14).unlink(missing_ok=True)
+        write(part, image(14, it, it.items(), dict.fromkeys(held, 6)))
+        last = plan(world.state, run.now, evidence)
+        assert [k.step for k in last if k.goes] == []
+        assert last[2].why == "a later one refers to it"

@@ -16,7 +16,7 @@ from brakeline.training.recorder import read_leaves
 from test_circle_real import Circle, until
 from test_ranks import SOURCE
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 RANKS, STEPS = 4, 180
 SLOW = "import time\n" + SOURCE.replace("x = data.next()", "x = data.next(); time.sleep(0.05)").replace(
@@ -60,7 +60,10 @@ def test_four_ranks_are_killed_twice_braked_and_audited_to_a_pass(circle: Circle
     until(lambda: circle.steps("alpha", "four") > at + 5, 120)
     others(stage.processes["second"].pid)[1].kill()
     assert stage.processes["second"].wait(30) == 5
-    assert "error: rank 2 ended with status -9" in (stage.folder / "second.log").read_text()
+    said = (stage.folder / "second.log").read_text()
+    assert "error: rank 2 ended with status -9" in said
+    assert "Traceback" not in said
+    assert "Fatal" not in said
 
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS)]
     stage.start("third", sys.executable, *torchrun, "-m", "brakeline.cli.main", *command)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from brakeline.training.replay import begin
 _STORE: Final = "BRAKELINE_RANKS"  # the file by which the ranks that rank 0 has started find it
 _ERRORS: Final = range(2, 6)  # exit status of what a rank says itself; docs/operator.md
 _UNAVAILABLE: Final = 5
+_MOMENT: Final = 1.0  # s
 
 
 class Stretch(NamedTuple):
@@ -76,7 +78,7 @@ def _others(count: int, store: Path) -> Iterator[None]:
     for rank, process in enumerate(started, 1):
         threading.Thread(target=_watch, args=(rank, process, over, store.parent), daemon=True).start()
     try:
-        with ranks.joined(0, count, store):
+        with ranks.joined(0, count, store), _patiently():
             yield
     finally:
         over.set()
@@ -96,8 +98,19 @@ def _watch(rank: int, process: "subprocess.Popen[bytes]", over: threading.Event,
 
 
 def _end_with_rank_0() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1):
+        pass
     os._exit(1)
+
+
+@contextmanager
+def _patiently() -> Iterator[None]:
+    """What fails because another rank has ended is no news: `_watch` ends this process first, with that rank's words."""
+    try:
+        yield
+    except Exception:
+        time.sleep(_MOMENT)
+        raise
 
 
 class _Willing:
@@ -122,6 +135,7 @@ def attend(evidence: Path) -> None:
             origin=stretch.origin,
         )
         try:
-            begin(recipe.load().train, recipe.full_config(stretch.seed), RankGate(_Willing()), recorder)
+            with _patiently():
+                begin(recipe.load().train, recipe.full_config(stretch.seed), RankGate(_Willing()), recorder)
         finally:
             recorder.close()
