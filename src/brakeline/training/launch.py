@@ -105,7 +105,7 @@ def _end_with_rank_0() -> None:
 
 @contextmanager
 def _patiently() -> Iterator[None]:
-    """What fails because another rank has ended is no news: `_watch` ends this process first, with that rank's words."""
+    """What fails because another rank has ended is no news: `_watch` ends this process first, with its words."""
     try:
         yield
     except Exception:
