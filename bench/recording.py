@@ -1,6 +1,6 @@
 """What recording costs: the same training loop without, with, and with checkpoints, block by block in turn.
 
-    python bench/recording.py [--rounds N] [--steps N] [--model NAME] [--threads N]
+    python bench/recording.py [--rounds N] [--steps N] [--model NAME] [--threads N] [--plot FILE]
 
 Prints, for each model, the median over rounds of (time of a recorded block / time of the plain block beside it), in
 wall-clock and in CPU time (other threads hash: with `--threads 1` they find idle processors, and with as many as there
@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -23,6 +25,7 @@ from train import DEFAULTS, GPT, Data, flop_per_step
 from brakeline.core.transcript import LEAF_BYTES
 from brakeline.training.checkpoint import checkpoint_path, checkpoint_steps
 from brakeline.training.digest import seed_generators
+from brakeline.training.environment import processors
 from brakeline.training.recorder import Recorder
 
 # The cost of a step's record grows with the parameters (12 bytes each to hash, with AdamW) and not with the batch.
@@ -34,6 +37,7 @@ MODELS = {
     "50M": {"layers": 16, "width": 512, "heads": 8, "context": 128, "batch": 4},
 }
 SEGMENT = 30
+PATIENCE = 120.0  # s for a model
 
 
 class Bench:
@@ -75,26 +79,44 @@ class Bench:
         return time.perf_counter() - wall, time.process_time() - cpu
 
 
+def plot(found: dict[str, list[tuple[int, float]]], threads: int, file: Path) -> None:
+    """What recording adds to a step's time, by the size of the model: `found` has (parameters, share) for each way."""
+    axes = Figure(figsize=(6, 3.6), layout="constrained").subplots()
+    for way, points in found.items():
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=f"with {way}")
+    axes.axhline(0.03, color="grey", linestyle=":", label="aim: 3 %")
+    axes.set_xscale("log")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set(xlabel="parameters", ylabel="added wall-clock time", title=f"{threads} of {processors()} processors train")
+    axes.legend(frameon=False)
+    axes.figure.savefig(file)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, help="12 of a small model, 2 of a large one")
     parser.add_argument("--steps", type=int, default=SEGMENT, help="steps a block")
     parser.add_argument("--model", choices=MODELS, action="append", help="one of the models; all without it")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--plot", type=Path, help="a picture of all models that were measured")
     options = parser.parse_args()
+    found: dict[str, list[tuple[int, float]]] = {"leaves": [], "checkpoints": []}
     torch.set_num_threads(options.threads)
     for name in options.model or MODELS:
         config = MODELS[name]
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(config, Path(folder))
-            bench.block("plain", 5)
-            times = [{way: bench.block(way, options.steps) for way in bench.recorders} for _ in range(options.rounds)]
+            warm = bench.block("plain", 5)[0] / 5
+            rounds = options.rounds or max(2, min(12, round(PATIENCE / (3 * options.steps * warm))))
+            times = [{way: bench.block(way, options.steps) for way in bench.recorders} for _ in range(rounds)]
             step = median(t["plain"][0] for t in times) / options.steps
             parameters = sum(p.numel() for p in bench.model.parameters())
             tokens = bench.config["batch"] * bench.config["context"]
-            print(f"{name}: {parameters:,} parameters, {tokens:,} tokens a step, {step * 1e3:.1f} ms without recording")
+            size = f"{parameters:,} parameters, {tokens:,} tokens a step"
+            print(f"{name}: {size}, {step * 1e3:.1f} ms without recording, {rounds} rounds")
             for way in ("leaves", "checkpoints"):
                 wall, cpu = (median(t[way][i] / t["plain"][i] for t in times) - 1 for i in (0, 1))
+                found[way].append((parameters, wall))
                 print(f"  with {way:12} wall {wall:+7.2%}   CPU {cpu:+7.2%}")
             for recorder in bench.recorders.values():
                 if recorder:
@@ -102,6 +124,8 @@ def main() -> None:
             saved = Path(folder) / "checkpoints"
             size = checkpoint_path(saved, checkpoint_steps(saved)[-1]).stat().st_size
             print(f"  {LEAF_BYTES} bytes a step, and {size:,} a checkpoint every {SEGMENT} steps")
+    if options.plot:
+        plot(found, options.threads, options.plot)
 
 
 if __name__ == "__main__":
