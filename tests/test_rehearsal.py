@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -382,6 +383,13 @@ def test_a_run_of_one_step_is_too_short(tmp_path: Path) -> None:
 
 def test_what_passed_is_not_rehearsed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     it, told = recipe(tmp_path), list[str]()
+    passed = Rehearsal(steps=8, causes=(), notes=(), distributions=(), first=1, checkpoint=1, seconds=0.1)
+
+    def rehearse(_: Recipe, *, tell: Callable[[str], None]) -> Rehearsal:
+        tell("rehearsing")
+        return passed
+
+    monkeypatch.setattr(rehearsal, "rehearse", rehearse)
     first = rehearsed(it, "ab" * 32, tmp_path / "kept", told.append)
     said = len(told)
     assert rehearsed(it, "ab" * 32, tmp_path / "kept", told.append) == first

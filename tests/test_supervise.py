@@ -265,7 +265,7 @@ def test_signals_are_passed_on(number: signal.Signals, pids: Path) -> None:
     try:
         soon(lambda: len(said(pids)) == 1)
         outer.send_signal(number)
-        assert outer.communicate(timeout=5)[0] == "42\n"
+        assert outer.communicate(timeout=20)[0] == "42\n"
         assert outer.returncode == 0
     finally:
         outer.kill()
@@ -404,7 +404,7 @@ def test_the_host_programs_own_children_are_left_alone(start: Callable[[list[str
 
 def test_adopted_orphans_do_not_pile_up_as_zombies(start: Callable[[list[str]], Supervised]) -> None:
     others = {p.pid for p in psutil.Process().children()}  # what other tests of this process have running
-    job = start(["sh", "-c", "for i in 1 2 3 4 5; do (sleep 1.5 &); done; exec sleep 60"])
+    job = start(["sh", "-c", "for i in 1 2 3 4 5; do (sleep 4 &); done; exec sleep 60"])
     adopted: set[int] = set()
 
     def buried() -> bool:
@@ -413,7 +413,7 @@ def test_adopted_orphans_do_not_pile_up_as_zombies(start: Callable[[list[str]], 
         adopted.update(children)
         return len(adopted) >= 5 and not children
 
-    soon(buried, 15)
+    soon(buried, 30)
 
 
 def test_a_reused_pid_is_not_signalled() -> None:
