@@ -110,7 +110,7 @@ class Ranks:
         self._processes, self._folder = [], None
 
     def _start(self, count: int) -> None:
-        self._count = count
+        self._count, self._made = count, 0  # they count what they are asked for
         self._folder = Path(tempfile.mkdtemp(prefix="ranks-"))
         for rank in range(self._count):
             command = [sys.executable, "-P", "-m", "brakeline.training.cellranks"]
