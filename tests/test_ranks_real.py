@@ -45,8 +45,12 @@ def others(pid: int) -> list[psutil.Process]:
     return [p for rank, p in sorted(found, key=lambda it: it[0]) if rank]
 
 
-def test_four_ranks_are_killed_twice_braked_and_audited_to_a_pass(circle: Circle) -> None:
-    stage = circle.stage
+def test_four_ranks_are_killed_twice_braked_and_audited_to_a_pass(
+    circle: Circle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, temporary = circle.stage, tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setitem(stage._env, "TMPDIR", str(temporary))
     command = ["train", recipe(circle, "four", "steady", RANKS, STEPS), "--home", "alpha", "--threads", "1"]
     stage.serve("first", *command)
     until(lambda: circle.steps("alpha", "four") > 35, 120)
@@ -54,6 +58,7 @@ def test_four_ranks_are_killed_twice_braked_and_audited_to_a_pass(circle: Circle
     assert len(started) == RANKS - 1
     os.kill(stage.processes["first"].pid, signal.SIGKILL)  # rank 0: nobody trains on without it
     until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in started), 20)
+    assert not list(temporary.glob("brakeline-ranks-*"))
     at = circle.steps("alpha", "four")
 
     stage.serve("second", *command, "--unchecked")

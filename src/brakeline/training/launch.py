@@ -49,7 +49,7 @@ def placed(count: int, declared: int) -> Iterator[int]:
     if count == declared == 1:
         yield 0
     elif store := os.environ.get(_STORE):
-        threading.Thread(target=_end_with_rank_0, daemon=True).start()
+        threading.Thread(target=_end_with_rank_0, args=(Path(store).parent,), daemon=True).start()
         with ranks.joined(int(os.environ["RANK"]), count, Path(store)):
             yield int(os.environ["RANK"])
     elif "RANK" in os.environ:
@@ -97,9 +97,10 @@ def _watch(rank: int, process: "subprocess.Popen[bytes]", over: threading.Event,
         os._exit(status if status in _ERRORS else _UNAVAILABLE)
 
 
-def _end_with_rank_0() -> None:
+def _end_with_rank_0(folder: Path) -> None:
     while os.read(0, 1):
         pass
+    shutil.rmtree(folder, ignore_errors=True)  # which nobody removes who was killed
     os._exit(1)
 
 
