@@ -12,6 +12,8 @@ from filelock import FileLock
 
 from brakeline.core.errors import Misuse
 from brakeline.core.transcript import NONE, Leaf
+from brakeline.training.cell import Cell
+from brakeline.training.checkpoint import checkpoint_steps
 from brakeline.training.digest import snapshot
 from brakeline.training.moving import cut_to_checkpoint
 from brakeline.training.ranks import Together, folder, joint, meet, rank, tell, whole
@@ -89,6 +91,22 @@ def test_buckets_that_are_sorted_anew_are_named(tmp_path: Path) -> None:
     assert "find_unused_parameters=True" in cause.hint
 
 
+@pytest.mark.parametrize("how", ["steady", "shards"])
+def test_a_cell_makes_steps_of_other_ranks_than_the_recipe_says(tmp_path: Path, how: str) -> None:
+    (tmp_path / "loop.py").write_text(SOURCE)
+    it = Recipe("run", tmp_path / "loop.py", 6, {"how": how}, ranks=2)
+    with Cell(it, it.digest, (), threads=1) as cell:
+        cell.facts()
+        end = cell.run(bytes(32), 0, 2, snapshot({}, lambda *_: True), 2).end
+        for count in (1, 3, 1):  # one rank alone is read as one, and gives to one as to many
+            assert end is not None
+            made = cell.run(bytes(32), 2, 2, end, count)
+            assert len(made.leaves) == 2
+            end = made.end
+        assert end is not None
+        assert "model" in end.tree
+
+
 def test_a_rank_that_fails_takes_the_others_with_it(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="ValueError: this rank has a bad day"):
         rehearsed(tmp_path, 2, "alone").check()
@@ -133,6 +151,15 @@ def test_all_ranks_are_cut_to_the_last_checkpoint_that_all_have(tmp_path: Path) 
     recorded(folder(tmp_path, 1), 11, 5)  # killed between two checkpoints of one step
     assert cut_to_checkpoint(tmp_path, 2) == 5
     assert [len(read_leaves(folder(tmp_path, rank))) for rank in range(2)] == [6, 6]
+
+
+def test_a_checkpoint_of_steps_that_are_made_anew_does_not_stay(tmp_path: Path) -> None:
+    """Else that of other ranks would stand for theirs: nobody writes one that is there."""
+    recorded(tmp_path, 12, 10)
+    recorded(folder(tmp_path, 1), 11, 5)
+    recorded(folder(tmp_path, 2), 9, 9)  # of a rank that there was once, and may be again
+    cut_to_checkpoint(tmp_path, 2)
+    assert [checkpoint_steps(folder(tmp_path, rank)) for rank in range(3)] == [[], [5], []]
 
 
 def test_what_another_process_records_is_not_cut(tmp_path: Path) -> None:

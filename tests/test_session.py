@@ -19,6 +19,7 @@ from brakeline.core.transcript import Head
 from brakeline.training import recipe as recipes
 from brakeline.training import session
 from brakeline.training.audit import inspect
+from brakeline.training.checkpoint import checkpoint_path
 from brakeline.training.diagnosis import Cause
 from brakeline.training.recipe import MANIFEST, RECIPE, Recipe, deposited, read_recipe
 from brakeline.training.recorder import LEAVES, read_leaves
@@ -350,6 +351,49 @@ def test_a_killed_run_moves_from_its_last_checkpoint(
     torch.set_num_threads(2)
     assert train(lab, recipe(tmp_path), moved=True).status == "ended"
     assert [m.steps for m in lab.state.run(lab.state.runs.names["alpha", "run"]).moves] == [6]
+
+
+def test_a_move_that_is_refused_cuts_nothing(lab: WorldLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is logged can then still be made again where it was made."""
+    evidence = interrupted(lab, recipe(tmp_path), monkeypatch)
+    path = checkpoint_path(evidence, 6)
+    path.rename(tmp_path / "aside")
+    torch.set_num_threads(2)
+    with pytest.raises(Misuse, match="from which it would go on, is not there"):
+        train(lab, recipe(tmp_path), moved=True)
+    torch.set_num_threads(1)
+    assert len(read_leaves(evidence)) == 7
+    assert train(lab, recipe(tmp_path)).status == "ended"
+
+
+def test_a_run_that_is_killed_right_after_its_move_is_not_held_to_what_was_made_elsewhere(
+    lab: WorldLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(lab, recipe(tmp_path), monkeypatch)
+    torch.set_num_threads(2)
+    once = Session._once
+    monkeypatch.setattr(Session, "_once", lambda self, run: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(lab, recipe(tmp_path), moved=True)
+    monkeypatch.setattr(Session, "_once", once)
+    assert train(lab, recipe(tmp_path)).status == "ended"
+    assert not [text for text in lab.told if text.startswith("replaying")]
+
+
+def test_a_run_without_a_step_has_nothing_to_cut_for_other_ranks(
+    lab: WorldLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An inspector builds the state of step 0 with the ranks that go on from it, and finds another than recorded."""
+    source = SOURCE.replace("    while step", "    if step == 0:\n        raise KeyboardInterrupt\n    while step")
+    path = written(tmp_path, source=source)
+    with pytest.raises(KeyboardInterrupt):
+        train(lab, read_recipe(path))
+    size = len(lab.world.entries)
+    monkeypatch.setattr(session.ranks, "count", lambda: 2)
+    with pytest.raises(Misuse, match="no checkpoint beyond step 0") as e:
+        train(lab, read_recipe(path), moved=True)
+    assert e.value.hint == "--ranks 1"
+    assert len(lab.world.entries) == size
 
 
 def test_a_run_whose_last_steps_do_not_come_out_the_same_does_not_go_on(

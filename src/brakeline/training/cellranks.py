@@ -95,7 +95,9 @@ class Ranks:
                 raise Unavailable("the ranks ended between two segments") from e
             raise
         shutil.rmtree(folder)
-        return made, merged(ends) if len(ends) == self._count else None
+        if len(ends) < self._count:
+            return made, None
+        return made, ends[0] if self._count == 1 else merged(ends)  # as `whole` reads it
 
     def close(self) -> None:
         """End them, and remove what they wrote."""

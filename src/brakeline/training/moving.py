@@ -10,7 +10,7 @@ from brakeline.core.errors import Misuse, Unavailable
 from brakeline.core.state.runs import Run
 from brakeline.core.transcript import LEAF_BYTES
 from brakeline.training import ranks
-from brakeline.training.checkpoint import checkpoint_steps
+from brakeline.training.checkpoint import checkpoint_path, checkpoint_steps
 from brakeline.training.recorder import LEAVES, Origin
 
 
@@ -20,17 +20,28 @@ def origin(run: Run, declared: int) -> Origin | None:
     return next((it for it in changes if it.ranks != run.ranks(it.step, declared)), None)
 
 
+def last_of_all(directory: Path, count: int = 1, least: int = 0) -> int:
+    """The step of the last checkpoint that all `count` ranks have, and at `least` this one."""
+    folders = [ranks.folder(directory, rank) for rank in range(count)]
+    return max(least, min(max(checkpoint_steps(folder), default=0) for folder in folders))
+
+
 def cut_to_checkpoint(directory: Path, count: int = 1, least: int = 0) -> int:
-    """Drop leaves beyond the last checkpoint that all `count` ranks have, and at `least` the one of that step, whose
-    steps another environment would not repeat. Returns its step.
+    """Drop what lies beyond the checkpoint that `last_of_all` names, whose steps another environment would not repeat:
+    leaves, and the checkpoints that some ranks had written before the others. Returns its step.
 
     Raises:
         Misuse: another process is recording there. Unavailable: the disk.
     """
     folders = [ranks.folder(directory, rank) for rank in range(count)]
-    step = max(least, min(max(checkpoint_steps(folder), default=0) for folder in folders))
+    step = last_of_all(directory, count, least)
     try:
         with FileLock(directory / ".lock", timeout=0):
+            # A checkpoint that is there is not written again. Of ranks that there were before, too: they may come back.
+            for folder in (directory, *(directory / "ranks").glob("[0-9]*")):
+                for later in checkpoint_steps(folder):
+                    if later > step:
+                        checkpoint_path(folder, later).unlink(missing_ok=True)
             for folder in folders:
                 with (folder / LEAVES).open("r+b") as f:
                     f.truncate(min((step + 1) * LEAF_BYTES, os.fstat(f.fileno()).st_size))
@@ -49,5 +60,7 @@ def spread(directory: Path, count: int) -> None:
             folder = ranks.folder(directory, rank)
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(directory / LEAVES, folder / LEAVES)
+            with (folder / LEAVES).open("rb") as f:
+                os.fsync(f.fileno())  # the move is logged next: after it nobody copies them again
     except OSError as e:
         raise Unavailable(f"cannot write {e.filename}: {e.strerror}") from e

@@ -31,7 +31,7 @@ from brakeline.training.distributions import fingerprints, imported
 from brakeline.training.environment import PROFILE, digest, keep_profile, kept_distributions, profile
 from brakeline.training.gatehook import RankGate
 from brakeline.training.launch import Stretch
-from brakeline.training.moving import cut_to_checkpoint, origin, spread
+from brakeline.training.moving import cut_to_checkpoint, last_of_all, origin, spread
 from brakeline.training.recipe import RECIPE, Code, Recipe, own_line
 from brakeline.training.recorder import LEAVES, Recorder, read_leaves
 from brakeline.training.rehearsal import Rehearsal, disk, rehearsed, segment_steps
@@ -243,10 +243,15 @@ class Session:
         if not self._moved:
             raise Misuse(text, hint="train it where it was, or say that it moves here (--moved), which is logged")
         before = origin(run, self._recipe.ranks)
-        step = cut_to_checkpoint(self.evidence, there, before.step if before else 0)
-        if step < run.steps:
+        least = before.step if before else 0
+        step = last_of_all(self.evidence, there, least)
+        if step < run.steps:  # before anything is cut: where it was trained it can still go on
             where = checkpoint_path(self.evidence, run.steps)
-            raise Misuse(f"{text}; and {where}, from which it would go on, is not there", hint="put it back")
+            hint = "put it back, of all ranks; or let it go on where it was up to its next checkpoint"
+            raise Misuse(f"{text}; and {where}, from which it would go on, is not there", hint=hint)
+        if step == 0 and there != ranks.count():  # an inspector builds the state at step 0, and cuts nothing anew
+            raise Misuse(f"{text}; it has no checkpoint beyond step 0 to go on from", hint=f"--ranks {there}")
+        cut_to_checkpoint(self.evidence, there, least)
         keep_profile(here, self.evidence, step)
         spread(self.evidence, ranks.count())
         count = msgspec.UNSET if ranks.count() == self._recipe.ranks else ranks.count()
@@ -265,6 +270,8 @@ class Session:
         if not checked or run.declaration.rung == "attested" or len(checkpoints) < 2:
             return
         start, end = checkpoints[-2:]
+        if run.environment(start) != run.environments[-1]:
+            return  # it was killed between its move and the next checkpoint: these steps were made elsewhere
         leaves = read_leaves(self.evidence, end)[start:]
         names = kept_distributions(self.evidence)
         self._lab.tell(f"replaying steps {start} to {end} before going on")
