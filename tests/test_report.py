@@ -24,15 +24,15 @@ from brakeline.core.state import events as e
 from brakeline.core.tlog.merkle import leaf_hash
 from brakeline.core.tlog.merkle import root as tree_root
 from brakeline.core.transcript import NONE, Head, Leaf
-from brakeline.core.treaty import articles_digest
+from brakeline.core.treaty import articles_digest, parse_treaty
 from brakeline.report import ReportTimes, StopTime, render, write_report
 from brakeline.report.drawing import COLOURS
 from brakeline.report.figures import duration, utc
 from brakeline.report.page import LISTED, PICTURED
 from brakeline.report.story import Clock, Story, Told, chronicle
-from brakeline.report.strips import accused, clipped
+from brakeline.report.strips import accused, audit_strips, clipped
 from brakeline.report.timeline import lane
-from world import DAY, ENVIRONMENT, LABS, PARTIES, START, STEP_FLOP, Live, Outcome, World
+from world import DAY, ENVIRONMENT, LABS, PARTIES, START, STEP_FLOP, Live, Outcome, World, treaty_text
 
 CHEAT = "<script>alert('$x^{$')</script>"
 SHA = "5" * 64
@@ -737,3 +737,22 @@ def test_a_bundle_without_transcripts_has_no_curves(told: tuple[World, Any], pro
     assert "The runs from the inside" not in read.text
     assert read.tags.count("svg") == 2
     assert ENVIRONMENT not in read.text
+
+
+def test_a_cell_of_the_strips_is_a_segment_of_its_run() -> None:
+    """Each run says how long its segments are, and a move cuts one."""
+    text = treaty_text().replace("segment_steps = 3", "segment_steps = 3\nsegment_most = 6")
+    world = World(treaty=parse_treaty(text.encode()))
+    world.bind()
+    run = world.declare("alpha", name="long", steps=12, segment_steps=6)
+    world.head(run, "opened")
+    world.stamp()
+    moved = {"run": run.id, "steps": 8, "environment": run.declaration.environment, "ranks": 2}
+    assert world.log("alpha", "moved", moved).reason is None
+    work(world, run, 12, "ended")
+    world.stamp()
+    world.audit("beta", run)
+    figure = audit_strips([of(prove(world, run), run)])
+    assert figure is not None
+    cells = figure.axes[0].collections[0].get_paths()
+    assert [round(float(cell.get_extents().x0)) for cell in cells] == [0, 6, 8]

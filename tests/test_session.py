@@ -389,7 +389,7 @@ def test_a_run_without_a_step_has_nothing_to_cut_for_other_ranks(
     with pytest.raises(KeyboardInterrupt):
         train(lab, read_recipe(path))
     size = len(lab.world.entries)
-    monkeypatch.setattr(session.ranks, "count", lambda: 2)
+    monkeypatch.setattr("brakeline.training.ranks.count", lambda: 2)
     with pytest.raises(Misuse, match="no checkpoint beyond step 0") as e:
         train(lab, read_recipe(path), moved=True)
     assert e.value.hint == "--ranks 1"

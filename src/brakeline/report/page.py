@@ -70,5 +70,5 @@ def render(proven: Proven, times: ReportTimes | None = None, *, bundle: str = "d
         pictured=len(shown),
         timeline=svg("timeline", timeline(story, shown)),
         losses=svg("losses", loss_curves(story, shown)),
-        strips=svg("strips", audit_strips(proven.treaty.segment_steps, shown)),
+        strips=svg("strips", audit_strips(shown)),
     )

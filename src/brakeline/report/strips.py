@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from brakeline.core.finding import Finding
-from brakeline.core.transcript import Segments
 from brakeline.report.drawing import BAD, GOOD, OPEN, PAPER, RULE, SOFT, STYLE, WIDTH, canvas
 from brakeline.report.figures import short
 from brakeline.report.story import Told
@@ -31,7 +30,7 @@ def clipped(ranges: Iterable[tuple[int, int]], steps: int) -> list[tuple[int, in
     return [(max(a, 0), min(b, steps)) for a, b in dict.fromkeys(ranges) if max(a, 0) < min(b, steps)]
 
 
-def audit_strips(segment_steps: int, runs: Sequence[Told]) -> Figure | None:
+def audit_strips(runs: Sequence[Told]) -> Figure | None:
     """For each run, a row for each inspector and a cell for each segment: replayed or not, and what came of it."""
     groups = [(told, list(dict.fromkeys(a.inspector for a in told.audits))) for told in runs if told.audits]
     if not groups:
@@ -49,7 +48,7 @@ def audit_strips(segment_steps: int, runs: Sequence[Told]) -> Figure | None:
             y += 0.28
             for inspector in inspectors:
                 axes.text(-0.1 * longest, y + 0.15, short(inspector, 12), color=SOFT)
-                _strip(axes, y, segment_steps, told, inspector, longest)
+                _strip(axes, y, told, inspector, longest)
                 y += 0.26
             y += 0.12
         axes.set_yticks([])
@@ -60,13 +59,13 @@ def audit_strips(segment_steps: int, runs: Sequence[Told]) -> Figure | None:
     return figure
 
 
-def _strip(axes: Axes, y: float, segment_steps: int, told: Told, inspector: str, longest: int) -> None:
+def _strip(axes: Axes, y: float, told: Told, inspector: str, longest: int) -> None:
     steps = told.run.steps
     mine = [a.audit for a in told.audits if a.inspector == inspector]
     point = longest / (WIDTH * 72 * 0.9)  # steps that one point of the drawing stands for
-    roomy = segment_steps > 8 * point
+    roomy = told.run.declaration.segment_steps > 8 * point
     # A head may claim any number of steps: they are cut into cells only where the cells can be seen.
-    parts = Segments(steps, segment_steps) if roomy else ((0, steps),)
+    parts = told.run.segments(steps) if roomy else ((0, steps),)
 
     def draw(ranges: Iterable[tuple[int, int]], *, grow: float = 0.0, **style: Any) -> None:
         gap = 0.8 * point if roomy else 0.0

@@ -329,7 +329,6 @@ def _replay(
         again = cell.run(run.seed, start, end - start, before, ranks)
         if start:
             again = again._replace(start_state=recorded[0].state)  # of what was handed over
-        after = after if ranks == there else None  # of other shapes: the update has no size
         result = conclude(recorded, before, after, again, cell.environment)
     except (Failed, Malformed) as e:
         return _finding(Fault.NOT_REPLAYED, part, str(e))

@@ -162,8 +162,23 @@ def conclude(
     leaves = tuple(replace(leaf, permit=said.permit, flop=said.flop) for leaf, said in steps)
     error = rho = None
     if again.end is not None and after is not None:
-        error, rho = compare_update(again.end.tree, before.tree, after.tree)
+        origin = _standing(again.end, before, after)
+        error, rho = compare_update(again.end.tree, origin, after.tree) if origin is not None else (None, None)
     return SegmentReplay(recorded[0].step, recorded[-1].step, again.start_state, leaves, environment, error, rho)
+
+
+def _standing(
+    end: Snapshot | Together, before: Snapshot | Together, after: Snapshot | Together
+) -> Mapping[str, Tree] | None:
+    """What each rank's weights were at the start, where another number of ranks left it: as `shards.refit` hands out
+    what is not in shards. None where they are: of shards that were cut anew the update has no size."""
+    parts, made = (it.ranks if isinstance(it, Together) else (it,) for it in (before, after))
+    if len(parts) == len(made):
+        return before.tree
+    trees = [parts[rank % len(parts)].tree for rank in range(len(made))]
+    tree = ranks.merged(trees) if len(made) > 1 else trees[0]
+    weights = {(name, key): weight.shape for name, key, weight in _weights(tree)}
+    return tree if all(weights.get((name, key)) == it.shape for name, key, it in _weights(end.tree)) else None
 
 
 def replay(train: Train, config: Config, evidence_dir: Path | str, start: int, end: int) -> SegmentReplay:
