@@ -121,8 +121,9 @@ class Snapshot:
         stretches = list(_stretches(self.parts))
         if len(stretches) < 2:
             return [*structures, *_hashed(self.parts)]
-        if torch.cuda.is_initialized():  # those threads read on streams of their own
-            torch.cuda.current_stream().synchronize()  # type: ignore[no-untyped-call]
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            # Those threads read on streams of their own.
+            torch.cuda.current_stream().synchronize()
         # Threads of this call alone: those of a pool that outlives it would be missing in a forked child.
         with ThreadPoolExecutor(len(stretches), "brakeline-digest") as pool:
             return [*structures, *chain.from_iterable(pool.map(_hashed, stretches))]
