@@ -41,7 +41,7 @@ def pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[World, Live
     assert not owed(world.treaty, run.now, world.state.time)
     for kept in plan(world.state, run.now, evidence):
         if kept.goes:
-            remove(evidence, kept, 1)
+            remove(evidence, kept)
     return world, run, evidence
 
 
