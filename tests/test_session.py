@@ -110,11 +110,17 @@ def test_a_run_has_no_folder_but_its_own(name: str, tmp_path: Path) -> None:
         read_recipe(path)
 
 
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [("ValueError('width -1')", "ValueError: width -1"), ("SystemExit(0)", r"it ends its process: sys\.exit\(0\)")],
+)
 @pytest.mark.parametrize("function", ["dataset_root", "flop_per_step", "train"])
-def test_what_a_recipe_raises_is_said_with_its_place(function: str, lab: WorldLab, tmp_path: Path) -> None:
-    fails = f"def {function}(*_):\n    raise ValueError('width -1')\n\n\ndef _{function}("
+def test_what_a_recipe_raises_is_said_with_its_place(
+    function: str, raised: str, words: str, lab: WorldLab, tmp_path: Path
+) -> None:
+    fails = f"def {function}(*_):\n    raise {raised}\n\n\ndef _{function}("
     source = SOURCE.replace(f"def {function}(", fails)
-    with pytest.raises(Malformed, match=r"code\.py, line \d+: ValueError: width -1"):
+    with pytest.raises(Malformed, match=rf"code\.py, line \d+: {words}"):
         train(lab, read_recipe(written(tmp_path, source=source)))
 
 

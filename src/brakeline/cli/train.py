@@ -38,7 +38,7 @@ def command(
     party, it = Home(home), read_recipe(recipe)
     with placed(ranks or it.ranks, it.ranks) as rank:
         if rank:
-            attend(home / "runs" / it.name)
+            attend(home / "runs" / it.name, it.source)
             return
         lab = Lab(party, tell=lambda text: click.echo(text))
         session = Session(

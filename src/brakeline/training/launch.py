@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,14 +19,16 @@ from brakeline.core.errors import Misuse
 from brakeline.core.gate import NO_PERMIT
 from brakeline.training import ranks
 from brakeline.training.gatehook import RankGate
-from brakeline.training.recipe import RECIPE, deposited
+from brakeline.training.recipe import RECIPE, deposited, own_code
 from brakeline.training.recorder import Origin, Recorder
 from brakeline.training.replay import begin
 
 _STORE: Final = "BRAKELINE_RANKS"  # the file by which the ranks that rank 0 has started find it
 _ERRORS: Final = range(2, 6)  # exit status of what a rank says itself; docs/operator.md
 _UNAVAILABLE: Final = 5
+_INTERRUPTED: Final = 130
 _MOMENT: Final = 1.0  # s
+_LONG: Final = 10.0  # s
 
 
 class Stretch(NamedTuple):
@@ -50,8 +53,9 @@ def placed(count: int, declared: int) -> Iterator[int]:
         yield 0
     elif store := os.environ.get(_STORE):
         threading.Thread(target=_end_with_rank_0, args=(Path(store).parent,), daemon=True).start()
-        with ranks.joined(int(os.environ["RANK"]), count, Path(store)):
+        with ranks.joined(int(os.environ["RANK"]), count, Path(store)), _patiently():
             yield int(os.environ["RANK"])
+            signal.pause()  # until rank 0 ends this process: one that ends by itself has failed
     elif "RANK" in os.environ:
         if int(os.environ["WORLD_SIZE"]) != count:
             text = f"asked for are {count} ranks, started were {os.environ['WORLD_SIZE']}"
@@ -73,12 +77,17 @@ def _others(count: int, store: Path) -> Iterator[None]:
     for rank in range(1, count):
         environment = {**os.environ, "RANK": str(rank), _STORE: str(store)}
         command = [sys.executable, *sys.orig_argv[1:]]
-        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment))
+        # In a group of its own: Ctrl-C is for rank 0, which ends the others.
+        started.append(
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, process_group=0
+            )
+        )
     over = threading.Event()
     for rank, process in enumerate(started, 1):
         threading.Thread(target=_watch, args=(rank, process, over, store.parent), daemon=True).start()
     try:
-        with ranks.joined(0, count, store), _patiently():
+        with _interruptible(over, store.parent), ranks.joined(0, count, store), _patiently():
             yield
     finally:
         over.set()
@@ -89,7 +98,7 @@ def _others(count: int, store: Path) -> Iterator[None]:
 
 def _watch(rank: int, process: "subprocess.Popen[bytes]", over: threading.Event, folder: Path) -> None:
     status = process.wait()
-    if status and not over.is_set():
+    if not over.is_set():
         # Rank 0 may wait for it in a collective, where no exception reaches it. The others end with rank 0.
         print(f"error: rank {rank} ended with status {status}, and the run with it", file=sys.stderr)
         print("hint: the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
@@ -102,6 +111,29 @@ def _end_with_rank_0(folder: Path) -> None:
         pass
     shutil.rmtree(folder, ignore_errors=True)  # which nobody removes who was killed
     os._exit(1)
+
+
+@contextmanager
+def _interruptible(over: threading.Event, folder: Path) -> Iterator[None]:
+    """Ctrl-C ends this process even where it waits in a collective for a rank that does not answer."""
+    heard, said = os.pipe()
+    os.set_blocking(said, False)
+    before = signal.set_wakeup_fd(said)
+
+    def listen() -> None:
+        while number := os.read(heard, 1):
+            if number[0] == signal.SIGINT and not over.wait(_LONG):
+                print("interrupted, while a rank did not answer", file=sys.stderr, flush=True)
+                shutil.rmtree(folder, ignore_errors=True)
+                os._exit(_INTERRUPTED)
+        os.close(heard)
+
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(said)
 
 
 @contextmanager
@@ -121,8 +153,9 @@ class _Willing:
         return True
 
 
-def attend(evidence: Path) -> None:
-    """Train as one of the other ranks, whenever rank 0 does, until it is done. Raises as the recorder."""
+def attend(evidence: Path, source: Path) -> None:
+    """Train as one of the other ranks, whenever rank 0 does, until it is done; `source` is the recipe's entry as its
+    author knows it. Raises as the recorder and `own_code`."""
     while stretch := ranks.tell(None):
         recipe = deposited(evidence / RECIPE)
         recorder = Recorder(
@@ -136,7 +169,7 @@ def attend(evidence: Path) -> None:
             origin=stretch.origin,
         )
         try:
-            with _patiently():
+            with own_code(source, recipe.source.parent):
                 begin(recipe.load().train, recipe.full_config(stretch.seed), RankGate(_Willing()), recorder)
         finally:
             recorder.close()

@@ -12,7 +12,8 @@ import re
 import sys
 import tomllib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -171,6 +172,30 @@ def own_line(e: BaseException, folder: Path) -> tuple[Path, int] | None:
     return (Path(frames[-1].filename).relative_to(folder), frames[-1].lineno or 0) if frames else None
 
 
+@contextmanager
+def own_code(source: Path, folder: Path) -> Iterator[None]:
+    """What the code in `folder` raises is said in its terms: where in it, and what. The cause has the whole of it.
+
+    `source` is the entry as its author knows it, who has never seen `folder`.
+
+    Raises:
+        Malformed: it failed, or ended its process. What it raises of ours, and what the machine says, as it is.
+    """
+    try:
+        yield
+    except (BrakelineError, OSError):
+        raise
+    except (Exception, SystemExit) as e:
+        line = own_line(e, folder)
+        where = f"{source.parent / line[0]}, line {line[1]}" if line else str(source)
+        hint = "it is the recipe's code that failed, or its [config] that it cannot work with"
+        raise Malformed(f"{where}: {_words(e)}", hint=hint) from e
+
+
+def _words(e: BaseException) -> str:
+    return f"it ends its process: sys.exit({e.code!r})" if isinstance(e, SystemExit) else f"{type(e).__name__}: {e}"
+
+
 def _run(name: str, source: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, source)
     if spec is None or spec.loader is None:
@@ -179,15 +204,15 @@ def _run(name: str, source: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         del sys.modules[name]
         if isinstance(e, BrakelineError):
             raise
-        raise Malformed(f"{source} does not run: {type(e).__name__}: {e}", hint=_hint(e)) from e
+        raise Malformed(f"{source} does not run: {_words(e)}", hint=_hint(e)) from e
     return module
 
 
-def _hint(e: Exception) -> str:
+def _hint(e: BaseException) -> str:
     if isinstance(e, ModuleNotFoundError | FileNotFoundError):
         return "a file that lies beside the entry is part of the recipe only where it is listed: files = [...]"
     return ""

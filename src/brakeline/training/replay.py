@@ -122,7 +122,7 @@ def rerun(train: Train, config: Config, opened: Snapshot | Together | None, star
         begin(train, config, segment, segment)
     except BrakelineError:
         raise
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise Misuse(f"train() failed in replay: {type(e).__name__}: {e}") from e
     if not segment.start_state:
         raise Misuse("train() never opened its recorder")

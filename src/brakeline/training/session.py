@@ -8,7 +8,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from brakeline.core.encoding import canonical, parse
-from brakeline.core.errors import BrakelineError, Malformed, Misuse, Unavailable
+from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.gate import Status
 from brakeline.core.run import Declaration, Move, check_declaration
 from brakeline.core.state.runs import Run
@@ -32,7 +32,7 @@ from brakeline.training.environment import PROFILE, digest, keep_profile, kept_d
 from brakeline.training.gatehook import RankGate
 from brakeline.training.launch import Stretch
 from brakeline.training.moving import cut_to_checkpoint, last_of_all, origin, spread
-from brakeline.training.recipe import RECIPE, Code, Recipe, own_line
+from brakeline.training.recipe import RECIPE, Code, Recipe, own_code
 from brakeline.training.recorder import LEAVES, Recorder, read_leaves
 from brakeline.training.rehearsal import Rehearsal, disk, rehearsed, segment_steps
 from brakeline.training.replay import begin, open_recorded
@@ -134,18 +134,8 @@ class Session:
         with self._own_code():
             return self.load()
 
-    @contextmanager
-    def _own_code(self) -> Iterator[None]:
-        """What the recipe's code raises is said in its terms: where in it, and what. The cause has the whole of it."""
-        try:
-            yield
-        except (BrakelineError, OSError):
-            raise
-        except Exception as e:
-            source, line = self._recipe.source, own_line(e, self._here.source.parent)
-            where = f"{source.parent / line[0]}, line {line[1]}" if line else str(source)
-            hint = "it is the recipe's code that failed, or its [config] that it cannot work with"
-            raise Malformed(f"{where}: {type(e).__name__}: {e}", hint=hint) from e
+    def _own_code(self) -> AbstractContextManager[None]:
+        return own_code(self._recipe.source, self._here.source.parent)
 
     def _declaration(self) -> Declaration:
         if ranks.count() != self._recipe.ranks:

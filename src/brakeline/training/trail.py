@@ -173,7 +173,7 @@ def make(order: Order) -> bool:
             raise Misuse("train() came back without recorder.open()", hint="see docs/training.md")
     except BrakelineError as e:
         trail.error, trail.hint = str(e), e.hint
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         line = own_line(e, Path(order.folder))
         where = f"{line[0]}, line {line[1]}: " if line else ""
         trail.error = f"{where}{type(e).__name__}: {e}"
