@@ -158,6 +158,17 @@ HONEST = {
     },
     "the global generators, drawn from on the way": {"BEFORE": "x = x + np.random.rand() + random.random()"},
     "samples aside": {"LATE": "with recorder.aside():\n    torch.randn(3)"},
+    "draws before the gate is asked": {
+        "BUILD": "ask = gate.may_step\ngate = Data()\n"
+        "gate.may_step = lambda: [ask() for noise[0] in [torch.randn(4, 8)]][0]\nnoise = [0]",
+        "BEFORE": "x = x + noise[0]",
+    },
+    "epochs of a loader that is resumable": {
+        "BUILD": "rows = TensorDataset(torch.randn(20, 8))\n"
+        "objects['loader'] = loader = resumable(DataLoader(rows, batch_size=4, shuffle=True))\n"
+        "rows = (row for _ in itertools.count() for row in loader)",
+        "BEFORE": "x = next(rows)[0]",
+    },
     "a batch of arrays and texts": {"AFTER": "x = {'x': x.numpy(), 'id': 'a', 'n': np.int64(3), 'raw': b'r'}"},
 }
 HAZARDS = {
@@ -229,6 +240,68 @@ HAZARDS = {
     "a loader that is passed": (
         {"BUILD": "objects['rows'] = DataLoader(TensorDataset(torch.randn(8, 8)))"},
         "a DataLoader does not know where it stands, so that a run cannot be resumed -> wrap it",
+    ),
+    "samples every fifth step that are not aside": (
+        {"LATE": "if step == 5:\n    torch.randn(3)"},
+        "torch's generator is used between recorder.step() and the next step -> evaluate and draw samples inside",
+    ),
+    "a schedule that steps late every fifth step": (
+        {"AFTER": "scheduler.count -= 1", "LATE": "scheduler.count += 1\nif step == 5:\n    scheduler.step()"},
+        "changes between recorder.step() and the next step",
+    ),
+    "a private attribute that counts": (
+        {"BUILD": "model._calls = 0", "BEFORE": "model._calls += 1\nx = x * model._calls"},
+        "`model._calls` is 0 after it, 4 without, and model.state_dict() lacks it -> let model.state_dict() hold it",
+    ),
+    "an object with slots": (
+        {
+            "BUILD": "class Level:\n    __slots__ = ('at',)\nlevel = Level()\nlevel.at = 0",
+            "BEFORE": "level.at += 1\nx = x + level.at",
+        },
+        "`level.at` is 0 after it, 4 without",
+    ),
+    "a default that is kept": (
+        {
+            "BUILD": "def past(x, seen=[]):\n    seen.append(1)\n    return x + len(seen)",
+            "BEFORE": "x = past(x)",
+        },
+        "`past.__defaults__[0]` is not what it was",
+    ),
+    "an enumerated list": (
+        {
+            "BUILD": "rows = enumerate([torch.full((4, 8), float(i)) for i in range(99)])",
+            "BEFORE": "x = next(rows)[1]",
+        },
+        "`rows`, an enumerate, cannot be put back where it was -> make it a class with state_dict()",
+    ),
+    "a chain of slices": (
+        {
+            "BUILD": "rows = itertools.islice(itertools.chain([1.0] * 9, [2.0, 3.0] * 9), 2, None, 2)",
+            "BEFORE": "x = x + next(rows)",
+        },
+        "`rows`, an itertools.islice, cannot be put back where it was",
+    ),
+    "a file that is read on the way": (
+        {
+            "BUILD": "import sysconfig\ntext = open(sysconfig.__file__)",
+            "BEFORE": "x = x + len(text.readline())",
+        },
+        "`text`, an open file, cannot be put back where it was",
+    ),
+    "a memo that grows": (
+        {"BUILD": "memo = {}", "BEFORE": "memo[step] = step\nx = x + len(memo)"},
+        "`len(memo)` is 0 after it, 4 without",
+    ),
+    "a mode that stays": (
+        {"LATE": "if step == 2:\n    model.eval()", "BEFORE": "x = x * (1 + model.training)"},
+        "`model.training` is True after it, False without",
+    ),
+    "a default type that is set on the way": (
+        {
+            "LATE": "if step == 2:\n    torch.set_default_dtype(torch.float64)",
+            "BEFORE": "x = x.float() + float(torch.rand(()))",
+        },
+        "`torch.get_default_dtype()` is torch.float32, was torch.float64",
     ),
     "a Python generator": (
         {
@@ -306,7 +379,7 @@ HAZARDS = {
     ),
     "what state_dict() leaves out": (
         {"BUILD": "data.level = 0", "BEFORE": "data.level += 1\nx = x + data.level"},
-        "whatever changes data comes before it; or let its state_dict() hold it",
+        "`data.level` is 0 after it, 4 without, and data.state_dict() lacks it",
     ),
     "a file beside it that is not listed": (
         {"BUILD": "np.load(__file__.replace('loop.py', 'table.npy'))"},
@@ -333,6 +406,14 @@ def test_what_can_be_replayed_passes(name: str, tmp_path: Path) -> None:
     assert (it.steps, it.notes) == (STEPS, ())
     assert it.checkpoint > 1000
     assert disk(it, 50) == it.first + 20 * it.checkpoint + 128_000
+
+
+def test_what_a_stop_loses_though_nothing_depends_on_it_is_noted(tmp_path: Path) -> None:
+    it = found(tmp_path, BUILD="best = 9.0", AFTER="best = min(best, 9.0 - step)\nobjects['seen'] = step")
+    assert why(it) == ""
+    assert it.notes == ()
+    it = found(tmp_path, BUILD="count, history = 0, []", AFTER="count += 1\nhistory.append(0)")
+    assert it.notes == ("a stop loses `count`, `history`, on which none of these steps depends",)
 
 
 @pytest.mark.parametrize("name", HAZARDS)

@@ -11,12 +11,15 @@ from brakeline.training.live import GLOBAL, Live
 from brakeline.training.trail import Step, Trail
 
 _MOST: Final = 4
+_PLACES: Final = ("generator", "iterator")
 _RANDOM: Final = ("torch._C.Generator", "numpy.random.", "random.Random")
 # Objects of these kinds steer later steps, though nothing may show within those that were rehearsed.
 _STEERING: Final = (
     *("LR", "Scheduler", "Plateau", "Scaler", "AveragedModel", "Generator"),
     *("SGD", "Adam", "AdamW", "Muon", "LBFGS", "Adafactor"),
 )
+# Of these kinds are a best loss, a patience, a history.
+_KEPT: Final = ("bool", "int", "float", "str", "list", "dict", "deque", "tensor", "ndarray")
 _AHEAD: Final = (
     "draw what a step needs within that step: what was drawn ahead of it, a batch say, is lost at a stop; "
     "what is drawn once comes before recorder.open()"
@@ -54,7 +57,8 @@ class _Case(msgspec.Struct, frozen=True):
     """One difference: how it is said, and what the code held before that step in both.
 
     `fresh`: of two starts from nothing. `drawn` are the global generators that had been used otherwise at its end, and
-    `early` those that were used between `recorder.open()` and the first step.
+    `early` those that were used between `recorder.open()` and the first step. `late` is whether anything that is
+    recorded had moved on between `recorder.step()` and the next step.
     """
 
     text: str
@@ -63,6 +67,7 @@ class _Case(msgspec.Struct, frozen=True):
     fresh: bool = False
     drawn: Sequence[str] = ()
     early: Set[str] = frozenset()
+    late: bool = True
 
 
 def compare(what: str, a: Trail, b: Trail, begin: int, noise: frozenset[str] | None = None) -> list[Cause]:
@@ -83,6 +88,7 @@ def compare(what: str, a: Trail, b: Trail, begin: int, noise: frozenset[str] | N
                 fresh=noise is None,
                 drawn=sorted(GLOBAL.keys() & _differ(a.looks.get(step, {}), b.looks.get(step, {}))),
                 early=_differ(b.opened, before) if step == b.began + 1 else frozenset(),
+                late=bool(a.moved.get(step - 1)),
             )
             return _explained(case, kind, noise or frozenset())
     if b.error:
@@ -98,6 +104,19 @@ def latent(a: Trail, b: Trail, noise: frozenset[str]) -> list[Cause]:
     here, there = a.looks[step], b.looks[step]
     lost = [p for p in _differ(here, there) - noise if not here[p].recorded and _steers(here[p])]
     return _culprits(_Case("after a stop, and before it shows", here, there), lost)
+
+
+def unnoticed(a: Trail, b: Trail, noise: frozenset[str]) -> str:
+    """What a stop loses, though no step so far depends on it; "" where that is nothing."""
+    step = max(a.looks.keys() & b.looks.keys(), default=-1)
+    if step < 0:
+        return ""
+    here = a.looks[step]
+    lost = [p for p in _differ(here, b.looks[step]) - noise if here[p].kind in _KEPT and here[p].owner == p]
+    if not lost:
+        return ""
+    names = ", ".join(f"`{path}`" for path in sorted(lost, key=lambda path: (path.count("."), path))[:_MOST])
+    return f"a stop loses {names}, on which none of these steps depends"
 
 
 def _steers(live: Live) -> bool:
@@ -122,16 +141,15 @@ def _differ(a: Mapping[str, Live], b: Mapping[str, Live]) -> frozenset[str]:
 def _explained(case: _Case, kind: str, noise: frozenset[str]) -> list[Cause]:
     text, a, b = case.text, case.a, case.b
     paths = sorted(_differ(a, b) - noise)
-    if any(a[path].kind == "generator" and not a[path].recorded for path in paths):
+    if any(a[path].kind in _PLACES and not a[path].recorded for path in paths):
         paths = [path for path in paths if path not in GLOBAL]  # beginning anew, it may have drawn
     loaders = sorted({live.owner for live in {**b, **a}.values() if live.kind == "DataLoader" and not live.recorded})
     if kind == "batch" and loaders and not case.fresh and all(_rank(a[path]) > 1 or path in GLOBAL for path in paths):
         return [_loader(text, loaders[0])]
     if found := _culprits(case, paths):
         return found
-    if cycles := [path for path, live in a.items() if live.kind == "cycle"]:
-        text = f"{text}: `{cycles[0]}`, an itertools.cycle, cannot be put back where it was"
-        return [Cause(text, "loop over brakeline.adapters.pytorch.resumable(loader) again and again, and pass that")]
+    if places := [path for path, live in a.items() if live.kind == "iterator" and not live.recorded]:
+        return [_iterator(text, places[0], a[places[0]])]
     if case.fresh and case.drawn:
         text = f"{text}: {case.drawn[0]} is seeded within the step, with what is another number at each start"
         return [Cause(text, "seed it from int(config['seed'], 16) and the step")]
@@ -160,13 +178,13 @@ def _rank(live: Live) -> int:
         return 0
     if live.owner_kind.endswith(_STEERING):
         return 1
-    if live.kind in ("flag", "generator", "set", "frozenset"):
+    if live.kind in ("flag", "set", "frozenset", *_PLACES):
         return 2
     if live.owner and live.owner_kind not in ("", live.kind) and not live.recorded:
         return 2
     if live.kind in ("int", "count", "bool"):
         return 3
-    if live.kind in ("float", "tensor", "ndarray", "an iterator"):
+    if live.kind in ("float", "tensor", "ndarray"):
         return 4
     return 5
 
@@ -174,6 +192,7 @@ def _rank(live: Live) -> int:
 def _cause(case: _Case, path: str) -> Cause:
     text, a, b = case.text, case.a[path], case.b[path]
     name = _identifier(a.owner or path)
+    values = f" is {b.text} after it, {a.text} without" if a.text else " is not what it was"
     if a.kind.startswith(_RANDOM) and case.fresh:
         what = path if path in GLOBAL else f"`{path}`"
         return Cause(f"{text}: {what} is not seeded", "seed it from int(config['seed'], 16)")
@@ -190,6 +209,9 @@ def _cause(case: _Case, path: str) -> Cause:
     if a.kind == "flag":
         hint = "set it as a function of the step, before every step, so that a resumed run sets it too"
         return Cause(f"{text}: `{path}` is {b.text}, was {a.text}", hint)
+    if a.recorded and not case.late and path != a.owner:
+        hint = f"let {a.owner}.state_dict() hold it, or derive it from the step; of a module, a buffer is in it"
+        return Cause(f"{text}: `{path}`{values}, and {a.owner}.state_dict() lacks it", hint)
     if a.recorded:
         call = f"{a.owner}.step()" if a.owner_kind.endswith(_STEERING) else f"whatever changes {a.owner}"
         return Cause(
@@ -204,15 +226,21 @@ def _cause(case: _Case, path: str) -> Cause:
     if a.owner_kind not in ("", a.kind):
         hint = f"pass it: recorder.open(..., {name}={a.owner})"
         return Cause(f"{text}: `{a.owner}` ({a.owner_kind}) is not in the state", hint)
-    if a.kind == "generator":
-        hint = "make it a class with state_dict() and load_state_dict() that knows its place, and pass it"
-        return Cause(f"{text}: `{path}`, a Python generator, cannot be put back where it was", hint)
+    if a.kind in _PLACES:
+        return _iterator(text, path, a)
     if a.kind == "cache":
         hint = "let what it returns follow from its arguments alone, not from a draw or a variable"
         return Cause(f"{text}: `{path}` remembers what it returned, a resumed run does not", hint)
-    values = f" is {b.text} after it, {a.text} without" if a.text else " is not what it was"
     hint = "keep it in the state: a buffer of a module, an object with state_dict(); or derive it from the step"
     return Cause(f"{text}: `{path}`{values}", hint)
+
+
+def _iterator(text: str, path: str, live: Live) -> Cause:
+    hint = "make it a class with state_dict() and load_state_dict() that knows its place, and pass it"
+    if live.text == "itertools.cycle":
+        hint = "loop over brakeline.adapters.pytorch.resumable(loader) again and again, and pass that"
+    article = "an" if live.text[:1] in "aeiou" else "a"
+    return Cause(f"{text}: `{path}`, {article} {live.text}, cannot be put back where it was", hint)
 
 
 def _loader(text: str, name: str) -> Cause:

@@ -4,13 +4,15 @@ A rehearsal looks here before every step, in a run that was never stopped and in
 the same in both is what the state lacks, and its name is one that the engineer wrote.
 """
 
+import gc
 import hashlib
 import inspect
+import io
 import itertools
 import random
 import sys
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType, FunctionType, GeneratorType, MethodType, ModuleType
@@ -41,6 +43,17 @@ GLOBAL: Final[dict[str, Any]] = {
     "NumPy's generator": np.random.mtrand._rand,
     "Python's generator": random._inst,
 }
+# These say nothing of their place; what they go through does. All but `cycle`, once it repeats.
+_ITERATORS: Final = (
+    *(enumerate, filter, map, zip, reversed),
+    *(it for it in vars(itertools).values() if isinstance(it, type) and it not in (itertools.count, itertools.repeat)),
+)
+_FLAGS: Final[dict[str, Callable[[], Any]]] = {
+    "torch.get_default_dtype()": torch.get_default_dtype,
+    "torch.get_num_threads()": torch.get_num_threads,
+    "torch.is_grad_enabled()": torch.is_grad_enabled,
+    "torch.are_deterministic_algorithms_enabled()": torch.are_deterministic_algorithms_enabled,
+}
 _NOT_STATE: Final = (ModuleType, type, torch.device, torch.dtype)
 
 
@@ -69,6 +82,8 @@ def look(
     walk = _Walk(recorded, without)
     for name, value in GLOBAL.items():
         walk.visit(name, value, 0, (name, "", True))
+    for name, flag in _FLAGS.items():
+        walk.flag(name, flag())
     frames = []
     while frame is not None:
         if Path(frame.f_code.co_filename).is_relative_to(folder):
@@ -128,6 +143,7 @@ class _Walk:
             self._note(path, None, itself, "DataLoader")
             self.attributes(path, vars(value), depth, itself if stateful or recorded else None)
         elif isinstance(value, dict | Mapping):
+            self._note(f"len({path})", len(value), owner)
             for i, (key, v) in enumerate(itertools.islice(value.items(), _ELEMENTS)):
                 self.visit(f"{path}[{key!r}]" if isinstance(key, str | int) else f"{path}[{i}]", v, depth + 1, owner)
         elif isinstance(value, list | tuple | set | frozenset | deque):
@@ -148,20 +164,25 @@ class _Walk:
             frame = value.gi_frame
             numbers = (*_PLAIN, np.generic)
             at = frame and (frame.f_lasti, {k: v for k, v in frame.f_locals.items() if isinstance(v, numbers)})
-            self._note(path, at, owner, "generator")
+            self._note(path, at, owner, "generator", "Python generator")
             if value.gi_frame is not None:
                 self.attributes(path, value.gi_frame.f_locals, depth, owner)
         elif isinstance(value, itertools.count | itertools.repeat):
             self._note(path, repr(value), owner, kind_of(value))
-        elif isinstance(value, itertools.cycle):
-            self._note(path, None, owner, "cycle")  # which tells nothing about its place
+        elif isinstance(value, _ITERATORS):
+            within = _Walk((), self._seen.values())
+            within.visit("", gc.get_referents(value), depth + 1, None)
+            self._note(path, [(p, live.digest) for p, live in within.found.items()], owner, "iterator", _name(value))
+        elif isinstance(value, io.IOBase):
+            if value.readable() and not value.writable():
+                self._note(path, _position(value), owner, "iterator", "open file")
         elif callable(getattr(value, "cache_info", None)):
             self._note(path, value.cache_info().currsize, owner, "cache")
         elif callable(getattr(value, "__length_hint__", None)):
-            self._note(path, value.__length_hint__(), owner, "an iterator")
+            self._note(path, value.__length_hint__(), owner, "iterator", _name(value))
         else:
             mine = (path, kind_of(value), recorded) if stateful and not (owner and owner[2]) else owner
-            self.attributes(path, getattr(value, "__dict__", {}), depth, mine)
+            self.attributes(path, _held(value), depth, mine)
 
     def attributes(self, path: str, values: Mapping[str, Any], depth: int, owner: tuple[str, str, bool] | None) -> None:
         for name, value in list(values.items()):
@@ -177,7 +198,13 @@ class _Walk:
         else:
             for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=False):
                 self.visit(name, cell.cell_contents, depth + 1, owner)
+            self.visit(f"{path}.__defaults__", value.__defaults__ or (), depth + 1, owner)
+            self.visit(f"{path}.__kwdefaults__", value.__kwdefaults__ or {}, depth + 1, owner)
             self.attributes(path, vars(value), depth, owner)
+
+    def flag(self, path: str, value: Any) -> None:
+        """A setting of the whole process."""
+        self._note(path, value, None, "flag")
 
     def _module(self, path: str, value: torch.nn.Module, depth: int, owner: tuple[str, str, bool]) -> None:
         recorded = owner[2] or id(value) in self._recorded
@@ -197,9 +224,10 @@ class _Walk:
             self._note(f"{path} finds unused parameters", value.find_unused_parameters, owner, "ddp")
         for name, module in value._modules.items():
             self.visit(f"{path}.{name}", module, depth + 1, owner)
-        # Plain attributes are what state_dict() leaves out, of a recorded module too.
-        plain = {k: v for k, v in vars(value).items() if not k.startswith("_")}
-        self.attributes(path, plain, depth, None if recorded else owner)
+        # Plain attributes are what state_dict() leaves out, of a recorded module too. Not torch's own.
+        own = not type(value).__module__.startswith("torch.")
+        plain = {k: v for k, v in vars(value).items() if k not in _MODULE and (own or not k.startswith("_"))}
+        self.attributes(path, plain, depth, owner)
 
     def _tensor(self, path: str, value: torch.Tensor, owner: tuple[str, str, bool] | None) -> None:
         tensor = value.detach()
@@ -207,12 +235,43 @@ class _Walk:
         data = bytes(raw_bytes(tensor)) if whole else repr(tuple(tensor.shape)).encode()
         self._note(path, data + str(tensor.dtype).encode(), owner, "tensor")
 
-    def _note(self, path: str, value: Any, owner: tuple[str, str, bool] | None, kind: str = "") -> None:
+    def _note(
+        self, path: str, value: Any, owner: tuple[str, str, bool] | None, kind: str = "", text: str = ""
+    ) -> None:
         data = value if isinstance(value, bytes) else repr(value).encode("utf-8", "backslashreplace")
         digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-        text = "" if isinstance(value, bytes) or kind not in ("", "flag", "ddp") else repr(value)[:40]
+        if not text:
+            text = "" if isinstance(value, bytes) or kind not in ("", "flag", "ddp") else repr(value)[:40]
         where = owner or (path, kind, False)
         self.found.setdefault(path, Live(digest, kind or type(value).__name__, text, where[0], where[1], where[2]))
+
+
+_MODULE: Final = frozenset(vars(torch.nn.Module())) - {"training"}
+
+
+def _held(value: Any) -> dict[str, Any]:
+    """The attributes of an object, those in slots too."""
+    slots = [name for cls in type(value).__mro__ for name in _several(cls.__dict__.get("__slots__", ()))]
+    own = {name: getattr(value, name) for name in slots if not name.startswith("__") and hasattr(value, name)}
+    return {**own, **getattr(value, "__dict__", {})}
+
+
+def _several(names: Any) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _name(value: object) -> str:
+    cls = type(value)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _position(value: Any) -> int | None:
+    if value.closed:
+        return None
+    try:
+        return int(value.tell())
+    except OSError:  # a text that is read line by line: so far it is read ahead
+        return int(value.buffer.tell())
 
 
 def kind_of(value: object) -> str:

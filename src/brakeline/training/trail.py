@@ -17,7 +17,7 @@ from brakeline.core.encoding import tagged
 from brakeline.core.errors import BrakelineError, Malformed, Misuse
 from brakeline.node.sandbox import die_with_parent
 from brakeline.training import ranks
-from brakeline.training.digest import place
+from brakeline.training.digest import Snapshot, capture, place
 from brakeline.training.distributions import imported, strays
 from brakeline.training.gatehook import RankGate
 from brakeline.training.live import Live, caller, look
@@ -43,10 +43,14 @@ class Step(msgspec.Struct):
 
 
 class Trail(msgspec.Struct):
-    """The steps made, what the code held before each (by the steps done then), and how it went."""
+    """The steps made, what the code held before each (by the steps done then), and how it went.
+
+    `moved` are the places that were not any more, when the gate was asked for the next step, what the leaf says.
+    """
 
     steps: dict[int, Step] = {}
     looks: dict[int, dict[str, Live]] = {}
+    moved: dict[int, list[str]] = {}
     began: int = 0
     opened: dict[str, Live] = {}  # the global generators, as recorder.open() left them
     error: str = ""
@@ -88,27 +92,38 @@ class _Watched(Recorder):
             raise Misuse(text, hint="ask it before every optimizer step")
         super().step(loss=loss, batch=batch)
         self.trail.seconds = (time.monotonic() - self._began) / (self._step - self.trail.began)
-        self.trail.steps.setdefault(self._step, Step(b"", "", self._places()))
+        self._keep()
+
+    def moved(self) -> list[str]:
+        """What is not any more what it was when `step` was called."""
+        if self._step not in self.trail.steps:
+            return []
+        before = dict(self.trail.steps[self._step].items)
+        return [where for where, now in _places(capture(self._objects)) if before.get(where) != now]
+
+    def _keep(self) -> Step:
+        assert self._snapshot is not None
+        return self.trail.steps.setdefault(self._step, Step(b"", "", _places(self._snapshot)))
 
     def settle(self) -> None:
-        window = self._window
-        if window is None:
+        window, state = self._window, self._snapshot
+        if window is None or state is None:
             super().settle()
             return
         leaf = window.result().leaf
-        kept = self.trail.steps.setdefault(leaf.step, Step(b"", "", self._places()))
+        kept = self._keep()
         kept.batch, kept.loss = leaf.batch, leaf.loss.hex()
         super().settle()
-        late = [where for (where, before), (_, now) in zip(kept.items, self._places(), strict=True) if before != now]
+        late = [where for (where, before), (_, now) in zip(kept.items, _places(state), strict=True) if before != now]
         if late:
             raise Misuse(
                 f"{late[0]} was written to after recorder.step() of step {leaf.step}, past autograd's counters",
                 hint="call recorder.step() last: what writes through .data, an average of weights say, comes before it",
             )
 
-    def _places(self) -> list[tuple[str, bytes]]:
-        assert self._snapshot is not None
-        return [(place(i.component, i.path), i.digest) for i in self._snapshot.items()]
+
+def _places(state: Snapshot) -> list[tuple[str, bytes]]:
+    return [(place(i.component, i.path), i.digest) for i in state.items()]
 
 
 class _Gate:
@@ -124,6 +139,7 @@ class _Gate:
         if self.refused >= 0 and done > self.refused:
             raise Misuse("train() goes on after gate.may_step() said no", hint="leave the loop, and recorder.stop()")
         if done not in recorder.trail.looks:
+            recorder.trail.moved[done] = recorder.moved()
             recorder.trail.looks[done] = look(caller(), self._folder, getattr(recorder, "given", ()), (self, recorder))
         if done < self._order.until:
             return True
