@@ -43,7 +43,7 @@ def train(config, gate, recorder):
 ATTEND = """
     if rank:
         try:
-            launch.attend(here / "evidence", Path("/home/me/loop.py"))
+            launch.attend(here / "evidence", Path("/lab/loop.py"))
         except Malformed as e:
             print(f"error: {e}", file=sys.stderr)
             sys.exit(3)
@@ -99,8 +99,8 @@ def test_a_rank_that_ends_before_is_named(how: str, words: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("raise ValueError('a bad day')", "/home/me/loop.py, line 14: ValueError: a bad day"),
-        ("raise SystemExit(0)", "/home/me/loop.py, line 14: it ends its process: sys.exit(0)"),
+        ("raise ValueError('a bad day')", "/lab/loop.py, line 14: ValueError: a bad day"),
+        ("raise SystemExit(0)", "/lab/loop.py, line 14: it ends its process: sys.exit(0)"),
     ],
 )
 def test_what_the_code_of_a_rank_raises_is_said_with_its_place(how: str, words: str, tmp_path: Path) -> None:

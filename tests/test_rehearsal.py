@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from brakeline.core.errors import Malformed, Misuse
+from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.training import rehearsal
 from brakeline.training.recipe import Recipe, read_recipe
 from brakeline.training.rehearsal import Rehearsal, disk, rehearse, rehearsed
@@ -455,6 +455,13 @@ def test_files_lie_in_the_entrys_folder(files: list[str], tmp_path: Path) -> Non
 def test_code_that_ends_its_process_is_told_of(tmp_path: Path) -> None:
     with pytest.raises(Malformed, match=r"ended its process with status 3: farewell"):
         found(tmp_path, BUILD="import os, sys\nprint('farewell', flush=True)\nos._exit(3)")
+
+
+@pytest.mark.parametrize("most", [12_000, 18_000])  # the first checkpoint does not fit, the second one does not
+def test_a_disk_that_is_full_is_no_fault_of_the_recipe(most: int, tmp_path: Path) -> None:
+    with pytest.raises(Unavailable) as e:
+        found(tmp_path, BUILD=f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))")
+    assert "make room there" in e.value.hint
 
 
 def test_a_run_of_one_step_is_too_short(tmp_path: Path) -> None:

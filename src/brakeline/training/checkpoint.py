@@ -36,6 +36,7 @@ from brakeline.training.tensorfile import TensorFile
 
 CHECKPOINTS: Final = "checkpoints"
 FORMAT: Final = "brakeline/checkpoint/v2"
+GOES_ON: Final = "make room, or mend the disk; the same command goes on from the last checkpoint"
 _NAME: Final = re.compile(r"step-([0-9]{8,})\.safetensors")
 _SHARED: Final = 1 << 20  # bytes from which on a tensor that has not changed is referred to: a file less to depend on
 MAX_DEPTH: Final = 200
@@ -108,7 +109,7 @@ def write(directory: Path, it: Image) -> None:
         for folder in (path.parent, directory):
             ports.disk().sync(folder)
     except (OSError, SafetensorError) as e:
-        raise Unavailable(f"cannot write the checkpoint of step {it.step}: {e}") from e
+        raise Unavailable(f"cannot write the checkpoint of step {it.step}: {e}", hint=GOES_ON) from e
 
 
 def _check_written(path: Path, it: Image) -> None:
@@ -190,7 +191,7 @@ def _file(directory: Path, step: int) -> Iterator[TensorFile]:
         with TensorFile(checkpoint_path(directory, step)) as file:
             yield file
     except FileNotFoundError as e:
-        raise Unavailable(f"there is no checkpoint of step {step} in {directory}") from e
+        raise Unavailable(f"there is no checkpoint of step {step} in {directory}", hint="put it back") from e
 
 
 def _read(directory: Path, step: int) -> tuple[dict[str, bytes], tuple[Listed, ...]]:

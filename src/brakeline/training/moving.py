@@ -11,7 +11,7 @@ from brakeline.core.state.runs import Run
 from brakeline.core.transcript import LEAF_BYTES
 from brakeline.training import ranks
 from brakeline.training.checkpoint import checkpoint_path, checkpoint_steps
-from brakeline.training.recorder import LEAVES, Origin
+from brakeline.training.recorder import ALONE, LEAVES, Origin
 
 
 def origin(run: Run, declared: int) -> Origin | None:
@@ -47,7 +47,7 @@ def cut_to_checkpoint(directory: Path, count: int = 1, least: int = 0) -> int:
                     f.truncate(min((step + 1) * LEAF_BYTES, os.fstat(f.fileno()).st_size))
                     os.fsync(f.fileno())
     except Timeout as e:
-        raise Misuse(f"another process is recording in {directory}") from e
+        raise Misuse(f"another process is recording in {directory}", hint=ALONE) from e
     except OSError as e:
         raise Unavailable(f"cannot write {e.filename or directory / LEAVES}: {e.strerror}") from e
     return step

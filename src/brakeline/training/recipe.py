@@ -154,7 +154,7 @@ class Recipe:
         module = sys.modules.get(name) or _run(name, self.source)
         missing = [f for f in ("train", "dataset_root", "flop_per_step") if not callable(getattr(module, f, None))]
         if missing:
-            raise Malformed(f"{self.source} has no function {missing[0]}()", hint="see examples/train.py")
+            raise Malformed(f"{self.source.name} has no function {missing[0]}()", hint="see examples/train.py")
         return Code(module.train, module.dataset_root, module.flop_per_step)
 
 
@@ -208,7 +208,9 @@ def _run(name: str, source: Path) -> ModuleType:
         del sys.modules[name]
         if isinstance(e, BrakelineError):
             raise
-        raise Malformed(f"{source} does not run: {_words(e)}", hint=_hint(e)) from e
+        line = own_line(e, source.parent)
+        where = f"{line[0]}, line {line[1]}" if line else source.name
+        raise Malformed(f"{where}: {_words(e)}", hint=_hint(e)) from e
     return module
 
 

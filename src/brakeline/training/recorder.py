@@ -16,6 +16,7 @@ Order of writing at a boundary: the leaves are on disk before the checkpoint (te
 before the head goes out. So a checkpoint that exists has its leaf, and what was published can be opened.
 """
 
+import errno
 import os
 import struct
 from collections.abc import Callable
@@ -34,7 +35,16 @@ from brakeline.core.tlog.merkle import Frontier, leaf_hash
 from brakeline.core.transcript import LEAF_BYTES, NONE, Head, Leaf, decode_leaf
 from brakeline.training import ranks
 from brakeline.training.batch import batch_snapshot, scalar
-from brakeline.training.checkpoint import CHECKPOINTS, Image, checkpoint_steps, image, load_checkpoint, shared, write
+from brakeline.training.checkpoint import (
+    CHECKPOINTS,
+    GOES_ON,
+    Image,
+    checkpoint_steps,
+    image,
+    load_checkpoint,
+    shared,
+    write,
+)
 from brakeline.training.components import components
 from brakeline.training.difference import first_difference
 from brakeline.training.digest import (
@@ -49,6 +59,7 @@ from brakeline.training.digest import (
 )
 
 LEAVES: Final = "leaves.bin"
+ALONE: Final = "one command trains a run: let the other one go on, or end it first"
 
 
 class Recording(Protocol):
@@ -169,7 +180,7 @@ class Recorder:
             self._lock.acquire()
             self._file = os.open(self.directory / LEAVES, os.O_RDWR | os.O_CREAT, 0o644)
         except Timeout as e:
-            raise Misuse(f"another process is recording in {self.directory}") from e
+            raise Misuse(f"another process is recording in {self.directory}", hint=ALONE) from e
         except OSError as e:
             raise Unavailable(f"cannot record in {self.directory}: {e}") from e
         try:
@@ -348,9 +359,10 @@ class Recorder:
             return
         data = leaf.encode()
         try:
-            os.pwrite(self._file, data, leaf.step * LEAF_BYTES)
+            if os.pwrite(self._file, data, leaf.step * LEAF_BYTES) < LEAF_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as e:
-            raise Unavailable(f"cannot append to {LEAVES}: {e}") from e
+            raise Unavailable(f"cannot append to {self.directory / LEAVES}: {e.strerror}", hint=GOES_ON) from e
         self._recorded, self._last = leaf.step, leaf
         self._frontier = self._frontier.append(leaf_hash(data))
 
@@ -380,7 +392,7 @@ class Recorder:
         try:
             os.fsync(self._file)
         except OSError as e:
-            raise Unavailable(f"cannot write {LEAVES}: {e}") from e
+            raise Unavailable(f"cannot write {self.directory / LEAVES}: {e.strerror}", hint=GOES_ON) from e
         if it is not None:
             write(self.directory, it)
         if head is not None and self._on_head is not None:

@@ -14,7 +14,7 @@ import msgspec
 import torch
 
 from brakeline.core.encoding import tagged
-from brakeline.core.errors import BrakelineError, Malformed, Misuse
+from brakeline.core.errors import BrakelineError, Malformed, Misuse, Unavailable
 from brakeline.node.sandbox import die_with_parent
 from brakeline.training import ranks
 from brakeline.training.digest import Snapshot, capture, place
@@ -31,6 +31,7 @@ _BESIDE: Final = (
     "what lies beside the entry is listed, files = [...], and read as Path(__file__).with_name(...); "
     "a data set stays where it is: name it by its whole path"
 )
+_ROOM: Final = "a rehearsal writes its checkpoints to the temporary folder: make room there, or name another in TMPDIR"
 SEED: Final = tagged("brakeline/rehearsal-seed/v1", b"")
 
 
@@ -55,6 +56,7 @@ class Trail(msgspec.Struct):
     opened: dict[str, Live] = {}  # the global generators, as recorder.open() left them
     error: str = ""
     hint: str = ""
+    unavailable: bool = False  # of the error: it is the machine's
     imported: list[str] = []
     strays: dict[str, str] = {}
     seconds: float = 0.0
@@ -188,7 +190,7 @@ def make(order: Order) -> bool:
         if not hasattr(recorder, "given"):
             raise Misuse("train() came back without recorder.open()", hint="see docs/training.md")
     except BrakelineError as e:
-        trail.error, trail.hint = str(e), e.hint
+        trail.error, trail.hint, trail.unavailable = str(e), e.hint, isinstance(e, Unavailable)
     except (Exception, SystemExit) as e:
         line = own_line(e, Path(order.folder))
         where = f"{line[0]}, line {line[1]}: " if line else ""
@@ -218,7 +220,7 @@ class Stage:
 
     def make(self, order: Order) -> Trail:
         """Raises:
-        Malformed: the recipe's code ended its process.
+        Malformed: the recipe's code ended its process. Unavailable: the machine fails it, its disk say.
         """
         assert self._process.stdin
         assert self._process.stdout
@@ -226,10 +228,15 @@ class Stage:
         self._process.stdin.flush()
         status = self._process.stdout.readline().decode().strip()
         try:
-            return msgspec.msgpack.decode(Path(order.trail).read_bytes(), type=Trail)
+            trail = msgspec.msgpack.decode(Path(order.trail).read_bytes(), type=Trail)
         except FileNotFoundError as e:
             words = Path(order.printed).read_text(errors="replace").strip()[-_WORDS:] if status else ""
             raise Malformed(f"the recipe ended its process with status {status}: {words}") from e
+        except msgspec.DecodeError as e:
+            raise Unavailable(f"{order.trail} was not written to its end", hint=_ROOM) from e
+        if trail.unavailable:
+            raise Unavailable(trail.error, hint=_ROOM)
+        return trail
 
     def close(self) -> None:
         """Let it go, with what it started."""
