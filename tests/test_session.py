@@ -382,6 +382,10 @@ def test_a_run_that_is_killed_right_after_its_move_is_not_held_to_what_was_made_
     with pytest.raises(KeyboardInterrupt):
         train(lab, recipe(tmp_path), moved=True)
     monkeypatch.setattr(Session, "_once", once)
+    torch.set_num_threads(3)
+    with pytest.raises(Misuse, match="threads is 3, was 2"):  # not as it was declared: as it was last
+        train(lab, recipe(tmp_path))
+    torch.set_num_threads(2)
     assert train(lab, recipe(tmp_path)).status == "ended"
     assert not [text for text in lab.told if text.startswith("replaying")]
 

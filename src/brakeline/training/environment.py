@@ -85,10 +85,14 @@ def digest(profile: dict[str, Any]) -> str:
     return tagged("brakeline/environment/v2", canonical(profile)).hex()
 
 
+def profile_path(evidence: Path, moved: int | None = None) -> Path:
+    """Where a run's evidence has its profile: the one declared, or that of a move at a step."""
+    return evidence / (PROFILE if moved is None else f"environment-{moved:08d}.json")
+
+
 def keep_profile(profile: dict[str, Any], evidence: Path, moved: int | None = None) -> None:
-    """Put the profile into a run's evidence: the one declared, or that from a step on. Raises Unavailable."""
-    name = PROFILE if moved is None else f"environment-{moved:08d}.json"
-    write_atomic(evidence / name, canonical(profile))
+    """Put the profile into a run's evidence. Raises Unavailable."""
+    write_atomic(profile_path(evidence, moved), canonical(profile))
 
 
 def kept_distributions(evidence: Path) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from brakeline.training import ranks
 from brakeline.training.cell import Cell, Failed
 from brakeline.training.checkpoint import checkpoint_path, checkpoint_steps
 from brakeline.training.distributions import fingerprints, imported
-from brakeline.training.environment import PROFILE, digest, keep_profile, kept_distributions, profile
+from brakeline.training.environment import digest, keep_profile, kept_distributions, profile, profile_path
 from brakeline.training.gatehook import RankGate
 from brakeline.training.launch import Stretch
 from brakeline.training.moving import cut_to_checkpoint, last_of_all, origin, spread
@@ -225,7 +225,7 @@ class Session:
 
     def _move(self, run: Run, here: dict[str, Any], there: int) -> None:
         """Go on in another environment, or with other ranks than `there`, from the last checkpoint. Treaty 7.5"""
-        text = f"{run.declaration.name} was trained in another environment: {_other(here, self.evidence)}"
+        text = f"{run.declaration.name} was trained in another environment: {_other(here, self.evidence, run)}"
         if there != ranks.count():
             text = f"{run.declaration.name} was trained by {there} ranks, here are {ranks.count()}"
             if run.declaration.rung == "attested":
@@ -323,12 +323,13 @@ class Session:
         self._lab.tell(f"stopped at step {step}: {reason}")
 
 
-def _other(here: dict[str, Any], evidence: Path) -> str:
-    """What differs between this environment and the one that was declared, as far as the evidence tells."""
+def _other(here: dict[str, Any], evidence: Path, run: Run) -> str:
+    """What differs between this environment and that of the run's last stretch, as far as the evidence tells."""
+    path = profile_path(evidence, run.moves[-1].steps if run.moves else None)
     try:
-        there = parse((evidence / PROFILE).read_bytes(), dict[str, Any])
+        there = parse(path.read_bytes(), dict[str, Any])
     except (OSError, Malformed):
-        return f"its profile {evidence / PROFILE} is not there to compare"
+        return f"its profile {path} is not there to compare"
     names = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
     return "; ".join(f"{n} is {_short(here.get(n))}, was {_short(there.get(n))}" for n in names) or "unknown"
 
