@@ -62,6 +62,7 @@ def started(folder: Path, body: str) -> "subprocess.Popen[str]":
         env={**os.environ, "TMPDIR": str(folder / "tmp")},
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,  # which a shell's `&` ignores
     )
 
 

@@ -11,15 +11,15 @@ from brakeline.training.live import GLOBAL, Live
 from brakeline.training.trail import Step, Trail
 
 _MOST: Final = 4
+_STOPS: Final = 6  # that are tried beside those of every rehearsal
 _PLACES: Final = ("generator", "iterator")
 _RANDOM: Final = ("torch._C.Generator", "numpy.random.", "random.Random")
 # Objects of these kinds steer later steps, though nothing may show within those that were rehearsed.
 _STEERING: Final = (
-    *("LR", "Scheduler", "Plateau", "Scaler", "AveragedModel", "Generator"),
+    *("LR", "Scheduler", "Plateau", "Scaler", "AveragedModel"),
     *("SGD", "Adam", "AdamW", "Muon", "LBFGS", "Adafactor"),
 )
-# Of these kinds are a best loss, a patience, a history.
-_KEPT: Final = ("bool", "int", "float", "str", "list", "dict", "deque", "tensor", "ndarray")
+_KEEP: Final = "keep it in the state: a buffer of a module, an object with state_dict(); or derive it from the step"
 _AHEAD: Final = (
     "draw what a step needs within that step: what was drawn ahead of it, a batch say, is lost at a stop; "
     "what is drawn once comes before recorder.open()"
@@ -68,6 +68,7 @@ class _Case(msgspec.Struct, frozen=True):
     drawn: Sequence[str] = ()
     early: Set[str] = frozenset()
     late: bool = True
+    batches: Set[str] = frozenset()
 
 
 def compare(what: str, a: Trail, b: Trail, begin: int, noise: frozenset[str] | None = None) -> list[Cause]:
@@ -89,6 +90,7 @@ def compare(what: str, a: Trail, b: Trail, begin: int, noise: frozenset[str] | N
                 drawn=sorted(GLOBAL.keys() & _differ(a.looks.get(step, {}), b.looks.get(step, {}))),
                 early=_differ(b.opened, before) if step == b.began + 1 else frozenset(),
                 late=bool(a.moved.get(step - 1)),
+                batches=a.batches,
             )
             return _explained(case, kind, noise or frozenset())
     if b.error:
@@ -102,8 +104,8 @@ def latent(a: Trail, b: Trail, noise: frozenset[str]) -> list[Cause]:
     if step < 0:
         return []
     here, there = a.looks[step], b.looks[step]
-    lost = [p for p in _differ(here, there) - noise if not here[p].recorded and _steers(here[p])]
-    return _culprits(_Case("after a stop, and before it shows", here, there), lost)
+    gone = [p for p in _differ(here, there) - noise if not here[p].recorded and _steers(p, here[p], a)]
+    return _culprits(_Case("after a stop, and before it shows", here, there), gone)
 
 
 def unnoticed(a: Trail, b: Trail, noise: frozenset[str]) -> str:
@@ -112,15 +114,44 @@ def unnoticed(a: Trail, b: Trail, noise: frozenset[str]) -> str:
     if step < 0:
         return ""
     here = a.looks[step]
-    lost = [p for p in _differ(here, b.looks[step]) - noise if here[p].kind in _KEPT and here[p].owner == p]
-    if not lost:
+    gone = _differ(here, b.looks[step]) - noise - GLOBAL.keys()
+    roots = {_root(p) for p in gone if not here[p].recorded and here[p].kind not in ("flag", "gradients")}
+    names = sorted(roots - a.batches - {"os", "torch"})[:_MOST]
+    if not names:
         return ""
-    names = ", ".join(f"`{path}`" for path in sorted(lost, key=lambda path: (path.count("."), path))[:_MOST])
-    return f"a stop loses {names}, on which none of these steps depends"
+    return f"a stop loses {_named(names)}, on which none of these steps depends"
 
 
-def _steers(live: Live) -> bool:
-    return live.owner_kind.endswith(_STEERING) or live.kind.startswith(_RANDOM)
+def untried(whole: Trail, tried: Set[int], noise: frozenset[str]) -> list[int]:
+    """Steps after which a stop may lose what it loses after none that was tried: something is not what it was at the
+    start, or goes on between `recorder.step()` and the gate, as every tenth step does that evaluates."""
+    steps = [n for n in sorted(whole.looks) if n and n < max(whole.looks)]
+    known = {path for n in tried for path in _lost(whole, n)} | noise
+    always = set.intersection(*(set(whole.moved.get(n, ())) for n in steps)) if steps else set()
+    # A mode that is set and unset is lost after one step and not after another.
+    modes = {path for n in steps for path in _lost(whole, n) if _mode(path) or whole.looks[n][path].kind == "flag"}
+    toggled = {path for path in modes - noise if path not in _lost(whole, steps[-1])}
+    found = []
+    for n in steps:
+        lost = _lost(whole, n)
+        if n not in tried and (set(whole.moved.get(n, ())) - always or lost - known or lost & toggled):
+            found.append(n)
+            known |= lost
+    return found[:_STOPS]
+
+
+def _lost(trail: Trail, step: int) -> frozenset[str]:
+    here, first = trail.looks.get(step, {}), trail.looks.get(0, {})
+    kept = {path for path, live in here.items() if live.recorded and live.kind != "flag" and not _mode(path)}
+    return _differ(here, first) - kept - GLOBAL.keys()
+
+
+def _mode(path: str) -> bool:
+    return path.endswith(".training")
+
+
+def _steers(path: str, live: Live, trail: Trail) -> bool:
+    return live.owner_kind.endswith(_STEERING) or (live.kind.startswith(_RANDOM) and path in trail.used)
 
 
 def _difference(a: Step, b: Step) -> tuple[str, str] | None:
@@ -143,9 +174,14 @@ def _explained(case: _Case, kind: str, noise: frozenset[str]) -> list[Cause]:
     paths = sorted(_differ(a, b) - noise)
     if any(a[path].kind in _PLACES and not a[path].recorded for path in paths):
         paths = [path for path in paths if path not in GLOBAL]  # beginning anew, it may have drawn
-    loaders = sorted({live.owner for live in {**b, **a}.values() if live.kind == "DataLoader" and not live.recorded})
-    if kind == "batch" and loaders and not case.fresh and all(_rank(a[path]) > 1 or path in GLOBAL for path in paths):
-        return [_loader(text, loaders[0])]
+    paths = [path for path in paths if _root(path) not in case.batches]
+    if kind == "batch" and not case.fresh and all(_rank(case, path) > 1 or path in GLOBAL for path in paths):
+        loaders_of = (live for live in {**b, **a}.values() if live.kind == "DataLoader" and not live.recorded)
+        plain = {live.owner: live.text for live in loaders_of}
+        loaders = sorted(plain, key=lambda name: (plain[name] != "shuffled", name))
+        others = [p for p in paths if _rank(case, p) > 1 and a[p].kind not in ("int", "iterator", "gradients")]
+        if loaders and (plain[loaders[0]] == "shuffled" or not others):
+            return [_loader(text, loaders[0])]
     if found := _culprits(case, paths):
         return found
     if places := [path for path, live in a.items() if live.kind == "iterator" and not live.recorded]:
@@ -161,24 +197,41 @@ def _explained(case: _Case, kind: str, noise: frozenset[str]) -> list[Cause]:
 
 
 def _culprits(case: _Case, paths: list[str]) -> list[Cause]:
-    """One cause for each object that explains the difference, those that are likeliest first."""
-    ranked = sorted(paths, key=lambda path: (_rank(case.a[path]), path.count("."), path))
+    """One cause for each object that explains the difference, those that are likeliest first; of plain values, which
+    may follow from one another, one for all."""
+    others = [path for path in paths if case.a[path].kind != "gradients"]
+    ranked = sorted(others or paths, key=lambda path: (_rank(case, path), path.count("."), path))
+    if ranked and _rank(case, ranked[0]) > 2:
+        roots = list(dict.fromkeys(map(_root, sorted(ranked, key=lambda path: (case.a[path].kind == "int", path)))))
+        if len(roots) > 1:
+            return [Cause(f"{case.text}: one of {_named(roots[:_MOST])} is not what it was", _KEEP)]
+        ranked = ranked[:1]
     causes: dict[str, Cause] = {}
     for path in ranked:
-        best = _rank(case.a[ranked[0]])
-        if _rank(case.a[path]) > max(best, 1) or len(causes) == _MOST:
+        best = _rank(case, ranked[0])
+        if _rank(case, path) > max(best, 1) or len(causes) == _MOST:
             break
-        causes.setdefault(case.a[path].owner, _cause(case, path))
+        causes.setdefault(_root(case.a[path].owner), _cause(case, path))
     return list(causes.values())
 
 
-def _rank(live: Live) -> int:
+def _root(path: str) -> str:
+    """The variable in which a path begins."""
+    return re.split(r"[.\[()]", path.removeprefix("len("))[0]
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _rank(case: _Case, path: str) -> int:
     """How likely a variable that differs is the reason and no consequence: lower is likelier."""
+    live = case.a[path]
     if live.kind.startswith(_RANDOM):
         return 0
     if live.owner_kind.endswith(_STEERING):
         return 1
-    if live.kind in ("flag", "set", "frozenset", *_PLACES):
+    if live.kind in ("flag", *_PLACES) or _mode(path) or (live.kind in ("set", "frozenset") and case.fresh):
         return 2
     if live.owner and live.owner_kind not in ("", live.kind) and not live.recorded:
         return 2
@@ -186,7 +239,7 @@ def _rank(live: Live) -> int:
         return 3
     if live.kind in ("float", "tensor", "ndarray"):
         return 4
-    return 5
+    return 6 if live.kind == "gradients" else 5
 
 
 def _cause(case: _Case, path: str) -> Cause:
@@ -196,9 +249,14 @@ def _cause(case: _Case, path: str) -> Cause:
     if a.kind.startswith(_RANDOM) and case.fresh:
         what = path if path in GLOBAL else f"`{path}`"
         return Cause(f"{text}: {what} is not seeded", "seed it from int(config['seed'], 16)")
-    if a.kind in ("set", "frozenset"):
+    if a.kind in ("set", "frozenset") and case.fresh:
         text = f"{text}: `{path}`, a {a.kind}, comes in another order at each start"
         return Cause(text, "sort it; of texts alone, start Python with PYTHONHASHSEED=0, as brakeline train does")
+    if a.kind == "gradients":
+        return Cause(text, _LACKS["state"])
+    if _mode(path):
+        hint = f"{path.removesuffix('.training')}.train() comes before every step, also after an evaluation"
+        return Cause(f"{text}: `{path}`{values}", hint)
     if path in case.early:
         return Cause(f"{text}: {path} is used between recorder.open() and the first step", _AHEAD)
     if path in GLOBAL:
@@ -222,6 +280,8 @@ def _cause(case: _Case, path: str) -> Cause:
         return _loader(text, a.owner)
     if a.kind.startswith(_RANDOM):
         hint = f"pass it: recorder.open(..., {name}={a.owner})"
+        if "__self__" in a.owner:
+            hint = "keep the generator itself in a variable, and pass that to recorder.open()"
         return Cause(f"{text}: `{a.owner}`, a random generator, is not in the state", hint)
     if a.owner_kind not in ("", a.kind):
         hint = f"pass it: recorder.open(..., {name}={a.owner})"
@@ -231,8 +291,7 @@ def _cause(case: _Case, path: str) -> Cause:
     if a.kind == "cache":
         hint = "let what it returns follow from its arguments alone, not from a draw or a variable"
         return Cause(f"{text}: `{path}` remembers what it returned, a resumed run does not", hint)
-    hint = "keep it in the state: a buffer of a module, an object with state_dict(); or derive it from the step"
-    return Cause(f"{text}: `{path}`{values}", hint)
+    return Cause(f"{text}: `{path}`{values}", _KEEP)
 
 
 def _iterator(text: str, path: str, live: Live) -> Cause:

@@ -236,7 +236,7 @@ class Recorder:
         if not self._snapshot.unchanged():
             raise Misuse(
                 f"{self._snapshot.changed()} was written to after recorder.step() of step {leaf.step}",
-                hint="call recorder.step() last: an average of weights, a schedule or a clamp comes before it",
+                hint="call recorder.step() last, after averages and clamps; pass every optimizer to recorder.open()",
             )
         self._window = None
         fresh = leaf.step > self._recorded

@@ -25,7 +25,7 @@ from brakeline.core.transcript import LEAF_BYTES
 from brakeline.node.disk import write_atomic
 from brakeline.training.cell import Cell, Failed
 from brakeline.training.checkpoint import CHECKPOINTS
-from brakeline.training.diagnosis import Cause, compare, latent, stretch, unnoticed
+from brakeline.training.diagnosis import Cause, compare, latent, stretch, unnoticed, untried
 from brakeline.training.distributions import fingerprints
 from brakeline.training.environment import processors
 from brakeline.training.recipe import Recipe
@@ -144,27 +144,29 @@ class _Rehearsing:
             causes = (
                 compare("without a stop and after one", whole, resumed, self._stop + 1, noise)
                 or compare("without a kill and after one", whole, revived, revived.began + 1, noise)
-                or self._stopped_where_it_moves(whole, {self._stop, revived.began}, noise)
+                or self._stopped_elsewhere(whole, {self._stop, revived.began}, noise)
                 or latent(whole, resumed, noise)
                 or replayed.result()
             )
             steps = other.result().steps
             other_batch = [n for n, step in steps.items() if step.batch and step.batch != whole.steps[n].batch]
-            notes = [lost] if (lost := unnoticed(whole, resumed, noise)) else []
+            notes = [lost] if not causes and (lost := unnoticed(whole, resumed, noise)) else []
             notes += [f"with other threads step {n} has another batch: {_DERIVED}" for n in other_batch[:1]]
         return self._found(whole, causes, notes)
 
-    def _stopped_where_it_moves(self, whole: Trail, tried: Set[int], noise: frozenset[str]) -> list[Cause]:
-        """Stop once more, where something goes on between `recorder.step()` and the gate as at no stop in `tried`: what
-        is done every tenth step, an evaluation or the start of an epoch."""
-        known = {where for step in tried for where in whole.moved.get(step, ())}
-        step = next((n for n, moved in whole.moved.items() if 0 < n < self._steps and not known.issuperset(moved)), 0)
-        if not step:
+    def _stopped_elsewhere(self, whole: Trail, tried: Set[int], noise: frozenset[str]) -> list[Cause]:
+        """Stop one run after each step after which a stop may lose something else than after those `tried`."""
+        stops = untried(whole, tried, noise)
+        if not stops:
             return []
-        self._tell(f"stopping at {step} too: {whole.moved[step][0]} goes on there after recorder.step()")
-        self._stretch("again", step, "stop")
-        resumed = self._stretch("again", self._steps, "stop")
-        return compare("without a stop and after one", whole, resumed, step + 1, noise)
+        self._tell(f"stopping at {', '.join(map(str, stops))} too, where other things change")
+        before = 0
+        for stop in (*stops, min(stops[-1] + 2, self._steps)):
+            leg = self._stretch("again", stop, "stop")
+            if found := compare("without a stop and after one", whole, leg, before + 1, noise):
+                return found
+            before = stop
+        return []
 
     def _leave(self, pool: ThreadPoolExecutor) -> None:
         """Wait for nothing that is not needed any more: a step may take minutes, or never end."""
@@ -191,7 +193,7 @@ class _Rehearsing:
             return [Cause(whole.error, whole.hint)]
         if len(whole.steps) < self._steps:
             text = f"train() came back after {len(whole.steps)} steps, though the gate let it make {self._steps}"
-            return [Cause(text, "")]
+            return [Cause(text, "rehearse fewer (--steps); what ends a loop early belongs to its state")]
         names = sorted(whole.strays, key=len)[:3]
         hint = "list it under files = [...], or install it as a distribution that an inspector can install too"
         return [Cause(f"the module {n} comes from {whole.strays[n]}, which no inspector has", hint) for n in names]

@@ -20,7 +20,7 @@ from brakeline.training import ranks
 from brakeline.training.digest import Snapshot, capture, place
 from brakeline.training.distributions import imported, strays
 from brakeline.training.gatehook import RankGate
-from brakeline.training.live import Live, caller, look
+from brakeline.training.live import Live, Look, caller, holding, look
 from brakeline.training.ranks import joined
 from brakeline.training.recipe import deposited, own_line
 from brakeline.training.recorder import Recorder
@@ -46,12 +46,15 @@ class Step(msgspec.Struct):
 class Trail(msgspec.Struct):
     """The steps made, what the code held before each (by the steps done then), and how it went.
 
-    `moved` are the places that were not any more, when the gate was asked for the next step, what the leaf says.
+    `moved` are the places that were not any more, when the gate was asked for the next step, what the leaf says; `used`
+    the generators that were drawn from within a step; `batches` the variables that held what went in.
     """
 
     steps: dict[int, Step] = {}
     looks: dict[int, dict[str, Live]] = {}
     moved: dict[int, list[str]] = {}
+    used: set[str] = set()
+    batches: set[str] = set()
     began: int = 0
     opened: dict[str, Live] = {}  # the global generators, as recorder.open() left them
     error: str = ""
@@ -80,18 +83,24 @@ class _Watched(Recorder):
     """A recorder that keeps every place's digest, taken at once, and again before the next step."""
 
     trail: Trail
+    seen: Look | None = None
 
     def open(self, **objects: Any) -> int:
         self.given = tuple(objects.values())
         self.trail.began = super().open(**objects)
         self._began = time.monotonic()
-        self.trail.opened = look(None, Path(os.devnull), ())
+        self.trail.opened = look(None, Path(os.devnull), ()).found
         return self.trail.began
 
     def step(self, *, loss: Any, batch: Any) -> None:
         if self._step not in self.trail.looks:
             text = f"step {self._step + 1} was made without asking gate.may_step()"
             raise Misuse(text, hint="ask it before every optimizer step")
+        if self.seen:
+            self.trail.used |= self.seen.used()
+        self.trail.batches |= holding(caller(), (batch, *(batch.values() if isinstance(batch, dict) else ())))
+        if isinstance(batch, list | tuple):
+            self.trail.batches |= holding(caller(), batch)
         super().step(loss=loss, batch=batch)
         self.trail.seconds = (time.monotonic() - self._began) / (self._step - self.trail.began)
         self._keep()
@@ -142,7 +151,9 @@ class _Gate:
             raise Misuse("train() goes on after gate.may_step() said no", hint="leave the loop, and recorder.stop()")
         if done not in recorder.trail.looks:
             recorder.trail.moved[done] = recorder.moved()
-            recorder.trail.looks[done] = look(caller(), self._folder, getattr(recorder, "given", ()), (self, recorder))
+            given = getattr(recorder, "given", ())
+            recorder.seen = look(caller(), self._folder, given, (self, recorder))
+            recorder.trail.looks[done] = recorder.seen.found
         if done < self._order.until:
             return True
         self.refused = done
