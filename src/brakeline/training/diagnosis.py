@@ -182,7 +182,8 @@ def _explained(case: _Case, kind: str, noise: frozenset[str]) -> list[Cause]:
         others = [p for p in paths if _rank(case, p) > 1 and a[p].kind not in ("int", "iterator", "gradients")]
         if loaders and (plain[loaders[0]] == "shuffled" or not others):
             return [_loader(text, loaders[0])]
-    if found := _culprits(case, paths):
+    gradients = [path for path in paths if a[path].kind == "gradients"]
+    if found := _culprits(case, [path for path in paths if path not in gradients]):
         return found
     if places := [path for path, live in a.items() if live.kind == "iterator" and not live.recorded]:
         return [_iterator(text, places[0], a[places[0]])]
@@ -193,14 +194,13 @@ def _explained(case: _Case, kind: str, noise: frozenset[str]) -> list[Cause]:
         return [Cause(f"{text}: something comes out otherwise at each start", _UNSEEDED)]
     if any(live.kind == "ddp" and live.text == "False" for live in a.values()):
         return [Cause(text, _BUCKETS)]
-    return [Cause(text, _LACKS[kind])]
+    return [Cause(text, _LACKS["state" if gradients else kind])]
 
 
 def _culprits(case: _Case, paths: list[str]) -> list[Cause]:
     """One cause for each object that explains the difference, those that are likeliest first; of plain values, which
     may follow from one another, one for all."""
-    others = [path for path in paths if case.a[path].kind != "gradients"]
-    ranked = sorted(others or paths, key=lambda path: (_rank(case, path), path.count("."), path))
+    ranked = sorted(paths, key=lambda path: (_rank(case, path), path.count("."), path))
     if ranked and _rank(case, ranked[0]) > 2:
         roots = list(dict.fromkeys(map(_root, sorted(ranked, key=lambda path: (case.a[path].kind == "int", path)))))
         if len(roots) > 1:
@@ -239,7 +239,7 @@ def _rank(case: _Case, path: str) -> int:
         return 3
     if live.kind in ("float", "tensor", "ndarray"):
         return 4
-    return 6 if live.kind == "gradients" else 5
+    return 5
 
 
 def _cause(case: _Case, path: str) -> Cause:
@@ -252,8 +252,6 @@ def _cause(case: _Case, path: str) -> Cause:
     if a.kind in ("set", "frozenset") and case.fresh:
         text = f"{text}: `{path}`, a {a.kind}, comes in another order at each start"
         return Cause(text, "sort it; of texts alone, start Python with PYTHONHASHSEED=0, as brakeline train does")
-    if a.kind == "gradients":
-        return Cause(text, _LACKS["state"])
     if _mode(path):
         hint = f"{path.removesuffix('.training')}.train() comes before every step, also after an evaluation"
         return Cause(f"{text}: `{path}`{values}", hint)
