@@ -300,6 +300,10 @@ HAZARDS = {
         },
         "`loader` is a plain DataLoader",
     ),
+    "a counter of which the batch tells": (
+        {"BUILD": "n = 0", "BEFORE": "n += 1\nx = x + n", "AFTER": "x = (x, n)"},
+        "`n` is 0 after it, 4 without",
+    ),
     "a buffer that begins empty": (
         {"BUILD": "past = []", "AFTER": "past.append(x)", "BEFORE": "x = x + sum(p.mean() for p in past[-2:])"},
         "`past` is not what it was",

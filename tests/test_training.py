@@ -334,6 +334,22 @@ def test_after_a_crash_steps_are_made_again_bit_for_bit(tmp_path, uninterrupted)
     assert [leaf.permit for leaf in mine[1:]] == 16 * [PERMIT] + 9 * [b"q" * 32]
 
 
+def test_a_leaf_that_a_full_disk_cuts_short_is_an_error_and_is_made_again(tmp_path, uninterrupted, monkeypatch):
+    real, made = os.pwrite, []
+
+    def cut(file, data, at):
+        made.append(at)
+        return real(file, data if len(made) < 7 else data[:100], at)
+
+    monkeypatch.setattr(os, "pwrite", cut)
+    with pytest.raises(Unavailable, match=r"leaves\.bin: No space left on device") as e, recorder(tmp_path) as r:
+        train(CONFIG, Open(), r)
+    assert "goes on from the last checkpoint" in e.value.hint
+    monkeypatch.setattr(os, "pwrite", real)
+    train(CONFIG, Open(), recorder(tmp_path))
+    assert read_leaves(tmp_path) == read_leaves(uninterrupted)
+
+
 def test_a_transcript_never_shrinks(tmp_path):
     heads = []
     crash_at(tmp_path, 17, heads=heads)

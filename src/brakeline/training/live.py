@@ -126,7 +126,7 @@ def look(frame: FrameType | None, folder: Path, recorded: Iterable[object], with
 
 def holding(frame: FrameType | None, values: Iterable[object]) -> set[str]:
     """The variables of a function that are one of these objects, or several of them."""
-    ids = {id(it) for it in values}
+    ids = {id(it) for it in values if not isinstance(it, _PLAIN)}  # there is one 3 for all
 
     def holds(value: object) -> bool:
         if isinstance(value, list | tuple) and len(value) > 1:

@@ -98,9 +98,8 @@ class _Watched(Recorder):
             raise Misuse(text, hint="ask it before every optimizer step")
         if self.seen:
             self.trail.used |= self.seen.used()
-        self.trail.batches |= holding(caller(), (batch, *(batch.values() if isinstance(batch, dict) else ())))
-        if isinstance(batch, list | tuple):
-            self.trail.batches |= holding(caller(), batch)
+        parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()
+        self.trail.batches |= holding(caller(), (batch, *parts))
         super().step(loss=loss, batch=batch)
         self.trail.seconds = (time.monotonic() - self._began) / (self._step - self.trail.began)
         self._keep()
