@@ -206,9 +206,9 @@ HAZARDS = {
     ),
     "a set of objects": (
         {
-            "BUILD": "import os\npool = [Data() for _ in range(99)]\nfor it in pool:\n    it.at = os.urandom(4)\n"
-            "pool = set(pool)",
-            "BEFORE": "x = x + next(iter(pool)).at[0]",
+            "BUILD": "import os\npool = [Data() for _ in range(99)]\nfor it in pool:\n"
+            "    it.at = int.from_bytes(os.urandom(4)) / 2**32\npool = set(pool)",
+            "BEFORE": "x = x + next(iter(pool)).at",
         },
         "`pool`, a set, comes in another order at each start -> sort it",
     ),
