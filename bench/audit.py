@@ -40,10 +40,11 @@ from brakeline.core.finding import Audit
 from brakeline.core.gate import GateState, admit, decide, halt
 from brakeline.core.state.events import Audited
 from brakeline.core.transcript import Head
-from brakeline.training.audit import inspect
+from brakeline.training.audit import Looking, inspect
 from brakeline.training.cell import Cell, Facts, Failed, describe
 from brakeline.training.digest import Snapshot
 from brakeline.training.environment import digest, profile
+from brakeline.training.manifests import Keeper
 from brakeline.training.recipe import RECIPE, Recipe
 from brakeline.training.recorder import LEAVES, Recorder
 from brakeline.training.replay import Rerun, rerun
@@ -103,14 +104,14 @@ class Bare(Cell):
             flop = str(self.code.flop_per_step(config))
             return Facts(dataset=self.code.dataset_root(config), flop_per_step=flop, error="")
         except (Exception, SystemExit) as e:
-            raise Failed(describe("the recipe cannot be loaded", e)) from e
+            raise Failed("the recipe cannot be loaded", describe(e)) from e
 
     def run(self, seed: bytes, start: int, steps: int, before: Snapshot, ranks: int = 1) -> Rerun:
         try:
             config = self.recipe.full_config(seed)
             return rerun(self.code.train, config, before if start else None, start, steps)
         except (Exception, SystemExit) as e:
-            raise Failed(describe("train() failed in replay", e)) from e
+            raise Failed("train() failed in replay", describe(e)) from e
 
 
 class Run:
@@ -140,6 +141,7 @@ class Run:
         self._lock = threading.RLock()  # the recorder logs heads in a thread of its own
         self._gate = GateState(self.live.id)
         self._recorder: Recorder | None = None
+        self._keeper = Keeper(self.evidence, self.live.id, key(LAB), PERMITS)
 
     @property
     def status(self) -> str:
@@ -170,6 +172,7 @@ class Run:
 
     def _commit(self, head: Head) -> None:
         with self._lock:
+            self._keeper.add(head)
             outcome = self.world.log(LAB, "head", head)
             assert outcome.reason is None, outcome.text
             self.world.stamp()
@@ -243,9 +246,8 @@ class Run:
             self.evidence,
             inspector,
             key(inspector),
-            memory=self.folder / f"{inspector}-{len(heads)}",
+            Looking(self.folder / f"{inspector}-{len(heads)}", cell=cell),
             accused=accused,
-            cell=cell,
             **more,
         )
 

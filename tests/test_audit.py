@@ -1,9 +1,12 @@
 """What a lab may show an inspector instead of evidence: none of it ends the audit, and none of it passes."""
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,16 +19,19 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import audit as bench
 
 from brakeline.core.errors import Misuse, Refused, Unavailable
-from brakeline.core.finding import Audit, Fault, Finding, verdict
+from brakeline.core.finding import Answer, Audit, Fault, Finding, verdict
 from brakeline.core.sampling import miss
 from brakeline.core.statement import open_envelope
 from brakeline.core.transcript import LEAF_BYTES, Segments
 from brakeline.training import audit as module
-from brakeline.training.audit import inspect
+from brakeline.training.audit import Looking, inspect
 from brakeline.training.checkpoint import checkpoint_path
+from brakeline.training.manifests import MANIFESTS
 from brakeline.training.recipe import MANIFEST, RECIPE
 from brakeline.training.recorder import LEAVES, read_leaves
+from brakeline.training.replay import Rerun
 from brakeline.training.session import PERMITS
+from brakeline.training.shown import Leaves, permits
 from world import World, key
 
 ROOT = Path(__file__).parents[1]
@@ -83,12 +89,12 @@ def test_weights_that_never_move_are_found_here_and_elsewhere(tmp_path):
 
         return train
 
-    for inspector, where in (("beta", nullcontext()), ("delta", bench.elsewhere(1))):
+    for inspector, where, said in (("beta", nullcontext(), "fail"), ("delta", bench.elsewhere(1), "inconclusive")):
         folder = tmp_path / inspector
         run = recorded(folder, frozen)
         with where:
-            assert run.audit(inspector).verdict == "fail"
-            assert run.audit(inspector).verdict == "fail", "from memory"
+            assert run.audit(inspector).verdict == said
+            assert run.audit(inspector).verdict == said, "from memory"
 
 
 def spoiled_manifest(key: str, value: object) -> Callable[[bench.Run], None]:
@@ -114,7 +120,9 @@ def spoiled_manifest(key: str, value: object) -> Callable[[bench.Run], None]:
 def test_a_recipe_that_is_not_shown_counts_against_the_lab(tmp_path, spoil):
     run = recorded(tmp_path)
     spoil(run)
-    audit = run.audit("beta")
+    with pytest.raises(Unavailable, match="recipe"):
+        run.audit("beta")
+    audit = run.audit("beta", not_shown=True)
     assert faults(audit) == {(Fault.OPENING_MISSING, "violation")}
     assert audit.segments == ()
 
@@ -133,7 +141,7 @@ def test_a_recipe_does_not_lead_to_what_is_the_inspectors_own(tmp_path):
         (shown / link).symlink_to(target)
         files = [*manifest["files"], {"digest": "00" * 32, "path": path, "size": 7}]
         spoiled_manifest("files", files)(run)
-        audit = run.audit("beta")
+        audit = run.audit("beta", not_shown=True)
         assert faults(audit) == {(Fault.OPENING_MISSING, "violation")}, "no digest of it is logged"
         (shown / link).unlink()
 
@@ -201,9 +209,9 @@ def claims(folder: Path, steps: int, **changes: str) -> bench.Run:
 @pytest.mark.parametrize(
     ("steps", "leaves", "fault", "detail"),
     [
-        (2**50, 4, Fault.TRANSCRIPT_MISMATCH, f"4 leaves shown, the head covers {2**50 + 1}"),
+        (2**50, 4, Fault.OPENING_MISSING, f"4 leaves shown, the head covers {2**50 + 1}"),
         (2**33, 2**33 + 1, Fault.HEAD_MISSING, "no head was logged between steps 0 and"),
-        (2**33, 2**33 - 1, Fault.TRANSCRIPT_MISMATCH, "leaves shown, the head covers"),
+        (2**33, 2**33 - 1, Fault.OPENING_MISSING, "leaves shown, the head covers"),
     ],
     ids=["2**50 steps", "a file of holes", "a shorter one"],
 )
@@ -212,12 +220,17 @@ def test_a_head_that_claims_all_the_steps_there_are(tmp_path, monkeypatch, steps
     run = claims(tmp_path, steps)
     with (run.evidence / LEAVES).open("wb") as f:
         f.truncate(leaves * LEAF_BYTES)
-    monkeypatch.setattr(module._Leaves, "_read", lambda self: pytest.fail("read"))
-    audit = run.audit("beta", cell=Never)
+    monkeypatch.setattr(Leaves, "_read", lambda self: pytest.fail("read"))
+    audit = run.audit("beta", cell=Never, not_shown=True)
     assert faults(audit) == {(fault, "violation")}
     assert detail in audit.findings[0].detail
     assert (audit.verdict, audit.segments, audit.flop) == ("fail", (), "0")
-    assert len(run.audit("delta", accused=((0, steps), (4, 8)), cell=Never).findings) == 1
+    assert len(run.audit("delta", accused=((0, steps), (4, 8)), cell=Never, not_shown=True).findings) == 1
+    if fault is Fault.OPENING_MISSING:  # before it counts, the lab has its time to answer
+        assert run.live.bar is None
+        run.world.stamp(run.world.treaty.answer_within)
+        for inspector in ("beta", "delta"):
+            run.audit(inspector, cell=Never, not_shown=True)
     assert run.live.bar.fault == fault
 
 
@@ -225,9 +238,9 @@ def test_a_file_of_holes_within_the_cadence_ends_at_its_second_leaf(tmp_path):
     run = claims(tmp_path, 2**33, audit_segment_steps=str(10**9), audit_head_every="9")
     with (run.evidence / LEAVES).open("wb") as f:
         f.truncate((2**33 + 1) * LEAF_BYTES)
-    audit = run.audit("beta", cell=Never)
+    audit = run.audit("beta", cell=Never, not_shown=True)
     assert faults(audit) == {(Fault.OPENING_MISSING, "violation")}
-    assert audit.findings[0].detail == f"{LEAVES} is out of order at step 1"
+    assert audit.findings[0].detail == "the leaves are damaged"
 
 
 def test_memory_that_does_not_hold_the_transcript_accuses_nobody(tmp_path, monkeypatch):
@@ -235,7 +248,7 @@ def test_memory_that_does_not_hold_the_transcript_accuses_nobody(tmp_path, monke
         raise MemoryError
 
     run = recorded(tmp_path)
-    monkeypatch.setattr(module._Leaves, "_read", full)
+    monkeypatch.setattr(Leaves, "_read", full)
     assert faults(run.audit("beta", cell=Never)) == {(Fault.NOT_REPLAYED, "gap")}
 
 
@@ -253,8 +266,10 @@ def test_a_transcript_that_was_not_committed_is_not_replayed(tmp_path):
     data = bytearray((run.evidence / LEAVES).read_bytes())
     data[9 * LEAF_BYTES + 50] ^= 1
     (run.evidence / LEAVES).write_bytes(data)
-    audit = run.audit("beta", cell=Never)
-    assert faults(audit) == {(Fault.TRANSCRIPT_MISMATCH, "violation")}
+    with pytest.raises(Unavailable, match=r"leaves\.bin is older than what the lab signed, or damaged"):
+        run.audit("beta", cell=Never)
+    audit = run.audit("beta", cell=Never, not_shown=True)
+    assert faults(audit) == {(Fault.OPENING_MISSING, "violation")}
     assert audit.segments == ()
 
 
@@ -267,12 +282,15 @@ def test_permits_are_read_as_far_as_they_can_be_permits(tmp_path):
     with path.open("ab") as f:
         f.truncate(1 << 40)
     named = {leaf.permit for leaf in read_leaves(run.evidence)[1:]}
-    kept = module._permits(run.evidence, read_leaves(run.evidence))
+    kept = permits(run.evidence, read_leaves(run.evidence))
     assert {bytes.fromhex(open_envelope(p).digest) for p in kept} == named
+    path.write_bytes(real + b"junk\n" + foreign + b"\n")
     assert run.audit("beta").verdict == "pass"
     path.unlink()
-    audit = run.audit("delta")
-    assert faults(audit) == {(Fault.NO_PERMIT, "violation")}
+    with pytest.raises(Unavailable, match=r"permits\.jsonl"):
+        run.audit("delta")
+    audit = run.audit("delta", not_shown=True)
+    assert faults(audit) == {(Fault.OPENING_MISSING, "violation")}
 
 
 def test_an_audit_carries_as_many_findings_as_the_treaty_allows(tmp_path, monkeypatch):
@@ -332,8 +350,8 @@ def test_only_segments_are_replayed(tmp_path, part):
 def test_permits_are_judged_even_where_the_code_does_not_run(tmp_path, monkeypatch):
     run = declared(tmp_path, monkeypatch, ROOT_OF_DATA, "raise KeyError('data')")
     (run.evidence / PERMITS).unlink()
-    audit = run.audit("beta")
-    assert faults(audit) == {(Fault.NOT_REPLAYED, "gap"), (Fault.NO_PERMIT, "violation")}
+    audit = run.audit("beta", not_shown=True)
+    assert faults(audit) == {(Fault.NOT_REPLAYED, "gap"), (Fault.OPENING_MISSING, "violation")}
     assert len(audit.findings) == 2  # and none for each segment that the code was not asked for
 
 
@@ -342,26 +360,26 @@ def test_what_cannot_be_audited(tmp_path):
     with pytest.raises(Refused, match="no head yet"):
         run.inspect("beta")
     run.session()
-    with pytest.raises(Misuse, match="inspect itself"):
-        run.inspect("alpha")
+    assert run.inspect("alpha").verdict == "pass", "a lab looks for itself, and the log takes nothing of it"
     with pytest.raises(Unavailable, match="no evidence at"):
         inspect(run.world.state, run.live.now, run.world.heads(run.live), tmp_path / "none", "beta", key("beta"),
-                memory=tmp_path / "memory")  # fmt: skip
+                Looking(tmp_path / "memory"))  # fmt: skip
     assert run.inspect("beta").verdict == "pass"
     world = run.world
     attested = world.opened("alpha", name="attested", rung="attested", segment_steps=bench.SEGMENT)
     world.stamp()
     with pytest.raises(Misuse, match="nothing of it to execute again"):
         inspect(world.state, attested.now, world.heads(attested), run.evidence, "beta", key("beta"),
-                memory=tmp_path / "memory")  # fmt: skip
+                Looking(tmp_path / "memory"))  # fmt: skip
 
 
 def test_a_head_without_a_stamp_has_no_sample_yet(tmp_path):
     run = recorded(tmp_path)
     other = run.world.opened("alpha", name="other", segment_steps=bench.SEGMENT)
+    (run.evidence / MANIFESTS).unlink()
     with pytest.raises(Refused, match="wait for the next stamp"):
         inspect(run.world.state, other.now, run.world.heads(other), run.evidence, "beta", key("beta"),
-                memory=tmp_path / "memory")  # fmt: skip
+                Looking(tmp_path / "memory"))  # fmt: skip
 
 
 def test_a_head_of_another_run_is_none_of_this_one(tmp_path):
@@ -369,9 +387,85 @@ def test_a_head_of_another_run_is_none_of_this_one(tmp_path):
     other = run.world.opened("alpha", name="other", segment_steps=bench.SEGMENT)
     heads = [*run.world.heads(run.live), *run.world.heads(other)]
     with pytest.raises(Refused, match="no head of this run"):
-        inspect(run.world.state, run.live.now, heads, run.evidence, "beta", key("beta"), memory=tmp_path / "m")
+        inspect(run.world.state, run.live.now, heads, run.evidence, "beta", key("beta"), Looking(tmp_path / "m"))
 
 
 def test_the_benches_bounds():
     assert bench.at_most(50) == pytest.approx(0.0582, abs=1e-4)
     assert float(miss(110, 55, 5)) < 0.05 < float(miss(110, 55, 4))
+
+
+# --- who is accused, and who is not
+
+
+def test_another_runs_evidence_is_no_fault_of_this_one(tmp_path):
+    one, two = recorded(tmp_path / "one"), bench.Run("another", STEPS, tmp_path / "two")
+    two.session()
+    two.evidence = one.evidence
+    with pytest.raises(Misuse, match="is the evidence of another run"):
+        two.audit("beta")
+
+
+def test_a_copy_of_before_is_fetched_again(tmp_path):
+    """A mirror that is older than the head: an honest run was barred for it, and the brake tripped for all."""
+    run = bench.Run("run", STEPS, tmp_path)
+    copy = tmp_path / "copy"
+    run.events = {STEPS // 2: lambda: shutil.copytree(run.evidence, copy)}
+    run.session()
+    run.evidence = copy
+    for inspector in ("beta", "delta"):
+        with pytest.raises(Unavailable, match="is signed for the head") as e:
+            run.audit(inspector)
+        assert "fetch the evidence again" in e.value.hint
+    assert run.live.open_allegations == ()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_what_is_not_shown_counts_once_the_lab_had_its_time(tmp_path, answers):
+    run = recorded(tmp_path)
+    kept = tmp_path / "kept"
+    checkpoint_path(run.evidence, 4).rename(kept)
+    for inspector in ("beta", "delta"):
+        run.audit(inspector, accused=((4, 8),), not_shown=True)
+    assert run.live.bar is None
+    assert len(run.live.open_allegations) == 1
+    if answers:
+        kept.rename(checkpoint_path(run.evidence, 4))
+        body = Answer(run=run.live.id, fault=Fault.OPENING_MISSING, segment=(4, 8), text="it is there now")
+        assert run.world.log("alpha", "answer", body).reason is None
+        for inspector in ("beta", "delta"):
+            run.audit(inspector, accused=((4, 8),))
+        assert run.live.open_allegations == ()
+        assert run.live.bar is None
+        return
+    run.world.stamp(run.world.treaty.answer_within)
+    for inspector in ("beta", "delta"):
+        assert run.live.bar is None
+        run.audit(inspector, accused=((4, 8),), not_shown=True)
+    assert run.live.bar.fault == Fault.OPENING_MISSING
+
+
+def test_a_recipe_that_does_not_agree_with_itself_accuses_nobody(tmp_path, monkeypatch):
+    run = recorded(tmp_path)
+    real = bench.Bare.run
+    monkeypatch.setattr(bench.Bare, "run", lambda *a, **k: noisy(real(*a, **k)))
+    audit = run.audit("beta")
+    assert faults(audit) == {(Fault.NOT_REPRODUCIBLE, "gap")}
+    assert audit.verdict == "inconclusive"
+
+
+def noisy(done: Rerun) -> Rerun:
+    return done._replace(leaves=tuple(replace(leaf, state=os.urandom(32)) for leaf in done.leaves))
+
+
+def test_a_cheat_is_made_again_before_it_is_accused(tmp_path, monkeypatch):
+    run = bench.Run("cheat", STEPS, tmp_path)
+    run.session(bench.smuggle(sys.modules[run.code.train.__module__], 1.0, bench.SEGMENT))
+    made: list[int] = []
+    real = bench.Bare.run
+    monkeypatch.setattr(bench.Bare, "run", lambda *a, **k: made.append(a[2]) or real(*a, **k))
+    audit = run.audit("beta")
+    accused = {f.segment[0] for f in audit.findings}
+    assert accused
+    assert all(made.count(start) == 2 for start in accused)
+    assert all(made.count(start) == 1 for start, _ in audit.segments if start not in accused)

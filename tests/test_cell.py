@@ -16,14 +16,17 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
 import audit as bench
 
+from brakeline.core.encoding import sha256
 from brakeline.core.errors import Refused, Unavailable
 from brakeline.core.finding import Audit, Fault
-from brakeline.training.audit import _check_fault, inspect
-from brakeline.training.cell import Cell
+from brakeline.training.audit import Looking, inspect
+from brakeline.training.cell import PASSED, Cell, Failed
 from brakeline.training.checkpoint import checkpoint_path, image, load_checkpoint, write
 from brakeline.training.digest import snapshot
 from brakeline.training.recipe import Recipe
 from brakeline.training.recorder import LEAVES
+from brakeline.training.shown import check_fault
+from brakeline.training.watch import Limits
 from world import key
 
 STEPS = 24
@@ -105,6 +108,10 @@ def thief(start, recorder, model):
         "kill": lambda: os.kill(int(pid), 0),
         "disk": lambda: Path(written).write_text("I was here"),
         "judge": lambda: Path(sys.modules["brakeline.core.errors"].__file__).open("r+b"),
+        "elsewhere": lambda: (Path(home).parent / "elsewhere" / "id_ed25519").read_bytes(),
+        "shadow": lambda: Path("/etc/shadow").read_bytes(),
+        "token": lambda: os.environ["AN_API_TOKEN"],
+        "host": lambda: 1 / 0 if socket.gethostname() == "sandbox" else None,
         "umount": lambda: subprocess.run(["umount", evidence], check=True, capture_output=True),
     }
     if start == 0:
@@ -149,6 +156,53 @@ def printer(start, recorder, model):
         print("all work and no play " * 1000)
 
 
+def hanger(start, recorder, model):
+    time.sleep(600)
+
+
+def glutton(start, recorder, model):
+    kept = []
+    while True:
+        kept.append(bytearray(os.urandom(1 << 20)) * 50)
+
+
+def forker(start, recorder, model):
+    while True:
+        if os.fork() == 0:
+            time.sleep(600)
+
+
+def filler(start, recorder, model):
+    """Fill what can be written to: the scratch folder, and the files that the inspector's process holds open."""
+    full = []
+    for number in range(3, 100):
+        try:
+            os.lseek(number, 0, os.SEEK_END)
+            while True:
+                os.write(number, bytes(1 << 20))
+        except OSError as e:
+            full.append(e.errno)
+    for name in ("one", "two"):
+        try:
+            with open(os.environ["TMPDIR"] + "/" + name, "wb") as f:
+                while True:
+                    f.write(bytes(1 << 20))
+        except OSError as e:
+            full.append(e.errno)
+    raise RuntimeError(f"errors {sorted(set(full))}")
+
+
+def bomber(start, recorder, model):
+    """Answer with a state that is small on the disk and huge in memory, or longer than anybody reads."""
+    cell = sys.modules["__main__"]
+    if start:
+        header = b'{"__metadata__":{},"x":{"dtype":"U8","shape":[1099511627776],"data_offsets":[0,1099511627776]}}'
+        data = len(header).to_bytes(8, "little") + header
+        cell.pack = lambda file, tree: (file.seek(0), file.write(data), file.truncate(1 << 24), file.flush())
+    else:
+        cell.pack = lambda file, tree: (file.truncate(1 << 40), file.flush())
+
+
 def lingerer(start, recorder, model):
     if os.fork() == 0:
         time.sleep(600)
@@ -163,6 +217,7 @@ def _alone(tmp_path, monkeypatch):
     (tmp_path / "examples" / "train.py").write_text(RECIPE)
     monkeypatch.setattr(bench, "ROOT", tmp_path)
     monkeypatch.setenv("CELL_TEST_TOKEN", str(tmp_path))
+    monkeypatch.setattr("brakeline.training.cell.PASSED", PASSED | {MODE, "CELL_TEST_TOKEN"})
     yield
     monkeypatch.undo()
     left = [p for p in psutil.process_iter() if p.pid != os.getpid() and str(tmp_path) in environ(p)]
@@ -185,11 +240,14 @@ def recorded(folder: Path, **changes: float) -> bench.Run:
     return run
 
 
-def examine(run: bench.Run, *accused: bench.Part, cell: type[Cell] = Cell, **more) -> tuple[Audit, list[str]]:
+def examine(
+    run: bench.Run, *accused: bench.Part, cell: type[Cell] = Cell, not_shown: bool = False, **more
+) -> tuple[Audit, list[str]]:
     said: list[str] = []
     heads, memory = run.world.heads(run.live), run.folder / "memory"
-    audit = inspect(run.world.state, run.live.now, heads, run.evidence, "beta", key("beta"), memory=memory,
-                    accused=accused, say=said.append, cell=cell, **more)  # fmt: skip
+    how = Looking(memory, say=said.append, cell=cell, **more)
+    audit = inspect(run.world.state, run.live.now, heads, run.evidence, "beta", key("beta"), how, accused=accused,
+                    not_shown=not_shown)  # fmt: skip
     return audit, said
 
 
@@ -221,13 +279,17 @@ def test_a_thief_finds_nothing_to_answer_from(tmp_path, monkeypatch):
     home.mkdir()
     (home / "statement.key").write_text("secret")
     monkeypatch.setenv("BRAKELINE_PASSPHRASE", "open sesame")
+    monkeypatch.setenv("AN_API_TOKEN", "another secret")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "id_ed25519").write_text("a third one")
     monkeypatch.setenv(MODE, f"thief:{run.evidence}|{home}|{written}|{os.getpid()}")
     audit, said = examine(run, (0, 4), (4, 8), hidden=[home])
     report, *rest = audit.findings
-    if said:  # this kernel allows no sandbox: the audit says so, and proves nothing
-        assert "see or change" in said[0]
+    if "see or change" in said[0]:  # this kernel allows no sandbox: the audit says so, and proves nothing
+        assert (Fault.EXPOSED, "notice") in faults(audit)
         return
-    assert report.detail.endswith("RuntimeError: stolen: ")
+    assert said[0].endswith("RuntimeError: stolen: ")
+    assert report.detail == "train() failed in replay"
     assert not written.exists()
     assert [(f.fault, f.severity) for f in rest] == [(Fault.REPLAY_MISMATCH, "violation")]
 
@@ -235,15 +297,17 @@ def test_a_thief_finds_nothing_to_answer_from(tmp_path, monkeypatch):
 def test_what_fails_in_the_cell_is_a_gap_with_its_last_words(tmp_path, monkeypatch):
     run = recorded(tmp_path)
     monkeypatch.setenv(MODE, "troublemaker")
-    audit, _ = examine(run, (0, 4), (4, 8), (8, 12), (12, 16), (16, 20), (20, 24))
+    audit, said = examine(run, (0, 4), (4, 8), (8, 12), (12, 16), (16, 20), (20, 24))
     assert faults(audit) == {(Fault.NOT_REPLAYED, "gap")}
     assert audit.segments == ((12, 16),)
-    memory, left, other, died, after = (f.detail for f in audit.findings)
+    assert len(audit.findings) == len(said) == 5
+    assert "words" not in str(audit)  # which are the lab's, and of which a log would keep a copy for ever
+    memory, left, other, died, after = said
     assert "MemoryError" in memory
     assert "SystemExit" in left
     assert "not the one reported" in other
     assert "status 3: last words" in died
-    assert after == died
+    assert after.split(": ", 1)[1] == died.split(": ", 1)[1]
 
 
 def test_output_without_end_ends(tmp_path, monkeypatch):
@@ -252,6 +316,64 @@ def test_output_without_end_ends(tmp_path, monkeypatch):
     audit, _ = examine(run)
     assert faults(audit) == {(Fault.NOT_REPLAYED, "gap")}
     assert {f.detail for f in audit.findings} == {"the process printed without end"}
+
+
+SMALL = Limits(memory=1 << 30, seconds=20.0, processes=40)
+
+
+@pytest.mark.parametrize(
+    ("mode", "limits", "words"),
+    [
+        ("hanger", SMALL._replace(seconds=8.0), "the process was ended: no answer within 8 s"),
+        ("glutton", SMALL, "GB of memory, allowed were 1.1"),
+        ("forker", SMALL, "it started more than 40 processes"),
+    ],
+)
+def test_what_takes_too_much_is_ended_and_is_a_gap(mode, limits, words, tmp_path, monkeypatch):
+    run = recorded(tmp_path)
+    monkeypatch.setenv(MODE, mode)
+    audit, said = examine(run, (0, 4), (4, 8), limits=limits)
+    assert faults(audit) == {(Fault.NOT_REPLAYED, "gap")}
+    assert all(words in text for text in said)
+    assert words in audit.findings[0].detail
+
+
+def test_the_inspectors_disk_is_not_the_labs_to_fill(tmp_path, monkeypatch):
+    run = recorded(tmp_path)
+    monkeypatch.setenv(MODE, "filler")
+    audit, said = examine(run, (0, 4), limits=SMALL)
+    assert faults(audit) == {(Fault.NOT_REPLAYED, "gap")}
+    if "see or change" not in said[0]:
+        assert str(errno.EFBIG) in said[0]
+        assert str(errno.ENOSPC) in said[0]
+
+
+def test_a_bomb_does_not_go_off(tmp_path, monkeypatch):
+    run = recorded(tmp_path)
+    monkeypatch.setenv(MODE, "bomber")
+    audit, said = examine(run, (0, 4), (4, 8), limits=SMALL)
+    assert faults(audit) == {(Fault.NOT_REPLAYED, "gap")}
+    assert "File too large" in said[0] or "bytes, where" in said[0]
+    assert "its list is too long" in said[1] or "something else than bytes" in said[1]
+
+
+def test_the_data_set_is_shown_where_the_inspector_says_so(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "set.txt").write_text("words")
+    (tmp_path / "code.py").write_text(
+        "import hashlib\nfrom pathlib import Path\n"
+        f"DATA = Path({str(tmp_path / 'data' / 'set.txt')!r})\n"
+        "def dataset_root(c): return hashlib.sha256(DATA.read_bytes()).hexdigest()\n"
+        "def flop_per_step(c): return 1\n"
+        "def train(c, g, r): pass\n"
+    )
+    it = Recipe("run", tmp_path / "code.py", 1, {})
+    with Cell(it, it.digest, (), shown=(tmp_path / "data",)) as cell:
+        assert cell.facts().dataset == sha256(b"words").hex()
+    with Cell(it, it.digest, (), shown=()) as cell:
+        if not cell.exposed:
+            with pytest.raises(Failed, match="FileNotFoundError"):
+                cell.facts()
 
 
 def test_without_a_sandbox_the_audit_says_so_and_still_cleans_up(tmp_path, monkeypatch):
@@ -265,7 +387,7 @@ def test_without_a_sandbox_the_audit_says_so_and_still_cleans_up(tmp_path, monke
     run = recorded(tmp_path)
     monkeypatch.setenv(MODE, "lingerer")
     audit, said = examine(run, (0, 4))
-    assert audit.findings == ()
+    assert faults(audit) == {(Fault.EXPOSED, "notice")}
     assert len(said) == 1
     assert "unshare" in said[0]
 
@@ -273,9 +395,9 @@ def test_without_a_sandbox_the_audit_says_so_and_still_cleans_up(tmp_path, monke
 def test_a_module_the_inspector_lacks_is_a_gap(tmp_path, monkeypatch):
     run = recorded(tmp_path)
     monkeypatch.setenv(MODE, "module")
-    audit, _ = examine(run)
+    audit, said = examine(run)
     assert faults(audit) == {(Fault.NOT_REPLAYED, "gap")}
-    assert "a_module_that_nobody_has" in audit.findings[0].detail
+    assert "a_module_that_nobody_has" in said[0]
 
 
 # --- what the inspector's own process decides
@@ -286,7 +408,7 @@ def test_compute_and_steps_are_those_of_the_recipe(tmp_path, monkeypatch):
     monkeypatch.setenv(MODE, "flop")
     audit, _ = examine(run, cell=bench.Bare)
     assert faults(audit) == {(Fault.RECIPE_MISMATCH, "violation")}
-    assert "1471489 FLOP a step" in audit.findings[0].detail
+    assert "another number of FLOP a step than declared" in audit.findings[0].detail
 
 
 @pytest.mark.parametrize("step", [0, 4])
@@ -297,19 +419,21 @@ def test_a_checkpoint_is_checked_before_the_cell_gets_it(tmp_path, step):
     state = snapshot(tree, lambda *_: True)
     checkpoint_path(run.evidence, step).unlink()
     write(run.evidence, image(step, state, list(state.items()), {}))
-    audit, _ = examine(run, (step, step + 4), cell=bench.Bare)
-    assert faults(audit) == {(Fault.OPENING_MISMATCH, "violation")}
+    with pytest.raises(Unavailable, match="older than what the lab signed"):
+        examine(run, (step, step + 4), cell=bench.Bare)
+    audit, _ = examine(run, (step, step + 4), cell=bench.Bare, not_shown=True)
+    assert faults(audit) == {(Fault.OPENING_MISSING, "violation")}
 
 
 def test_a_pipe_or_a_device_is_no_evidence(tmp_path):
     run = recorded(tmp_path)
     checkpoint_path(run.evidence, 4).unlink()
     os.mkfifo(checkpoint_path(run.evidence, 4))
-    audit, _ = examine(run, (4, 8), cell=bench.Bare)
+    audit, _ = examine(run, (4, 8), cell=bench.Bare, not_shown=True)
     assert faults(audit) == {(Fault.OPENING_MISSING, "violation")}
     (run.evidence / LEAVES).unlink()
     (run.evidence / LEAVES).symlink_to("/dev/zero")
-    audit, _ = examine(run, (4, 8), cell=bench.Bare)
+    audit, _ = examine(run, (4, 8), cell=bench.Bare, not_shown=True)
     assert faults(audit) == {(Fault.OPENING_MISSING, "violation")}
 
 
@@ -318,19 +442,19 @@ def test_the_inspectors_own_disk_is_no_finding():
         wrapped = Refused("tampered", "it looks damaged")
         wrapped.__cause__ = OSError(number, os.strerror(number))
         with pytest.raises(Unavailable):
-            _check_fault(wrapped)
-    _check_fault(FileNotFoundError(errno.ENOENT, "not shown"))
+            check_fault(wrapped)
+    check_fault(FileNotFoundError(errno.ENOENT, "not shown"))
 
 
 def test_a_recipe_may_have_a_folder_named_tmp(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
-    (tmp_path / "tmp" / "word.txt").write_text("here")
+    (tmp_path / "tmp" / "word.txt").write_text("feed")
     (tmp_path / "code.py").write_text(
         "from pathlib import Path\n"
-        "def dataset_root(c): return (Path(__file__).parent / 'tmp' / 'word.txt').read_text()\n"
+        "def dataset_root(c): return (Path(__file__).parent / 'tmp' / 'word.txt').read_text() * 16\n"
         "def flop_per_step(c): return 1\n"
         "def train(c, g, r): pass\n"
     )
     it = Recipe("run", tmp_path / "code.py", 1, {}, files=("tmp/word.txt",))
     with Cell(it, it.digest, ()) as cell:
-        assert cell.facts().dataset == "here"
+        assert cell.facts().dataset == "feed" * 16

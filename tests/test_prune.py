@@ -11,7 +11,7 @@ import torch
 
 from brakeline.core.finding import Fault
 from brakeline.training import session
-from brakeline.training.audit import inspect
+from brakeline.training.audit import Looking, inspect
 from brakeline.training.checkpoint import checkpoint_path, checkpoint_steps, image, write
 from brakeline.training.digest import snapshot
 from brakeline.training.prune import plan, remove
@@ -47,8 +47,7 @@ def test_what_an_audit_may_ask_for_stays(lab: WorldLab, tmp_path: Path) -> None:
     assert going() == [6], "its head can be audited no more, and no segment begins there"
     for inspector in ("beta", "gamma"):
         audit = inspect(
-            world.state, run.now, world.heads(run), evidence, inspector, key(inspector), memory=tmp_path / inspector
-        )
+            world.state, run.now, world.heads(run), evidence, inspector, key(inspector), Looking(tmp_path / inspector))
         assert audit.verdict == "pass"
         assert world.log(inspector, "audit", audit).reason is None
     assert run.now.settlement == "settled"
@@ -59,7 +58,7 @@ def test_what_an_audit_may_ask_for_stays(lab: WorldLab, tmp_path: Path) -> None:
             remove(evidence, kept)
     assert checkpoint_steps(evidence) == [0, 14]
     # An inspector who comes now finds what is still there, and no fault in the rest.
-    late = inspect(world.state, run.now, world.heads(run), evidence, "delta", key("delta"), memory=tmp_path / "delta")
+    late = inspect(world.state, run.now, world.heads(run), evidence, "delta", key("delta"), Looking(tmp_path / "delta"))
     assert {(f.fault, f.severity) for f in late.findings} == {(Fault.OPENING_MISSING, "gap")}
     assert late.verdict == "inconclusive"
 
@@ -71,7 +70,7 @@ def test_what_is_missing_while_it_is_owed_is_a_fault(lab: WorldLab, tmp_path: Pa
     for kept in plan(world.state, run.now, evidence):
         if 0 < kept.step < 14:
             remove(evidence, kept)
-    audit = inspect(world.state, run.now, world.heads(run), evidence, "beta", key("beta"), memory=tmp_path / "beta")
+    audit = inspect(world.state, run.now, world.heads(run), evidence, "beta", key("beta"), Looking(tmp_path / "beta"))
     assert (Fault.OPENING_MISSING, "violation") in {(f.fault, f.severity) for f in audit.findings}
 
 

@@ -14,7 +14,7 @@ from brakeline.core.finding import Fault, Finding
 from brakeline.core.state.audits import owed
 from brakeline.core.state.codec import decode, encode
 from brakeline.training import session
-from brakeline.training.audit import inspect
+from brakeline.training.audit import Looking, inspect
 from brakeline.training.prune import plan, remove
 from brakeline.training.session import Session
 from test_session import recipe
@@ -34,7 +34,7 @@ def pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[World, Live
     evidence = tmp_path / "home" / "runs" / "run"
     run = Live(world, lab.state.runs.names["alpha", "run"])
     for name in ("beta", "gamma"):
-        audit = inspect(world.state, run.now, world.heads(run), evidence, name, key(name), memory=tmp_path / name)
+        audit = inspect(world.state, run.now, world.heads(run), evidence, name, key(name), Looking(tmp_path / name))
         assert world.log(name, "audit", audit).reason is None
     world.now += world.treaty.audit_within + 1
     world.stamp()
@@ -46,7 +46,7 @@ def pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[World, Live
 
 
 def late(world: World, run: Live, evidence: Path, name: str, folder: Path):
-    return inspect(world.state, run.now, world.heads(run), evidence, name, key(name), memory=folder / f"late-{name}")
+    return inspect(world.state, run.now, world.heads(run), evidence, name, key(name), Looking(folder / f"late-{name}"))
 
 
 def test_an_honest_second_look_opens_nothing_again(pruned, tmp_path) -> None:

@@ -18,7 +18,7 @@ from brakeline.core.statement import MAX_BYTES, open_envelope
 from brakeline.core.transcript import Head
 from brakeline.training import recipe as recipes
 from brakeline.training import session
-from brakeline.training.audit import inspect
+from brakeline.training.audit import Looking, inspect
 from brakeline.training.checkpoint import checkpoint_path
 from brakeline.training.diagnosis import Cause
 from brakeline.training.recipe import MANIFEST, RECIPE, Recipe, deposited, read_recipe
@@ -250,7 +250,7 @@ def test_a_session_declares_what_the_recipe_says_and_ends_through_its_stops(lab:
     lab.world.stamp()
     live = Live(lab.world, run.id)
     evidence, memory = tmp_path / "home" / "runs" / "run", tmp_path / "memory"
-    audit = inspect(lab.world.state, live.now, lab.world.heads(live), evidence, "beta", key("beta"), memory=memory)
+    audit = inspect(lab.world.state, live.now, lab.world.heads(live), evidence, "beta", key("beta"), Looking(memory))
     assert audit.verdict == "pass"
     assert lab.world.log("beta", "audit", audit).reason is None
 
@@ -337,8 +337,7 @@ def test_a_run_that_goes_on_elsewhere_says_so_first(
     live = Live(lab.world, run.id)
     torch.set_num_threads(1)
     audit = inspect(
-        lab.world.state, live.now, lab.world.heads(live), evidence, "beta", key("beta"), memory=tmp_path / "memory"
-    )
+        lab.world.state, live.now, lab.world.heads(live), evidence, "beta", key("beta"), Looking(tmp_path / "memory"))
     assert {(4, 6), (6, 8)} <= set(audit.segments), "a move is a seam"
     elsewhere = {f.segment for f in audit.findings}
     assert {f.fault for f in audit.findings} == {Fault.ENVIRONMENT_MISMATCH}

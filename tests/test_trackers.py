@@ -25,7 +25,7 @@ from brakeline.core.gate import NO_PERMIT, GateState, Status, halt, status
 from brakeline.core.run import Declaration
 from brakeline.core.transcript import Head
 from brakeline.training import session
-from brakeline.training.audit import inspect
+from brakeline.training.audit import Looking, inspect
 from brakeline.training.gatehook import RankGate
 from brakeline.training.recipe import Recipe, read_recipe
 from brakeline.training.recorder import Recorder, read_leaves
@@ -238,7 +238,7 @@ def audited(lab: WorldLab, folder: Path) -> str:
     lab.world.stamp()
     live = Live(lab.world, lab.state.runs.names["alpha", "run"])
     heads, evidence = lab.world.heads(live), folder / "home" / "runs" / "run"
-    return inspect(lab.state, live.now, heads, evidence, "beta", key("beta"), memory=folder / "memory").verdict
+    return inspect(lab.state, live.now, heads, evidence, "beta", key("beta"), Looking(folder / "memory")).verdict
 
 
 @pytest.mark.parametrize("name", NAMES)

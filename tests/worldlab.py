@@ -11,7 +11,7 @@ from brakeline.core.run import Declaration
 from brakeline.core.state import State
 from brakeline.core.state.runs import Run
 from brakeline.core.transcript import Head
-from world import Live, Outcome, World
+from world import Live, Outcome, World, key
 
 
 class WorldLab:
@@ -19,7 +19,7 @@ class WorldLab:
 
     def __init__(self, world: World, folder: Path, name: str = "alpha") -> None:
         self.world, self.name = world, name
-        self.home = SimpleNamespace(path=folder)
+        self.home = SimpleNamespace(path=folder, key=lambda purpose: key(name))
         self.treaty = world.treaty
         self.follower = self
         self.told: list[str] = []

@@ -8,7 +8,7 @@ import torch
 from rich.progress import Progress
 
 from brakeline.cli.common import EXIT_VERDICT, find_run, folding, home_option, tell
-from brakeline.core import views
+from brakeline.core import units, views
 from brakeline.core.errors import Misuse, Reason, Refused
 from brakeline.core.finding import Audit
 from brakeline.core.sampling import miss
@@ -18,7 +18,8 @@ from brakeline.core.state.runs import LoggedHead, Run
 from brakeline.core.units import about_flop
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home
-from brakeline.training.audit import inspect
+from brakeline.training.audit import Looking, inspect
+from brakeline.training.watch import of_this_machine
 
 
 @click.command()
@@ -26,23 +27,46 @@ from brakeline.training.audit import inspect
 @click.option(
     "--evidence", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder the lab shows."
 )
+@click.option(
+    "--data", type=click.Path(path_type=Path, exists=True), multiple=True,
+    help="What the lab's code may read beside its recipe: the data set. More than once for several.",
+)  # fmt: skip
 @click.option("--confirm", is_flag=True, help="Replay only the segments that other inspectors' findings accuse.")
+@click.option("--not-shown", is_flag=True, help="Log what is missing, though this copy is not what the lab signed.")
+@click.option("--self", "own", is_flag=True, help="Audit one's own run, and log nothing.")
 @click.option("--threads", type=click.IntRange(1), help="Threads that PyTorch uses; part of the environment profile.")
+@click.option("--patience", default="1 h", show_default=True, help="Time that a segment may take.")
 @home_option
-def command(run: str, evidence: Path, confirm: bool, threads: int | None, home: Path) -> int:
+def command(
+    run: str,
+    evidence: Path,
+    data: tuple[Path, ...],
+    confirm: bool,
+    not_shown: bool,
+    own: bool,
+    threads: int | None,
+    patience: str,
+    home: Path,
+) -> int:
     """Audit RUN (a name as `LAB/NAME`, or an id) up to its last logged head, and log what was found.
 
     The sample follows from the head, a checkpoint cosigned after it, and this inspector's signature: nobody could
     know it when the run committed. Interrupted, the same command goes on. Exit status 1 means violations were found,
-    4 that the audit is in the log and has no effect. The log is folded anew from its first entry: what this command
-    says rests on no snapshot. The lab's code runs in a sandbox that hides HOME and the evidence; a warning says where
-    it is not complete.
+    4 that the audit is in the log and has no effect, 5 that the evidence is to be fetched again. The log is folded anew
+    from its first entry: what this command says rests on no snapshot. The lab's code runs in a sandbox that sees
+    nothing of this machine but the system, Python and --data; a warning says where it is not complete, and what that
+    code says.
     """
     if threads:
         torch.set_num_threads(threads)
+    limits = of_this_machine(units.seconds(patience))
     desk = Desk(Home(home), tell=tell)
     desk.catch_up()
     record = find_run(desk.state, run)
+    if (record.owner == desk.me.name) != own:
+        what = "is this party's own" if record.owner == desk.me.name else f"is {record.owner}'s"
+        hint = "--self looks at it as an inspector would, and logs nothing" if not own else "leave out --self"
+        raise Misuse(f"{run} {what}: a lab does not inspect itself (Treaty 7.7)", hint=hint)
     if not record.heads:
         raise Refused(Reason.MISSING, f"{run} has logged no head yet")
     while not desk.state.run(record.id).heads[-1].beacon:
@@ -59,32 +83,41 @@ def command(run: str, evidence: Path, confirm: bool, threads: int | None, home: 
     started = time.monotonic()
     with Progress(transient=True) as progress_bar:
         task = progress_bar.add_task(f"replaying {record.declaration.name}", total=None)
-        audit = inspect(
-            trail.state,
-            record,
-            heads,
-            evidence,
-            desk.me.name,
-            desk.home.key("statement"),
+        how = Looking(
             memory=desk.home.path / "audits" / record.id[:16] / str(logged.index),
             hidden=(desk.home.path,),
-            accused=accused,
+            data=data,
+            limits=limits,
             say=warnings.append,
             progress=lambda done, total: progress_bar.update(task, completed=done, total=total),
         )
-    effect = desk.say("audit", audit)
-    report(desk.state, record, logged, audit, effect.entry, time.monotonic() - started)
-    for warning in warnings:
-        click.echo(f"  warning: {warning}")
+        try:
+            audit = inspect(
+                trail.state,
+                record,
+                heads,
+                evidence,
+                desk.me.name,
+                desk.home.key("statement"),
+                how,
+                accused=accused,
+                not_shown=not_shown,
+            )
+        finally:
+            for warning in dict.fromkeys(warnings):
+                click.echo(f"warning: {warning}", err=True)
+    entry = None if own else desk.say("audit", audit).entry
+    report(desk.state, record, logged, audit, entry, time.monotonic() - started)
     return EXIT_VERDICT if views.accuses(audit) else 0
 
 
-def report(state: State, run: Run, logged: LoggedHead, audit: Audit, entry: int, seconds: float) -> None:
+def report(state: State, run: Run, logged: LoggedHead, audit: Audit, entry: int | None, seconds: float) -> None:
     """What was replayed, what it cost, and what was found."""
     treaty, total = state.treaty, views.segments_of(run, logged)
+    where = "not logged" if entry is None else f"entry {entry}"
     share = int(audit.flop) / max(1, logged.steps * run.declaration.step_flop)
     click.echo(
-        f"{run.declaration.name}: {audit.verdict.upper()} (entry {entry}); replayed {len(audit.segments)} of "
+        f"{run.declaration.name}: {audit.verdict.upper()} ({where}); replayed {len(audit.segments)} of "
         f"{total} segments, {share:.1%} of the run's {about_flop(logged.steps * run.declaration.step_flop)}, "
         f"in {seconds:.1f} s"
     )

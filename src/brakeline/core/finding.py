@@ -21,6 +21,10 @@ class Fault(StrEnum):
     RECIPE_MISMATCH = "recipe-mismatch"  # code or data shown are not those declared
     ENVIRONMENT_MISMATCH = "environment-mismatch"  # the inspector's machine computes differently: never called fraud
     NOT_REPLAYED = "not-replayed"  # the inspector could not finish what the sample demands
+    NOT_REPRODUCIBLE = "not-reproducible"  # the recipe does not agree with itself: there is nothing to compare with
+    CONTESTED = "contested"  # it comes out otherwise in another environment than where it was made
+    NOT_VERIFIED = "not-verified"  # in this environment, what comes out cannot tell
+    EXPOSED = "exposed"  # the lab's code was replayed where it could see or change what it should not
 
 
 # Faults that only re-executing the segment shows. All others show in what the lab opens of the whole transcript.
@@ -32,8 +36,24 @@ REPLAYED: Final = frozenset(
         Fault.REPLAY_MISMATCH,
         Fault.ENVIRONMENT_MISMATCH,
         Fault.NOT_REPLAYED,
+        Fault.NOT_REPRODUCIBLE,
+        Fault.CONTESTED,
+        Fault.NOT_VERIFIED,
     }
 )
+# These accuse nobody, whoever says so. Treaty 7.6
+BLAMELESS: Final = frozenset(
+    {
+        Fault.ENVIRONMENT_MISMATCH,
+        Fault.NOT_REPLAYED,
+        Fault.NOT_REPRODUCIBLE,
+        Fault.CONTESTED,
+        Fault.NOT_VERIFIED,
+        Fault.EXPOSED,
+    }
+)
+# Rules 1 do not know them: an audit that has one is malformed.
+SINCE_RULES_2: Final = frozenset({Fault.NOT_REPRODUCIBLE, Fault.CONTESTED, Fault.NOT_VERIFIED, Fault.EXPOSED})
 
 
 Key = str  # what two inspectors must agree on for a finding to be upheld: `fault@start-end`

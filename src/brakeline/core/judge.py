@@ -3,9 +3,11 @@
 It is written against a lab that wants to fool it, and a false alarm costs as much as a miss:
 
 - The expected sample, the heads and the permits in force come from the log and the treaty, never from the lab.
-- A check that could not be made is a `gap`, never a pass. A missing opening is a violation: the lab was asked for it.
-- Equal environments must give equal bits. Unequal ones are a `notice` and are judged by the relative size of the
-  update's error, whose bound the treaty sets; another processor is never called fraud (attack A-17).
+- A check that could not be made is a `gap`, never a pass.
+- What is missing or is not what was recorded was *not shown*: copies are old, torn and damaged more often than labs
+  lie. It counts against the lab once it had its time to answer (Treaty 7.7).
+- Equal environments must give equal bits. Unequal ones are judged by the relative size of the update's error, whose
+  bound the treaty sets; what differs by more is contested, and another processor is never called fraud (attack A-17).
 
 Not decided here: whether a finding is upheld. That takes several inspectors (Treaty 7.7, `state.audits`).
 """
@@ -58,17 +60,23 @@ def judge(
     `required` are the step ranges that the treaty makes this inspector replay; `replays` maps each to what came of
     it: a replay, or the finding why there is none. Returns () for a clean run.
     """
-    if not heads:
-        raise Misuse("a run without a head has nothing to judge")
-    findings = [*_recipe(run, openings), *_chain(state, run, heads, openings.leaves)]
-    if findings:
-        return tuple(findings)  # what follows would compare against steps nobody committed to
-    findings += _permits(state, run, heads, openings)
+    if stray := check_transcript(state, run, heads, openings):
+        return stray  # what follows would compare against steps nobody committed to
+    findings = _permits(state, run, heads, openings)
     if missing := _data(run, openings):
         return (*findings, *missing)  # other data would give other steps
     for part in required:
         findings += _segment(state.treaty, run, openings.leaves, part, replays.get(part), environment)
     return tuple(findings)
+
+
+def check_transcript(
+    state: State, run: Run, heads: Sequence[Committed], openings: Openings
+) -> tuple[Finding, ...]:
+    """Why what is shown is not the transcript that `heads` commit to; () where it is."""
+    if not heads:
+        raise Misuse("a run without a head has nothing to judge")
+    return (*_recipe(run, openings), *_chain(state, run, heads, openings.leaves))
 
 
 def _violation(fault: Fault, segment: tuple[int, int], detail: str) -> Finding:
@@ -79,14 +87,14 @@ def _recipe(run: Run, openings: Openings) -> list[Finding]:
     if openings.recipe == run.declaration.recipe:
         return []
     detail = f"the recipe shown is {openings.recipe[:16]}…, declared was {run.declaration.recipe[:16]}…"
-    return [_violation(Fault.RECIPE_MISMATCH, (0, 0), detail)]
+    return [_violation(Fault.OPENING_MISSING, (0, 0), detail)]
 
 
 def _data(run: Run, openings: Openings) -> list[Finding]:
     """The inspector's copy of the data set may be another one than the lab's: that accuses nobody."""
     if openings.dataset == run.declaration.dataset:
         return []
-    detail = f"the data set here is {openings.dataset[:16]}…, declared was {run.declaration.dataset[:16]}…"
+    detail = f"the data set here is another one than declared, {run.declaration.dataset[:16]}…"
     return [Finding(fault=Fault.RECIPE_MISMATCH, severity="gap", segment=(0, 0), detail=detail)]
 
 
@@ -95,7 +103,7 @@ def _chain(state: State, run: Run, logged: Sequence[Committed], leaves: Sequence
     last = logged[-1].head.steps
     if len(leaves) != last + 1:
         detail = f"{len(leaves)} leaves shown, the head covers {last + 1}"
-        return [_violation(Fault.TRANSCRIPT_MISMATCH, (0, 0), detail)]
+        return [_violation(Fault.OPENING_MISSING, (0, 0), detail)]
     flop = run.declaration.step_flop
     steps = [h.head.steps for h in logged]
     # A text that has turned since does not ask more of what was trained before it.
@@ -105,15 +113,22 @@ def _chain(state: State, run: Run, logged: Sequence[Committed], leaves: Sequence
             return [_violation(Fault.HEAD_MISSING, (0, 0), f"no head was logged between steps {before} and {after}")]
     heads = {h.head.steps: h.head for h in logged}
     frontier = Frontier(0, ())
+    misplaced = -1
     for step, leaf in enumerate(leaves):
-        if leaf.step != step or leaf.flop != step * flop:
-            detail = f"leaf {step} says step {leaf.step} and {leaf.flop} FLOP"
-            return [_violation(Fault.STEP_ORDER, (step, step), detail)]
+        if misplaced < 0 and (leaf.step != step or leaf.flop != step * flop):
+            misplaced = step
         frontier = frontier.append(leaf_hash(leaf.encode()))
         head = heads.get(step)
-        if head and (head.root != frontier.root().hex() or head.state != leaf.state.hex()):
+        if head and head.root != frontier.root().hex():
             detail = f"the leaves shown do not give the root logged at step {step}"
+            return [_violation(Fault.OPENING_MISSING, (0, 0), detail)]
+        if head and head.state != leaf.state.hex():
+            detail = f"the head of step {step} says another state than its leaves"
             return [_violation(Fault.TRANSCRIPT_MISMATCH, (0, 0), detail)]
+        if head and misplaced >= 0:  # the lab committed to it
+            leaf = leaves[misplaced]
+            detail = f"leaf {misplaced} says step {leaf.step} and {leaf.flop} FLOP"
+            return [_violation(Fault.STEP_ORDER, (misplaced, misplaced), detail)]
     return []
 
 
@@ -125,8 +140,7 @@ def _permits(state: State, run: Run, heads: Sequence[Committed], openings: Openi
             permit, envelope = open_past(state, data)
         except BrakelineError:
             continue  # not evidence for anything
-        if permit.run == run.id:
-            permits[bytes.fromhex(envelope.digest)] = permit
+        permits[bytes.fromhex(envelope.digest)] = permit
     found: list[Finding] = []
     # After a stop no signer signs before the log shows the run open again, so no permit then is of an older epoch.
     floors = {h.head.steps + 1: h.epoch for s, h in pairwise(heads) if s.head.status == "stopped"}
@@ -136,17 +150,21 @@ def _permits(state: State, run: Run, heads: Sequence[Committed], openings: Openi
     # Treaty 11.9: what the old log held last is void, with the texts and keys by which permits may have been given.
     cuts = [r.entry for r in state.chain.reopened]
     lost = [(a.head.steps, b.head.steps) for a, b in pairwise(heads) if any(a.entry < cut < b.entry for cut in cuts)]
-    for first, last, fault, detail in _runs_of(openings.leaves[1:], permits, floors, due):
+    for first, last, fault, detail in _runs_of(run.id, openings.leaves[1:], permits, floors, due):
         stretch = (first - 1, last)
-        if fault is Fault.NO_PERMIT and any(start < last and first <= end for start, end in lost):
+        if fault in (Fault.NO_PERMIT, Fault.OPENING_MISSING) and any(s < last and first <= e for s, e in lost):
             detail += "; the log was reopened meanwhile, and may have held what made it valid"
-            found.append(Finding(fault=fault, severity="gap", segment=stretch, detail=detail))
+            found.append(Finding(fault=Fault.NO_PERMIT, severity="gap", segment=stretch, detail=detail))
+        elif fault is Fault.OPENING_MISSING:
+            if not any(f.fault is fault for f in found):
+                found.append(_violation(fault, (0, 0), f"steps {first}-{last} name a permit that was not shown"))
         else:
             found.append(_violation(fault, stretch, detail))
     return found
 
 
 def _runs_of(
+    run: str,
     leaves: Sequence[Leaf],
     permits: Mapping[bytes, Permit],
     floors: Mapping[int, int],
@@ -168,9 +186,11 @@ def _runs_of(
         fault: tuple[Fault, str] | None = None
         if permit is None:
             if leaf.permit != NO_PERMIT:
-                fault = (Fault.NO_PERMIT, "the permit named was not shown or is not valid")
+                fault = (Fault.OPENING_MISSING, "the permit named was not shown or is not valid")
             elif ahead and leaf.step > ahead[0][0]:
                 fault = (Fault.NO_PERMIT, "trained without a permit")
+        elif permit.run != run:
+            fault = (Fault.NO_PERMIT, "the permit named is another run's")
         elif permit.epoch < epoch:
             fault = (Fault.NO_PERMIT, "the permit belongs to an epoch that had ended (Treaty 5.5)")
         elif leaf.flop > permit.limit:
@@ -204,7 +224,7 @@ def _segment(
     if replay.start_state != leaves[start].state:
         if start > 0:
             detail = f"the checkpoint shown for step {start} is not the recorded state"
-            return [_violation(Fault.OPENING_MISMATCH, part, detail)]
+            return [_violation(Fault.OPENING_MISSING, part, detail)]
         if same:
             detail = "the run did not start from the weights its seed gives"
             return [_violation(Fault.INITIAL_STATE, part, detail)]
@@ -222,17 +242,17 @@ def _segment(
 def _foreign(treaty: Treaty, leaves: Sequence[Leaf], part: tuple[int, int], replay: SegmentReplay) -> list[Finding]:
     """Treaty 7.5, 7.6: another environment is judged by the update, relative to its size."""
     for got in replay.leaves:
-        if got.batch != leaves[got.step].batch:  # data order is arithmetic on integers: no machine changes it
-            detail = f"step {got.step}: the data the recipe prescribes is not the data recorded"
-            return [_violation(Fault.REPLAY_MISMATCH, part, detail)]
+        if got.batch != leaves[got.step].batch:  # normalised by its own mean, say: that depends on the machine
+            detail = f"step {got.step}: the data come out otherwise in this environment"
+            return [Finding(fault=Fault.CONTESTED, severity="gap", segment=part, detail=detail)]
     if replay.update_error is None or replay.rho is None:
         detail = "no checkpoint at the segment's end to compare the update with"
-        return [Finding(fault=Fault.OPENING_MISSING, severity="gap", segment=part, detail=detail)]
+        return [Finding(fault=Fault.NOT_VERIFIED, severity="gap", segment=part, detail=detail)]
     bound = treaty.update_error
     # rho is the share of the observed movement that re-execution explains: ~1 when honest, ~0 for a copied
     # trajectory whose absolute error is tiny (attack A-01). NaN fails both comparisons' negation: closed.
     if not (replay.update_error <= bound and abs(replay.rho - 1) <= bound):
         detail = f"update differs by {replay.update_error:.3g} (rho {replay.rho:.3g}); the treaty allows {bound:g}"
-        return [_violation(Fault.REPLAY_MISMATCH, part, detail)]
+        return [Finding(fault=Fault.CONTESTED, severity="gap", segment=part, detail=detail)]
     detail = f"replayed in another environment; update differs by {replay.update_error:.2g}"
     return [Finding(fault=Fault.ENVIRONMENT_MISMATCH, severity="notice", segment=part, detail=detail)]

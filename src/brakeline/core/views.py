@@ -20,6 +20,7 @@ from brakeline.core.state.codec import digest
 from brakeline.core.state.events import Audited, Cleared, Event, Lifting, Paused, Tripped, Void, Withheld
 from brakeline.core.state.runs import LoggedHead, Run
 from brakeline.core.tlog.policy import Cosigned
+from brakeline.core.treaty import duration
 
 
 class Blocked(NamedTuple):
@@ -227,6 +228,14 @@ def _unsettled(state: State, run: Run, what: str, otherwise: str = "") -> Iterat
         fresh = tuple(sorted(inspectors - a.accusers - set(denied)))
         how = "" if not a.strict or a.open_to_all else " in the declared environment"
         why = f"{', '.join(sorted(a.accusers))} alleges of {run.name}: {place}"
+        if a.not_shown and state.treaty.rules > 1:
+            how = ""
+            if a.answered < 0 and state.time < a.since + state.treaty.answer_within:  # Treaty 7.7
+                left = duration(a.since + state.treaty.answer_within - state.time)
+                do = f"show it, then brakeline allegation answer {run.name} {a.fault} {a.segment[0]}-{a.segment[1]}"
+                yield Blocked(what, f"{why}; it has {left} left to answer", (run.owner,), do)
+                continue
+            fresh = tuple(sorted(inspectors - set(a.strict) - set(denied)))
         do = f"brakeline audit {run.name} --confirm: {up} more uphold it, {down} that looked there{how} refute it"
         yield Blocked(what, why, fresh, do + otherwise)
     if not run.open_allegations:

@@ -20,7 +20,7 @@ FAULTS: Final[Mapping[Fault, str]] = {
     Fault.HEAD_MISSING: "the run went on too long without committing to its steps",
     Fault.STEP_ORDER: "the recorded steps do not follow one another",
     Fault.INITIAL_STATE: "the run did not start where the log said it must",
-    Fault.OPENING_MISSING: "a checkpoint that was asked for was not shown",
+    Fault.OPENING_MISSING: "what was asked for was not shown",
     Fault.OPENING_MISMATCH: "the checkpoint shown is not the one recorded",
     Fault.REPLAY_MISMATCH: "running the segment again gives another result",
     Fault.NO_PERMIT: "steps were taken without a permit",
@@ -28,6 +28,10 @@ FAULTS: Final[Mapping[Fault, str]] = {
     Fault.RECIPE_MISMATCH: "the code or data are not those declared",
     Fault.ENVIRONMENT_MISMATCH: "the inspector's machine computes differently; this accuses nobody",
     Fault.NOT_REPLAYED: "the inspector could not finish the check",
+    Fault.NOT_REPRODUCIBLE: "the recipe does not agree with itself, so that nothing can be checked",
+    Fault.CONTESTED: "it comes out otherwise on the inspector's machine; whether it is wrong shows on the run's own",
+    Fault.NOT_VERIFIED: "the inspector's machine cannot tell; this accuses nobody",
+    Fault.EXPOSED: "the lab's code was replayed without all of its walls",
 }
 PHASES: Final[Mapping[Phase, str]] = {
     Phase.CLEAR: "training may go on",

@@ -127,9 +127,9 @@ def findings(story: Story) -> list[Row]:
                 rows[event.run, key_of(event.fault, event.segment), "violation"]["retracted"].append(event.inspector)
             case e.Answered():
                 rows[event.run, key_of(event.fault, event.segment), "violation"]["answer"] = event.text
-    runs, adjudicators = story.proven.state.runs.by_id, story.proven.treaty.adjudicators
+    runs = story.proven.state.runs.by_id
     for (run, key, severity), row in rows.items():
-        row["standing"] = _outcome(runs[run], key, adjudicators) if severity == "violation" else severity
+        row["standing"] = _outcome(runs[run], key) if severity == "violation" else severity
     return list(rows.values())
 
 
@@ -148,12 +148,13 @@ def _finding(told: Told, f: Finding) -> Row:
     }
 
 
-def _outcome(run: Run, key: str, adjudicators: int) -> str:
+def _outcome(run: Run, key: str) -> str:
     """What became of an allegation. Treaty 7.7, 7.9."""
     found = run.allegations.get(key)
     if found is None:  # the state forgets what all have taken back, and takes nothing more against a barred run
         return "alleged" if run.bar else "taken back"
-    return "upheld" if len(found.accusers) >= adjudicators else "fell" if found.fell else "alleged"
+    upheld = run.bar and (run.bar.fault, run.bar.segment) == (found.fault, found.segment)
+    return "upheld" if upheld else "fell" if found.fell else "alleged"
 
 
 def dues(story: Story) -> list[Row]:

@@ -3,54 +3,71 @@
 This process holds the key, the judge and the answers, so none of the lab's code runs in it: a `cell` runs that.
 What counts against the lab is decided here, from what the lab shows; what fails in the cell is a gap.
 
-The cheap comes before the dear. What is shown is measured before it is read, read once, and compared with the heads in
-the log before anything is replayed. A head may claim 2**53 steps; nothing here is as long as what a lab claims, only as
-what it shows, and the log's heads bound that (Treaty 7.2).
+The cheap comes before the dear: what is shown is compared with the heads in the log before anything is replayed. And
+nobody is accused by accident. A copy that is not what its lab signed is fetched again; what comes out otherwise is made
+once more, in a fresh cell, before a word is said.
 """
 
-import errno
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, overload
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from brakeline.core.encoding import Wire, b64encode, canonical, parse, unhex32
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused, Unavailable
-from brakeline.core.finding import Audit, Fault, Finding, verdict
-from brakeline.core.judge import Openings, judge
+from brakeline.core.finding import SINCE_RULES_2, Audit, Fault, Finding, verdict
+from brakeline.core.judge import Openings, check_transcript, judge
 from brakeline.core.keys import PrivateKey
 from brakeline.core.sampling import ticket_message
 from brakeline.core.state import State
 from brakeline.core.state.audits import find_head, owed, required_sample
 from brakeline.core.state.events import Committed
 from brakeline.core.state.runs import Run
-from brakeline.core.statement import open_envelope
-from brakeline.core.transcript import LEAF_BYTES, Leaf, SegmentReplay, decode_leaf
+from brakeline.core.transcript import Leaf, SegmentReplay, decode_leaf
 from brakeline.node.disk import disk_errors, write_atomic
+from brakeline.training import manifests
 from brakeline.training.cell import Cell, Facts, Failed
 from brakeline.training.checkpoint import checkpoint_path
-from brakeline.training.digest import Snapshot
-from brakeline.training.environment import PROFILE, digest, kept_distributions, profile
-from brakeline.training.ranks import Together, folder
-from brakeline.training.recipe import MANIFEST, RECIPE, Recipe, deposited
+from brakeline.training.environment import digest, profile
+from brakeline.training.recipe import RECIPE
 from brakeline.training.recorder import LEAVES
-from brakeline.training.replay import conclude, open_recorded
-from brakeline.training.session import PERMITS, evidence_permits
+from brakeline.training.replay import conclude
+from brakeline.training.shown import (
+    NotShown,
+    Shown,
+    check_fault,
+    checkpoint,
+    distributions,
+    open_shown,
+    permits,
+)
+from brakeline.training.watch import Limits
 
 Part = tuple[int, int]
 Progress = Callable[[int, int], None]  # segments done, segments in all
-# Failures of the inspector's own machine. Any other one of a disk is what the lab made of a file it shows.
-_OWN: Final = {
-    *(errno.EACCES, errno.EPERM, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE),
-    *(errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT),
-}
-# With one of these it is not the transcript that the log's heads commit to: no replay has anything to compare with.
-_STRAY: Final = {Fault.RECIPE_MISMATCH, Fault.TRANSCRIPT_MISMATCH, Fault.HEAD_MISSING, Fault.STEP_ORDER}
+Say = Callable[[str], None]
+_COMPUTED: Final = {Fault.REPLAY_MISMATCH, Fault.INITIAL_STATE}
 _GRAVE_FIRST: Final = ("violation", "gap", "notice")
+
+
+class Looking(NamedTuple):
+    """How an inspector looks. `memory` keeps finished replays.
+
+    The lab's code sees neither it, nor the evidence, nor the folders in `hidden`, nor anything else of this machine's
+    disk but the system, Python and the folders in `data`; it gets what `limits` allow. `say` is told where the sandbox
+    that should see to that is not complete, and what the lab's code says, which no finding repeats. Another `cell` may
+    do for code that is trusted.
+    """
+
+    memory: Path
+    hidden: Sequence[Path] = ()
+    data: Sequence[Path] = ()
+    limits: Limits | None = None
+    progress: Progress = lambda done, total: None
+    say: Say = lambda text: print(f"warning: {text}", file=sys.stderr)
+    cell: type[Cell] = Cell
 
 
 class _Kept(Wire, frozen=True):
@@ -65,66 +82,17 @@ class _Kept(Wire, frozen=True):
     rho: str | None
 
 
-class _Leaves(Sequence[Leaf]):
-    """The leaves that a lab shows, `most` at most. To count them costs nothing; they are read when one is asked for.
-
-    Once: a file that is read twice may say two things. Raises, when they are read:
-        Malformed: damaged or out of order. OSError, MemoryError.
-    """
-
-    def __init__(self, path: Path, most: int) -> None:
-        self._path = path
-        self._count = min(path.stat().st_size // LEAF_BYTES, most)
-        self._leaves: tuple[Leaf, ...] | None = None
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, at: int) -> Leaf: ...
-    @overload
-    def __getitem__(self, at: slice) -> tuple[Leaf, ...]: ...
-    def __getitem__(self, at: int | slice) -> Leaf | tuple[Leaf, ...]:
-        return self._read()[at]
-
-    def __iter__(self) -> Iterator[Leaf]:
-        return iter(self._read())
-
-    def _read(self) -> tuple[Leaf, ...]:
-        if self._leaves is None:
-            leaves: list[Leaf] = []
-            with self._path.open("rb") as f:
-                for step in range(self._count):
-                    leaf = decode_leaf(f.read(LEAF_BYTES))
-                    if leaf.step != step:  # at the first one: a file of holes is as long as anybody likes
-                        raise Malformed(f"{LEAVES} is out of order at step {step}")
-                    leaves.append(leaf)
-            self._leaves = tuple(leaves)
-        return self._leaves
-
-
-class _Shown(NamedTuple):
-    """What the lab shows of a run: its leaves, and its recipe with the digest that it has."""
-
-    leaves: _Leaves
-    digest: str
-    recipe: Recipe
-
-
 class _Replayed(NamedTuple):
-    """What came of the cell: its environment, what the recipe says of itself, and the segments or why there are none.
+    """What came of a cell: its environment, what the recipe says of itself, and the segments or why there are none.
 
-    `facts` is None where the recipe could not be loaded.
+    `facts` is None where the recipe could not be loaded. `exposed`: the cell had not all of its walls.
     """
 
     environment: str
     facts: Facts | None
-    replays: dict[Part, SegmentReplay | Finding]
+    replays: Mapping[Part, SegmentReplay | Finding]
     problem: Finding | None
-
-
-def warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
+    exposed: bool = False
 
 
 def inspect(
@@ -134,38 +102,31 @@ def inspect(
     evidence: Path,
     inspector: str,
     key: PrivateKey,
+    how: Looking,
     *,
-    memory: Path,
-    hidden: Sequence[Path] = (),
     accused: Sequence[Part] = (),
-    progress: Progress = lambda done, total: None,
-    say: Callable[[str], None] = warn,
-    cell: type[Cell] = Cell,
+    not_shown: bool = False,
 ) -> Audit:
     """Examine `run` up to the last of `heads`, which are all of its heads that count in the log, in order, on the
-    evidence that its lab shows. Returns the body of an audit statement.
+    evidence that its lab shows. Returns the body of an audit statement. Of its own run a lab gets it too, for itself.
 
     With `accused`, only those segments are replayed, to confirm or reject what another inspector found. Where one is no
     segment, what is alleged shows in the whole transcript: it is rejected only by passing that (Treaty 7.7), so the
-    sample is replayed as well. `memory` keeps finished replays. The lab's code sees neither it, nor the evidence, nor
-    the folders in `hidden`; `say` is told where the sandbox that should see to that is not complete. Another `cell` may
-    do for code that is trusted.
+    sample is replayed as well. With `not_shown` a copy that is not what its lab signed counts as all that it shows.
 
     Raises:
         Refused: MISSING, the run has logged no head, or no checkpoint has been cosigned after it yet, so that there is
             no sample to draw; FOREIGN, it is no head of the run that may still be audited.
-        Misuse: the inspector audits its own run, or one that cannot be executed again.
-        Unavailable: there is no evidence there at all: the inspector looks in the wrong place, which is no fault of
-            the lab's; or the inspector's disk or memory fails.
+        Misuse: the run cannot be executed again, or the evidence is another run's.
+        Unavailable: there is no evidence there, or not all that its lab signed; the inspector's disk or memory fails.
     """
-    if run.owner == inspector:
-        raise Misuse("a lab does not inspect itself (Treaty 7.7)")
     if run.declaration.rung == "attested":
         raise Misuse(f"{run.name} is an attested run: there is nothing of it to execute again (Treaty 7.8)")
     if not heads:
         raise Refused(Reason.MISSING, f"{run.name} has logged no head yet")
     if not any((evidence / name).exists() for name in (LEAVES, RECIPE)):
         raise Unavailable(f"no evidence at {evidence}", hint="ask the lab where it shows the run's evidence")
+    copy = manifests.opened(evidence, run.id, heads[-1].head, state.keyring.of_party(run.owner))
     logged = find_head(run, heads[-1].entry)
     if not logged.beacon:
         raise Refused(Reason.MISSING, "no checkpoint has been cosigned after this head: wait for the next stamp")
@@ -173,31 +134,11 @@ def inspect(
     asked = {part for part in accused if _is_segment(run, heads, part)}
     partial = bool(accused) and asked == set(accused)
     drawn = () if partial else required_sample(state.treaty, run, logged, inspector, ticket, key.public)
-    required = tuple(sorted({*asked, *drawn}))
-    shown = _open(run, heads, evidence)
-    stray = (shown,) if isinstance(shown, Finding) else _stray(state, run, heads, shown)
-    distributions = _distributions(evidence)
-    done = _Replayed(digest(profile(distributions)), None, {}, None)
-    if isinstance(shown, Finding) or stray:
-        findings = stray
-    else:
-        permits = _permits(evidence, shown.leaves)
-        with disk_errors():
-            memory.mkdir(parents=True, exist_ok=True)  # what is not there cannot be hidden
-        with cell(shown.recipe, shown.digest, (evidence, memory, *hidden), distributions) as lab:
-            if lab.exposed:
-                say(f"the lab's code could see or change what it should not: {lab.exposed}")
-            done = _replayed(lab, run, shown, evidence, required, memory, progress)
-        if not owed(state.treaty, run, state.time):
-            done = done._replace(replays={part: _excused(r) for part, r in done.replays.items()})
-        openings = Openings(
-            shown.leaves, permits, shown.digest, done.facts.dataset if done.facts else run.declaration.dataset
-        )
-        due = () if done.problem else required
-        judged = judge(state, run, heads, openings, due, done.replays, environment=done.environment)
-        findings = (*((done.problem,) if done.problem else ()), *_declared(run, shown, done.facts), *judged)
+    findings, done = _examined(state, run, heads, evidence, tuple(sorted({*asked, *drawn})), how)
+    if not not_shown:
+        _check_copy(copy, run, findings, f"{state.treaty.answer_within} s")
+    findings = _gravest(_known(findings, state.treaty.rules), state.treaty.findings)
     replayed = tuple(sorted(p for p, r in done.replays.items() if isinstance(r, SegmentReplay)))
-    findings = _gravest(findings, state.treaty.findings)
     return Audit(
         run=run.id,
         head=logged.index,
@@ -208,6 +149,93 @@ def inspect(
         flop=str(sum(end - start for start, end in replayed) * run.declaration.step_flop),
         findings=findings,
         verdict="partial" if partial else verdict(findings),
+    )
+
+
+def _examined(
+    state: State, run: Run, heads: Sequence[Committed], evidence: Path, required: Sequence[Part], how: Looking
+) -> tuple[tuple[Finding, ...], _Replayed]:
+    """What is found in the evidence, and what was replayed for it."""
+    names = distributions(evidence)
+    nothing = _Replayed(digest(profile(names)), None, {}, None)
+    try:
+        shown = open_shown(evidence, heads[-1].head.steps)
+    except NotShown as e:
+        how.say(str(e))
+        return (_finding(Fault.OPENING_MISSING, (0, 0), "leaves, permits or recipe are missing or damaged"),), nothing
+    if stray := _stray(state, run, heads, shown, how.say):
+        return stray, nothing
+    given = permits(evidence, shown.leaves)
+
+    def judged(done: _Replayed) -> tuple[Finding, ...]:
+        dataset = done.facts.dataset if done.facts else run.declaration.dataset
+        openings = Openings(shown.leaves, given, shown.digest, dataset)
+        due = () if done.problem else required
+        found = judge(state, run, heads, openings, due, done.replays, environment=done.environment)
+        problem = (done.problem,) if done.problem else ()
+        return (*problem, *_declared(run, shown, done.facts), *found)
+
+    with disk_errors():
+        how.memory.mkdir(parents=True, exist_ok=True)  # what is not there cannot be hidden
+    done = _replayed(run, shown, evidence, required, names, how, how.memory)
+    if not owed(state.treaty, run, state.time):
+        done = done._replace(replays={part: _excused(r) for part, r in done.replays.items()})
+    findings = judged(done)
+    suspect = sorted({f.segment for f in findings if f.severity == "violation" and f.fault in _COMPUTED})
+    if suspect:  # before anybody is accused: does the recipe agree with itself?
+        again = how.memory / "again"
+        with disk_errors():
+            again.mkdir(exist_ok=True)
+        second = _replayed(run, shown, evidence, suspect, names, how, again)
+        done = done._replace(replays={**done.replays, **_reproduced(done.replays, second.replays)})
+        findings = judged(done)
+    if done.exposed:
+        detail = "the inspector's machine gave the lab's code a cell without all of its walls"
+        findings = (*findings, Finding(fault=Fault.EXPOSED, severity="notice", segment=(0, 0), detail=detail))
+    return findings, done
+
+
+def _check_copy(copy: manifests.Copy, run: Run, findings: Sequence[Finding], time: str) -> None:
+    """Raises:
+    Unavailable: something was not shown, and this copy is not what the lab signed.
+    """
+    missing = [f for f in findings if f.fault is Fault.OPENING_MISSING and f.severity == "violation"]
+    if not missing:
+        return
+    steps = {step for f in missing for step in f.segment}
+    if why := copy.torn(run.declaration.recipe, steps):
+        hint = (
+            "fetch the evidence again, or ask the lab for it; if it shows no more than this, --not-shown says so in "
+            f"the log, and it has {time} to answer"
+        )
+        raise Unavailable(f"{missing[0].detail}; {why}", hint=hint)
+
+
+def _reproduced(
+    first: Mapping[Part, SegmentReplay | Finding], second: Mapping[Part, SegmentReplay | Finding]
+) -> dict[Part, Finding]:
+    """The segments of `second` that came out otherwise the first time: nobody can say what is right."""
+    found = {}
+    for part, again in second.items():
+        before = first[part]
+        if isinstance(again, Finding) or isinstance(before, Finding):
+            detail = "a second replay, in a fresh cell, did not come to its end"
+        elif (again.start_state, again.leaves) == (before.start_state, before.leaves):
+            continue
+        else:
+            step = next((b.step for a, b in zip(again.leaves, before.leaves, strict=False) if a != b), part[0])
+            detail = f"two replays of one recipe in one environment differ at step {step}"
+        found[part] = Finding(fault=Fault.NOT_REPRODUCIBLE, severity="gap", segment=part, detail=detail)
+    return found
+
+
+def _known(findings: tuple[Finding, ...], rules: int) -> tuple[Finding, ...]:
+    """As findings of these rules: what rules 1 have no word for is a check that was not made."""
+    if rules > 1:
+        return findings
+    told = (f for f in findings if f.fault is not Fault.EXPOSED)
+    return tuple(
+        msgspec.structs.replace(f, fault=Fault.NOT_REPLAYED) if f.fault in SINCE_RULES_2 else f for f in told
     )
 
 
@@ -226,24 +254,6 @@ def _gravest(findings: tuple[Finding, ...], most: int) -> tuple[Finding, ...]:
     return tuple(finding for _, finding in sorted(kept, key=lambda x: x[0]))
 
 
-def _open(run: Run, heads: Sequence[Committed], evidence: Path) -> _Shown | Finding:
-    """Open what the lab shows. What was asked for and not shown counts against the one who was asked.
-
-    Raises:
-        Unavailable: the inspector cannot read what is there.
-    """
-    try:
-        for name in (LEAVES, PERMITS, f"{RECIPE}/{MANIFEST}"):
-            _check_plain(evidence / name)
-        recipe = deposited(evidence / RECIPE)
-        for name in (recipe.source.name, *recipe.files):
-            _check_within(evidence / RECIPE, name)
-        return _Shown(_Leaves(evidence / LEAVES, heads[-1].head.steps + 1), recipe.digest, recipe)
-    except (BrakelineError, OSError, TypeError, ValueError) as e:
-        _check_fault(e)
-        return _finding(Fault.OPENING_MISSING, (0, 0), str(e))
-
-
 def _excused(found: SegmentReplay | Finding) -> SegmentReplay | Finding:
     """What the lab owes nobody any more is missing, and no fault. Treaty 7.4"""
     if isinstance(found, Finding) and found.fault is Fault.OPENING_MISSING:
@@ -251,61 +261,49 @@ def _excused(found: SegmentReplay | Finding) -> SegmentReplay | Finding:
     return found
 
 
-def _distributions(evidence: Path) -> tuple[str, ...]:
-    """Those that the run's profile names: where it shows none, its environment is nobody's."""
-    try:
-        _check_plain(evidence / PROFILE)
-    except (BrakelineError, OSError):
-        return ()
-    return kept_distributions(evidence)
-
-
-def _stray(state: State, run: Run, heads: Sequence[Committed], shown: _Shown) -> tuple[Finding, ...]:
-    """Why what is shown is not what the log commits to; (), and all leaves read, where it is. Raises as `_open`."""
+def _stray(state: State, run: Run, heads: Sequence[Committed], shown: Shown, say: Say) -> tuple[Finding, ...]:
+    """Why what is shown is not what the log commits to; (), and all leaves read, where it is. Raises Unavailable."""
     openings = Openings(shown.leaves, (), shown.digest, run.declaration.dataset)
     try:
-        found = judge(state, run, heads, openings, (), {}, environment="")
+        return check_transcript(state, run, heads, openings)
     except (BrakelineError, OSError) as e:
-        _check_fault(e)
-        return (_finding(Fault.OPENING_MISSING, (0, 0), str(e)),)
+        check_fault(e)
+        say(str(e))
+        return (_finding(Fault.OPENING_MISSING, (0, 0), "the leaves are damaged"),)
     except MemoryError:
         return (_finding(Fault.NOT_REPLAYED, (0, 0), "the inspector's memory does not hold the transcript"),)
-    return tuple(f for f in found if f.fault in _STRAY)  # the rest is about permits, which are not shown yet
-
-
-def _permits(evidence: Path, leaves: Sequence[Leaf]) -> tuple[bytes, ...]:
-    """Of the permits shown, those that the transcript names. Raises as `_open`."""
-    named = {leaf.permit for leaf in leaves}
-    kept: dict[bytes, bytes] = {}
-    try:
-        for line in evidence_permits(evidence):
-            with suppress(BrakelineError):
-                it = bytes.fromhex(open_envelope(line).digest)
-                if it in named:
-                    kept.setdefault(it, line)
-    except Unavailable as e:
-        _check_fault(e)
-    return tuple(kept.values())
 
 
 def _replayed(
-    cell: Cell, run: Run, shown: _Shown, evidence: Path, parts: Sequence[Part], memory: Path, progress: Progress
+    run: Run,
+    shown: Shown,
+    evidence: Path,
+    parts: Sequence[Part],
+    names: Sequence[str],
+    how: Looking,
+    memory: Path,
 ) -> _Replayed:
     """Replay `parts`, ascending: the checkpoint at a segment's start gives away the end of none that is to come."""
-    try:
-        facts = cell.facts()
-    except Failed as e:
-        return _Replayed(cell.environment, None, {}, _finding(Fault.NOT_REPLAYED, (0, 0), str(e)))
-    replays: dict[Part, SegmentReplay | Finding] = {}
-    for done, part in enumerate(parts if run.seed else ()):
-        progress(done, len(parts))
-        replays[part] = _replay(cell, run, shown.leaves, evidence, part, memory)
-    progress(len(parts), len(parts))
-    return _Replayed(cell.environment, facts, replays, None)
+    hidden = (evidence, how.memory, *how.hidden)
+    with how.cell(shown.recipe, shown.digest, hidden, names, shown=how.data, limits=how.limits) as cell:
+        if cell.exposed:
+            how.say(f"the lab's code could see or change what it should not: {cell.exposed}")
+        try:
+            facts = cell.facts()
+        except Failed as e:
+            how.say(str(e))
+            problem = _finding(Fault.NOT_REPLAYED, (0, 0), e.plain)
+            return _Replayed(cell.environment, None, {}, problem, bool(cell.exposed))
+        replays: dict[Part, SegmentReplay | Finding] = {}
+        for done, part in enumerate(parts if run.seed else ()):
+            how.progress(done, len(parts))
+            replays[part] = _replay(cell, run, shown.leaves, evidence, part, memory, how.say)
+        how.progress(len(parts), len(parts))
+        return _Replayed(cell.environment, facts, replays, None, bool(cell.exposed))
 
 
 def _replay(
-    cell: Cell, run: Run, leaves: Sequence[Leaf], evidence: Path, part: Part, memory: Path
+    cell: Cell, run: Run, leaves: Sequence[Leaf], evidence: Path, part: Part, memory: Path, say: Say
 ) -> SegmentReplay | Finding:
     kept = memory / f"replay-{part[0]:08d}-{part[1]:08d}-{cell.environment[:16]}.json"
     with disk_errors():
@@ -317,12 +315,11 @@ def _replay(
         return _finding(Fault.NOT_REPLAYED, part, "these steps are not recorded")
     try:
         ranks, there = (run.ranks(step, cell.recipe.ranks) for step in (start, start - 1))
-        before = _checkpoint(evidence, recorded[0], there)
-        after = _checkpoint(evidence, recorded[-1], ranks) if checkpoint_path(evidence, end).exists() else None
-    except Unavailable as e:
-        return _finding(Fault.OPENING_MISSING, part, str(e))
-    except (Malformed, Refused) as e:
-        return _finding(Fault.OPENING_MISMATCH, part, str(e))
+        before = checkpoint(evidence, recorded[0], there)
+        after = checkpoint(evidence, recorded[-1], ranks) if checkpoint_path(evidence, end).exists() else None
+    except NotShown as e:
+        say(f"steps {start}-{end}: {e}")
+        return _finding(Fault.OPENING_MISSING, part, "a checkpoint is missing, or is not the recorded state")
     except MemoryError:
         return _finding(Fault.NOT_REPLAYED, part, "the inspector's memory does not hold the checkpoints")
     try:
@@ -330,51 +327,17 @@ def _replay(
         if start:
             again = again._replace(start_state=recorded[0].state)  # of what was handed over
         result = conclude(recorded, before, after, again, cell.environment)
-    except (Failed, Malformed) as e:
-        return _finding(Fault.NOT_REPLAYED, part, str(e))
+    except Failed as e:
+        say(f"steps {start}-{end}: {e}")
+        return _finding(Fault.NOT_REPLAYED, part, e.plain)
+    except Malformed as e:
+        say(f"steps {start}-{end}: {e}")
+        return _finding(Fault.NOT_REPLAYED, part, "what was replayed cannot be compared with the checkpoints")
     write_atomic(kept, canonical(_keep(result)))
     return result
 
 
-def _checkpoint(evidence: Path, leaf: Leaf, ranks: int) -> Snapshot | Together:
-    """As `open_recorded`. Raises MemoryError too."""
-    try:
-        for rank in range(ranks):
-            _check_plain(checkpoint_path(folder(evidence, rank), leaf.step))
-        return open_recorded(evidence, leaf, ranks)
-    except (BrakelineError, OSError) as e:
-        _check_fault(e)
-        if "allocate memory" in str(e.__cause__):  # torch reports it as RuntimeError
-            raise MemoryError from e
-        if isinstance(e, OSError):
-            raise Unavailable(f"there is no checkpoint of step {leaf.step}: {e.strerror}") from e
-        raise
-
-
-def _check_plain(path: Path) -> None:
-    """A pipe would be read for ever, and a device too. Raises FileNotFoundError."""
-    if path.exists() and not path.is_file():
-        raise FileNotFoundError(errno.ENOENT, "not a plain file", str(path))
-
-
-def _check_within(folder: Path, name: str) -> None:
-    """A link may lead to what is the inspector's own, of which a digest would then be logged. Raises
-    FileNotFoundError."""
-    _check_plain(folder / name)
-    if not Path(os.path.realpath(folder / name)).is_relative_to(os.path.realpath(folder)):  # loops do not raise
-        raise FileNotFoundError(errno.ENOENT, "it leads out of the recipe's folder", name)
-
-
-def _check_fault(e: BaseException) -> None:
-    """Raises Unavailable where `e` goes back to the inspector's own machine."""
-    cause: BaseException | None = e
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in _OWN:
-            raise Unavailable(f"cannot read the evidence: {cause}", hint="check the disk and the permissions") from e
-        cause = cause.__cause__
-
-
-def _declared(run: Run, shown: _Shown, facts: Facts | None) -> list[Finding]:
+def _declared(run: Run, shown: Shown, facts: Facts | None) -> list[Finding]:
     """Treaty 5.4 counts compute by what was declared: it must be what the recipe says."""
     found = []
     for what, said, declared in (
@@ -382,14 +345,14 @@ def _declared(run: Run, shown: _Shown, facts: Facts | None) -> list[Finding]:
         ("FLOP a step", facts.flop_per_step if facts else None, str(run.declaration.step_flop)),
     ):
         if said is not None and said != declared:
-            detail = f"the recipe says {said} {what}, declared were {declared}"
+            detail = f"the recipe says another number of {what} than declared, which is {declared}"
             found.append(_finding(Fault.RECIPE_MISMATCH, (0, 0), detail))
     return found
 
 
 def _finding(fault: Fault, part: Part, detail: str) -> Finding:
     severity: Literal["violation", "gap"] = "gap" if fault is Fault.NOT_REPLAYED else "violation"
-    # The lab's code chooses the words of its errors; a lone surrogate among them could not be signed.
+    # A name that the lab chose may be in it; a lone surrogate could not be signed.
     text = detail[:300].encode("utf-8", "backslashreplace").decode()
     return Finding(fault=fault, severity=severity, segment=part, detail=text)
 

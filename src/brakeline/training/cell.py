@@ -5,13 +5,15 @@ each segment, the one checkpoint the segment starts from. It says what it is bef
 and an answer is in before the next checkpoint is handed over; so in ascending order no checkpoint gives an answer away.
 
 What crosses: canonical JSON, a line each way, and two files without a name that both sides hold open, one for the
-state a segment starts from, one for the state it ends in. Whatever comes back is the lab's word: the inspector
-recomputes the digest of the last state from the state itself, and the judge compares the rest.
+state a segment starts from, one for the state it ends in, both as checkpoints are. Whatever comes back is the lab's
+word: the inspector recomputes the digest of the last state from the state itself, and the judge compares the rest. What
+the lab's code says of itself, the words of its errors say, is for the inspector's eyes: none of it goes into a log.
 
 What this cannot do: see through a recipe that stores later answers in its own state. Its source is declared and shown.
 """
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -20,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
@@ -31,21 +33,32 @@ import torch
 from brakeline.core.encoding import Wire, canonical, parse, unhex32
 from brakeline.core.errors import Malformed, Unavailable
 from brakeline.core.transcript import decode_leaf
-from brakeline.node.home import PASSPHRASE
 from brakeline.training.cellranks import Answer, Ranks, Task, answer_of
-from brakeline.training.digest import Snapshot, Tree
-from brakeline.training.environment import digest, profile
+from brakeline.training.checkpoint import pack, unpack
+from brakeline.training.digest import Snapshot
+from brakeline.training.environment import VARIABLES, digest, profile
 from brakeline.training.ranks import Together, whole
 from brakeline.training.recipe import Code, Recipe, deposited
 from brakeline.training.replay import Rerun, rerun
+from brakeline.training.watch import Limits, Watch, of_this_machine
 
 T = TypeVar("T")
 
+_HEX: Final = re.compile("[0-9a-f]{64}")
 _WORDS: Final = 300  # characters kept of what the lab's code says
 _PRINTED_MOST: Final = 1 << 24  # bytes a cell may print
 _LINE: Final = 4096
 _LEAF_LINE: Final = 300  # bytes of a leaf in an answer, about
 _PATIENCE: Final = 5.0  # seconds a cell gets to die
+# What a cell is told of the inspector's environment: what decides the bits of a step, and what Python needs to start.
+PASSED: Final = frozenset(
+    {
+        *VARIABLES,
+        *("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "CUDA_VISIBLE_DEVICES"),
+        *(f"{name}_NUM_THREADS" for name in ("OMP", "MKL", "OPENBLAS", "GOTO", "NUMEXPR", "BLIS")),
+        *("OMP_WAIT_POLICY", "GLOO_SOCKET_IFNAME"),
+    }
+)
 
 
 class Hello(Wire, frozen=True):
@@ -64,12 +77,25 @@ class Facts(Wire, frozen=True):
 
 
 class Failed(Exception):
-    """The lab's code did not do its work here: a gap in the audit, and nobody's guilt."""
+    """The lab's code did not do its work here: a gap in the audit, and nobody's guilt. `words` are the lab's."""
+
+    def __init__(self, text: str, words: str = "") -> None:
+        super().__init__(text)
+        self.words = words
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}: {self.words}" if self.words else super().__str__()
+
+    @property
+    def plain(self) -> str:
+        """What may be said of it in public."""
+        return super().__str__()
 
 
 class Cell:
     """The inspector's end of a cell. `digest` is the recipe's as declared; `hidden` are folders that the lab's code
-    must not see; `distributions` are those that the run's profile names.
+    must not see; `distributions` are those that the run's profile names. Of the disk it sees the system, Python and
+    what is `shown`, the data set say; where that is None, and the code is one's own, all of it.
 
     Raises, on entering:
         Unavailable: the inspector's machine cannot start one, or the recipe shown changes while it is read.
@@ -82,8 +108,13 @@ class Cell:
         hidden: Sequence[Path],
         distributions: Sequence[str] = (),
         threads: int | None = None,
+        *,
+        shown: Sequence[Path] | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.recipe = recipe
+        self._shown = shown
+        self._limits = limits or of_this_machine()
         self._digest = digest
         self._hidden = hidden
         self._distributions = distributions
@@ -92,7 +123,7 @@ class Cell:
         self._unread = b""
         self._printed = b""
         self._printed_in_all = 0
-        self._over = ""
+        self._over = self._last_words = ""
 
     def __enter__(self) -> Self:
         try:
@@ -117,13 +148,16 @@ class Cell:
         files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
         self._before, self._after = (self._stack.enter_context(file) for file in files)
         numbers = [file.fileno() for file in files]
-        sandbox = ("brakeline.node.sandbox", scratch, *self._hidden, "--")
+        show = () if self._shown is None else ("--only", *_each("--show", self._shown))
+        walls = ("--bytes", self._limits.state, *_each("--hide", self._hidden), *show, "--")
         cell = ("brakeline.training.cell", self._threads, *numbers, ",".join(self._distributions))
         python = (sys.executable, "-P", "-m")
-        # All else is passed on, since it may decide the bits of a step; what opens the inspector's key is not.
-        environment = {k: v for k, v in os.environ.items() if k != PASSPHRASE} | {"TMPDIR": str(scratch)}
+        known = {name: value for name, value in os.environ.items() if name in PASSED}
+        if "PYTHONPATH" in known:  # the cell stands in another folder
+            known["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, known["PYTHONPATH"].split(os.pathsep)))
+        environment = {**known, "TMPDIR": str(scratch), "HOME": str(scratch)}
         self._process = subprocess.Popen(
-            [str(word) for word in (*python, *sandbox, *python, *cell)],
+            [str(word) for word in (*python, "brakeline.node.sandbox", scratch, *walls, *python, *cell)],
             cwd=folder,
             env=environment,
             bufsize=0,
@@ -134,6 +168,7 @@ class Cell:
             pass_fds=numbers,
         )
         self._stack.callback(self._kill)
+        self._watch = Watch(self._process.pid, self._limits)
         self._listener = threading.Thread(target=self._listen, daemon=True, name="brakeline-cell")
         self._listener.start()
         hello = self._receive(Hello, _LINE)
@@ -145,7 +180,9 @@ class Cell:
         self._send(b"")
         facts = self._receive(Facts, _LINE)
         if facts.error:
-            raise Failed(facts.error)
+            raise Failed("the recipe cannot be loaded", facts.error)
+        if not _HEX.fullmatch(facts.dataset):
+            raise Failed("the recipe's dataset_root() gives no digest", facts.dataset)
         return facts
 
     def run(self, seed: bytes, start: int, steps: int, before: Snapshot | Together, ranks: int = 1) -> Rerun:
@@ -157,34 +194,35 @@ class Cell:
         """
         try:
             # Saved anew from the values that have a digest: nothing else in the lab's file crosses.
-            _save(self._before, before.copy() if start else {})
-            _save(self._after, {})
-        except (OSError, RuntimeError) as e:  # torch reports a full disk as RuntimeError
+            pack(self._before, before.copy() if start else {})
+            self._after.truncate(0)
+        except OSError as e:
             raise Unavailable(f"cannot hand over the checkpoint of step {start}: {e}") from e
         self._send(canonical(Task(seed=seed.hex(), start=start, steps=steps, ranks=ranks)))
         answer = self._receive(Answer, _LINE + steps * _LEAF_LINE)
         if answer.error:
-            raise Failed(answer.error)
+            raise Failed("train() failed in replay", answer.error)
         try:
             leaves = tuple(decode_leaf(bytes.fromhex(leaf)) for leaf in answer.leaves)
             start_state = unhex32(answer.start_state)
-            end = _load(self._after) if leaves else None
-        except Exception as e:  # what hostile bytes raise, nobody promises
-            raise Failed(f"the answer cannot be read: {type(e).__name__}") from e
+            end = whole(unpack(_path(self._after), self._limits.state).tree) if len(leaves) == steps else None
+        except (Exception, MemoryError) as e:  # what hostile bytes raise, nobody promises
+            raise Failed("the answer cannot be read", describe(e)) from e
         if [leaf.step for leaf in leaves] != list(range(start + 1, start + 1 + len(leaves))) or len(leaves) > steps:
             raise Failed("the answer is about other steps")
-        if end is not None and len(leaves) == steps and end.digest() != leaves[-1].state:
+        if end is not None and end.digest() != leaves[-1].state:
             raise Failed("the state handed over is not the one reported")
-        return Rerun(start_state, leaves, end if len(leaves) == steps else None)
+        return Rerun(start_state, leaves, end)
 
     def _send(self, line: bytes) -> None:
         assert self._process.stdin is not None
         if self._over:
-            raise Failed(self._over)
+            raise Failed(self._over, self._last_words)
         try:
             self._process.stdin.write(line + b"\n")
         except OSError as e:
-            raise self._failed(self._lastdescribe()) from e
+            raise self._ended() from e
+        self._watch.begin()
 
     def _receive(self, kind: type[T], most: int) -> T:
         assert self._process.stdout is not None
@@ -193,12 +231,15 @@ class Cell:
             ready, _, _ = select.select([self._process.stdout], [], [], 0.2)
             if self._printed_in_all > _PRINTED_MOST:
                 raise self._failed("the process printed without end")
+            if what := self._watch.exceeded():
+                self.interrupt()
+                raise self._failed(f"the process was ended: {what}")
             if not ready and self._exit_status() is None:
                 continue
             data = os.read(self._process.stdout.fileno(), 1 << 16) if ready else b""
             self._unread += data
             if not data:
-                raise self._failed(self._lastdescribe())
+                raise self._ended()
             if len(self._unread) > most:
                 raise self._failed("the answer is too long")
         line, _, self._unread = self._unread.partition(b"\n")
@@ -212,9 +253,9 @@ class Cell:
         with suppress(ProcessLookupError, AttributeError):
             os.kill(self._process.pid, signal.SIGTERM)
 
-    def _failed(self, text: str) -> Failed:
-        self._over = text
-        return Failed(text)
+    def _failed(self, text: str, words: str = "") -> Failed:
+        self._over, self._last_words = text, words
+        return Failed(text, words)
 
     def _listen(self) -> None:
         """Keep the end of what the cell prints; one that prints without end is not listened to for ever."""
@@ -236,12 +277,12 @@ class Cell:
             time.sleep(0.01)
         return status
 
-    def _lastdescribe(self) -> str:
+    def _ended(self) -> Failed:
         status = self._wait()
         self._listener.join(0.5)
         words = self._printed.decode("utf-8", "replace").strip()[-_WORDS:]
         ended = "closed its answers" if status is None else f"ended with status {status}"
-        return f"the process {ended}: {words}" if words else f"the process {ended}"
+        return self._failed(f"the process {ended}", words)
 
     def _kill(self) -> None:
         """End the cell and what it left behind."""
@@ -256,16 +297,13 @@ class Cell:
                 pipe.close()
 
 
-def _save(file: IO[bytes], tree: Tree) -> None:
-    file.seek(0)
-    file.truncate()
-    torch.save(tree, file)
-    file.flush()
+def _path(file: IO[bytes]) -> Path:
+    """A file that has no name, by one."""
+    return Path(f"/proc/self/fd/{file.fileno()}")
 
 
-def _load(file: IO[bytes]) -> Snapshot | Together:
-    file.seek(0)
-    return whole(torch.load(file, map_location="cpu", weights_only=True))
+def _each(option: str, paths: Iterable[Path]) -> tuple[str, ...]:
+    return tuple(word for path in paths for word in (option, str(path.absolute())))
 
 
 # --- the other end
@@ -291,7 +329,7 @@ def main(threads: str, before: str, after: str, distributions: str, exposed: str
         dataset, flop = str(code.dataset_root(config)), str(int(code.flop_per_step(config)))
         say(Facts(dataset=_clean(dataset), flop_per_step=flop, error=""))
     except BaseException as e:  # sys.exit() too
-        say(Facts(dataset="", flop_per_step="", error=describe("the recipe cannot be loaded", e)))
+        say(Facts(dataset="", flop_per_step="", error=describe(e)))
         return
     files = os.fdopen(int(before), "rb"), os.fdopen(int(after), "wb")
     with closing(Ranks()) as ranks:
@@ -301,27 +339,27 @@ def main(threads: str, before: str, after: str, distributions: str, exposed: str
 
 def _answer(recipe: Recipe, code: Code, ranks: Ranks, task: Task, before: IO[bytes], after: IO[bytes]) -> Answer:
     try:
-        opened = _load(before) if task.start else None
+        opened = whole(unpack(_path(before), sys.maxsize).tree) if task.start else None
         if recipe.ranks > 1 or task.ranks > 1:
             made, end = ranks.make(task, opened.tree if opened else {})
             if end is not None:
-                _save(after, end)
+                pack(after, end)
             return made
         done = rerun(code.train, recipe.full_config(bytes.fromhex(task.seed)), opened, task.start, task.steps)
         if done.end is not None:
-            _save(after, done.end.tree)
+            pack(after, done.end.tree)
         return answer_of(done)
     except BaseException as e:
-        return Answer(start_state="", leaves=(), error=describe("train() failed in replay", e))
+        return Answer(start_state="", leaves=(), error=describe(e))
 
 
-def describe(what: str, e: BaseException) -> str:
-    """`what` failed with `e`, whose words are the lab's, and may be none."""
+def describe(e: BaseException) -> str:
+    """An error of the lab's code, whose words are the lab's, and may be none."""
     try:
         text = f": {e}"
     except BaseException:
         text = ""
-    return _clean(f"{what}: {type(e).__name__}{text}")
+    return _clean(f"{type(e).__name__}{text}")
 
 
 def _clean(text: str) -> str:

@@ -10,14 +10,15 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from brakeline.core.encoding import Wire, canonical, parse, unhex32
 from brakeline.core.errors import BrakelineError, Malformed, Misuse, Unavailable
@@ -96,12 +97,9 @@ def write(directory: Path, it: Image) -> None:
     if path.exists():
         return
     temporary = path.with_suffix(".tmp")
-    index = _Index(format=FORMAT, step=it.step, structures=tuple(it.structures), tensors=it.tensors)
-    structures = {
-        _structure(name): torch.frombuffer(bytearray(data), dtype=torch.uint8) for name, data in it.structures.items()
-    }
     try:
-        save_file({**structures, **it.data}, temporary, {_METADATA: canonical(index).decode()})
+        tensors, metadata = _contents(it)
+        save_file(tensors, temporary, metadata)
         with temporary.open("rb") as f:
             os.fsync(f.fileno())
         _check_written(temporary, it)
@@ -110,6 +108,41 @@ def write(directory: Path, it: Image) -> None:
             ports.disk().sync(folder)
     except (OSError, SafetensorError) as e:
         raise Unavailable(f"cannot write the checkpoint of step {it.step}: {e}", hint=GOES_ON) from e
+
+
+def _contents(it: Image) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    index = _Index(format=FORMAT, step=it.step, structures=tuple(it.structures), tensors=it.tensors)
+    structures = {
+        _structure(name): torch.frombuffer(bytearray(data), dtype=torch.uint8) for name, data in it.structures.items()
+    }
+    return {**structures, **it.data}, {_METADATA: canonical(index).decode()}
+
+
+def pack(file: IO[bytes], tree: Mapping[str, Tree]) -> None:
+    """Write a state into a file by itself, that of one rank or of several as `ranks.merged` has them.
+
+    Raises:
+        Misuse: it has no canonical form. OSError: the disk.
+    """
+    state = snapshot(tree, lambda *_: True)
+    data = save(*_contents(image(0, state, state.items(), {})))
+    file.seek(0)
+    file.truncate()
+    file.write(data)
+    file.flush()
+
+
+def unpack(path: Path, most: int) -> Snapshot:
+    """What was packed, by whoever. Raises as `load_checkpoint`; Malformed too where it has more than `most` bytes."""
+    if (size := path.stat().st_size) > most:
+        raise Malformed(f"a state of {size:,} bytes, where {most:,} are read")
+
+    def only(step: int) -> AbstractContextManager[TensorFile]:
+        if step:
+            raise Malformed("what is packed refers to nothing")
+        return TensorFile(path)
+
+    return _load(0, path.name, only)
 
 
 def _check_written(path: Path, it: Image) -> None:
@@ -132,11 +165,17 @@ def load_checkpoint(directory: Path, step: int) -> Snapshot:
         Unavailable: no such file, or one that it refers to. Malformed: not a checkpoint of this step.
         OSError, MemoryError.
     """
-    structures, tensors = _read(directory, step)
+    return _load(step, checkpoint_path(directory, step).name, partial(_file, directory))
+
+
+def _load(step: int, name: str, opened: Callable[[int], AbstractContextManager[TensorFile]]) -> Snapshot:
+    """`opened` gives the file of a step."""
+    with opened(step) as file:
+        structures, tensors = _listing(file, step, name)
     _check_once(tensors, step)
     data: dict[str, torch.Tensor] = {}
     for at in sorted({t.step for t in tensors}):
-        with _file(directory, at) as file:
+        with opened(at) as file:
             for listed in (t for t in tensors if t.step == at):
                 _check_size(listed, file.size(listed.digest), step)
                 data[listed.digest] = file.tensor(listed.digest)
@@ -146,7 +185,7 @@ def load_checkpoint(directory: Path, step: int) -> Snapshot:
         if next(values, None) is not None:
             raise Malformed("more tensors than places")
     except (BrakelineError, ValueError, RecursionError, RuntimeError) as e:
-        raise Malformed(f"{checkpoint_path(directory, step).name} is not a checkpoint: {e}") from e
+        raise Malformed(f"{name} is not a checkpoint: {e}") from e
     return snapshot(tree, lambda *_: True)
 
 
@@ -159,6 +198,33 @@ def listed_digest(directory: Path, step: int) -> bytes:
     except Malformed as e:
         raise Malformed(f"{checkpoint_path(directory, step).name} is not a checkpoint: {e}") from e
     return state_digest([*(structure_digest(name, data) for name, data in structures.items()), *listed])
+
+
+def list_size(path: Path) -> int:
+    """Bytes of a checkpoint up to the end of its list, by which it is known. Raises OSError."""
+    with path.open("rb") as f:
+        return 8 + int.from_bytes(f.read(8), "little")
+
+
+def check_bytes(path: Path) -> None:
+    """That the bytes in a checkpoint are those that it lists.
+
+    Raises:
+        Malformed: they are not, or it is no checkpoint. OSError.
+    """
+    directory, step = path.parent.parent, int(path.stem.removeprefix("step-"))
+    structures, tensors = _read(directory, step)
+    _check_once(tensors, step)
+    try:
+        with _file(directory, step) as file:
+            for (component, place), listed in zip(_places(structures), tensors, strict=True):
+                if listed.step == step:
+                    _check_size(listed, file.size(listed.digest), step)
+                    data = file.read(listed.digest)
+                    if tensor_digest(component, place, listed.dtype, listed.shape, data).hex() != listed.digest:
+                        raise Malformed("it holds other bytes than it lists")
+    except (BrakelineError, ValueError, RecursionError) as e:
+        raise Malformed(f"{path.name} is not a checkpoint: {e}") from e
 
 
 def shared(directory: Path, step: int) -> dict[str, int]:
@@ -196,15 +262,18 @@ def _file(directory: Path, step: int) -> Iterator[TensorFile]:
 
 def _read(directory: Path, step: int) -> tuple[dict[str, bytes], tuple[Listed, ...]]:
     """Structures and list."""
-    name = checkpoint_path(directory, step).name
     with _file(directory, step) as file:
-        try:
-            index = parse(file.metadata.get(_METADATA, "").encode(), _Index)
-            if index.format != FORMAT or index.step != step or len({*index.structures}) != len(index.structures):
-                raise Malformed(f"not the checkpoint of step {step}")
-            return {part: bytes(file.read(_structure(part))) for part in index.structures}, index.tensors
-        except (Malformed, KeyError, UnicodeEncodeError) as e:
-            raise Malformed(f"{name} is not a checkpoint: {e}") from e
+        return _listing(file, step, checkpoint_path(directory, step).name)
+
+
+def _listing(file: TensorFile, step: int, name: str) -> tuple[dict[str, bytes], tuple[Listed, ...]]:
+    try:
+        index = parse(file.metadata.get(_METADATA, "").encode(), _Index)
+        if index.format != FORMAT or index.step != step or len({*index.structures}) != len(index.structures):
+            raise Malformed(f"not the checkpoint of step {step}")
+        return {part: bytes(file.read(_structure(part))) for part in index.structures}, index.tensors
+    except (Malformed, KeyError, UnicodeEncodeError) as e:
+        raise Malformed(f"{name} is not a checkpoint: {e}") from e
 
 
 def _check_once(tensors: Sequence[Listed], step: int) -> None:

@@ -23,6 +23,7 @@ from brakeline.core.state.runs import Run
 from brakeline.core.statement import MAX_BYTES
 from brakeline.core.transcript import LEAF_BYTES, Head
 from brakeline.node.desk import Lab
+from brakeline.node.disk import disk_errors
 from brakeline.node.permits import LiveGate
 from brakeline.training import ranks
 from brakeline.training.cell import Cell, Failed
@@ -31,6 +32,7 @@ from brakeline.training.distributions import fingerprints, imported
 from brakeline.training.environment import digest, keep_profile, kept_distributions, profile, profile_path
 from brakeline.training.gatehook import RankGate
 from brakeline.training.launch import Stretch
+from brakeline.training.manifests import Keeper
 from brakeline.training.moving import cut_to_checkpoint, last_of_all, origin, spread
 from brakeline.training.recipe import RECIPE, Code, Recipe, own_code
 from brakeline.training.recorder import LEAVES, Recorder, read_leaves
@@ -292,13 +294,20 @@ class Session:
         d, treaty, before = run.declaration, self._lab.treaty, origin(run, self._recipe.ranks)
         # As often as in the treaty's shortest segments: a permit's allowance counts from the last head.
         heads = max(1, treaty.head_every * treaty.segment_steps // d.segment_steps)
+        kept = Keeper(self.evidence, run.id, self._lab.home.key("statement"), PERMITS)
+
+        def commit(head: Head) -> None:
+            with disk_errors():
+                kept.add(head)  # before it can be asked for
+            self._lab.commit(head)
+
         gate = LiveGate(self._lab.follower, run.id, steps=lambda: recorder.steps, on_permit=self._keep_permit)
         recorder = Recorder(
             self.evidence,
             segment_steps=d.segment_steps,
             flop_per_step=d.step_flop,
             head_every_segments=heads,
-            on_head=self._lab.commit,
+            on_head=commit,
             run=run.id,
             permit=lambda: gate.permit,
             origin=before,

@@ -70,6 +70,8 @@ class TensorFile:
             if entry.dtype != "U8" or entry.shape != (end - start,) or end > size - 8 - length:
                 raise Malformed(f"{self._path.name} is not a checkpoint: it holds something else than bytes")
             self._at[name] = 8 + length + start, end - start
+        if sum(count for _, count in self._at.values()) > size - 8 - length:  # what is read is not more than there is
+            raise Malformed(f"{self._path.name} is not a checkpoint: it holds the same bytes twice")
 
     def _take(self, at: int, count: int) -> bytearray:
         assert self._file is not None

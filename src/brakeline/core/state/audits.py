@@ -12,7 +12,18 @@ import msgspec
 
 from brakeline.core.encoding import b64decode, is_text
 from brakeline.core.errors import Malformed, Reason, Refused
-from brakeline.core.finding import REPLAYED, Answer, Audit, Fault, Finding, Retraction, key_of, verdict
+from brakeline.core.finding import (
+    BLAMELESS,
+    REPLAYED,
+    SINCE_RULES_2,
+    Answer,
+    Audit,
+    Fault,
+    Finding,
+    Retraction,
+    key_of,
+    verdict,
+)
 from brakeline.core.keys import PublicKey
 from brakeline.core.sampling import audit_seed, sample, ticket_message
 from brakeline.core.state.events import Alleged, Answered, Audited, Barred, Event, Fell, Retracted
@@ -92,6 +103,10 @@ def take(
     cuts = frozenset(h.steps for h in run.kept)
     for finding in audit.findings:
         _check_place(run, finding, logged.steps, cuts)
+        if treaty.rules > 1:
+            _check_accuses(run, finding, audit.environment)
+        elif finding.fault in SINCE_RULES_2:
+            raise Malformed(f"rules 1 do not know a finding of {finding.fault}")
     if audit.verdict != "partial":
         _check_count(treaty, run, logged, issuer, audit, key)
     # Treaty 7.7: who noticed that its machine computes differently has not looked strictly, whatever it declares.
@@ -100,9 +115,9 @@ def take(
     return _weigh(treaty, run, index, issuer, audit, logged, cuts, environment, time)
 
 
-def _strictly(run: Run, environment: str, a: Allegation) -> bool:
+def _strictly(treaty: Treaty, run: Run, environment: str, a: Allegation) -> bool:
     """Whether who looked in `environment` looked at what is alleged without a tolerance."""
-    if a.open_to_all:
+    if a.open_to_all or (a.not_shown and treaty.rules > 1):
         return True
     return {environment} == (set(run.environments) if a.whole else {run.environment(a.segment[0])})
 
@@ -141,14 +156,18 @@ def _weigh(
         if key not in allegations and (mine := mine + 1) > MAX_ALLEGATIONS:
             text = f"{MAX_ALLEGATIONS} allegations of {issuer} against the run are on record"
             raise Refused(Reason.ALLOWANCE, text)
-        before = allegations.get(key) or _recall(run, finding, logged, time)
-        allegations[key] = _accuse(before, issuer, _strictly(run, environment, before))
+        before = allegations.get(key) or _recall(treaty, run, finding, logged, time)
+        strict = _strictly(treaty, run, environment, before)
+        if before.not_shown and treaty.rules > 1:  # Treaty 7.7
+            strict = before.answered >= 0 or time >= before.since + treaty.answer_within
+        allegations[key] = _accuse(before, issuer, strict)
         if issuer not in before.accusers:
             events.append(Alleged(entry=index, run=run.id, inspector=issuer, finding=finding))
     looked = frozenset(audit.segments).difference(f.segment for f in audit.findings if f.severity == "gap")
     for key, a in allegations.items():
-        if key not in accused and issuer not in a.accusers and _denies(a, audit, looked):
-            allegations[key] = _deny(a, issuer, _strictly(run, environment, a))
+        shown = a.not_shown and treaty.rules > 1  # what was not there may be there now
+        if key not in accused and (shown or issuer not in a.accusers) and _denies(a, audit, looked):
+            allegations[key] = _deny(a, issuer, _strictly(treaty, run, environment, a))
     examined = dict(run.examined)
     if audit.verdict != "partial":
         real = sorted(s for s in looked if _is_segment(run, s, logged.steps, cuts))
@@ -160,12 +179,12 @@ def _weigh(
     return run, (*events, *decided)
 
 
-def _recall(run: Run, finding: Finding, logged: LoggedHead, time: int) -> Allegation:
+def _recall(treaty: Treaty, run: Run, finding: Finding, logged: LoggedHead, time: int) -> Allegation:
     """A new allegation, with the denials of those who looked there before."""
     a = Allegation(finding.fault, finding.segment, logged.index, time)
     for inspector, e in run.examined.items():
         if a.segment in e.segments or (a.whole and e.verdict == "pass" and e.head >= logged.index):
-            a = _deny(a, inspector, _strictly(run, e.where(run), a))
+            a = _deny(a, inspector, _strictly(treaty, run, e.where(run), a))
     return a
 
 
@@ -216,7 +235,7 @@ def decide(treaty: Treaty, run: Run, index: int, time: int) -> tuple[Run, tuple[
         return run, ()
     allegations = dict(run.allegations)
     for key, a in sorted(allegations.items()):
-        if len(a.accusers) >= treaty.adjudicators:
+        if len(_counted(treaty, a)) >= treaty.adjudicators:
             bar = Bar(a.fault, a.segment)
             events.append(Barred(entry=index, run=run.id, fault=bar.fault, segment=bar.segment))
             return msgspec.structs.replace(run, allegations=allegations, bar=bar), tuple(events)
@@ -226,6 +245,11 @@ def decide(treaty: Treaty, run: Run, index: int, time: int) -> tuple[Run, tuple[
             events.append(Fell(entry=index, run=run.id, fault=a.fault, segment=a.segment))
         allegations[key] = msgspec.structs.replace(a, fell=fell)
     return msgspec.structs.replace(run, allegations=allegations), tuple(events)
+
+
+def _counted(treaty: Treaty, a: Allegation) -> frozenset[str]:
+    """The accusers who count: that something was not shown is no fault before the lab had its time. Treaty 7.7"""
+    return frozenset(a.strict) if a.not_shown and treaty.rules > 1 else a.accusers
 
 
 def _refuters(treaty: Treaty, a: Allegation, time: int) -> tuple[str, ...]:
@@ -240,7 +264,7 @@ def _refuters(treaty: Treaty, a: Allegation, time: int) -> tuple[str, ...]:
 
 def needed(treaty: Treaty, a: Allegation, time: int) -> tuple[int, int]:
     """How many more inspectors would uphold the allegation, and how many would make it fall, at the log's `time`."""
-    return treaty.adjudicators - len(a.accusers), treaty.adjudicators - len(_refuters(treaty, a, time))
+    return treaty.adjudicators - len(_counted(treaty, a)), treaty.adjudicators - len(_refuters(treaty, a, time))
 
 
 def retract(
@@ -289,12 +313,19 @@ def _check_place(run: Run, finding: Finding, steps: int, cuts: frozenset[int]) -
 
     `cuts` are the steps at which the run logged a head.
     """
-    if finding.severity == "violation" and finding.fault in (Fault.ENVIRONMENT_MISMATCH, Fault.NOT_REPLAYED):
+    if finding.severity == "violation" and finding.fault in BLAMELESS:
         raise Malformed(f"{finding.fault} is never a violation (Treaty 7.6)")
     start, end = finding.segment
     part = finding.segment == (0, 0) or _is_segment(run, finding.segment, steps, cuts)
     if not 0 <= start <= end <= steps or not (part or finding.fault not in REPLAYED):
         raise Malformed(f"a {finding.fault} at steps {start}-{end} of {steps}: no segment that can be replayed")
+
+
+def _check_accuses(run: Run, finding: Finding, environment: str) -> None:
+    """What another environment computes accuses nobody. Treaty 7.7"""
+    computed = finding.severity == "violation" and finding.fault in (Fault.REPLAY_MISMATCH, Fault.INITIAL_STATE)
+    if computed and environment != run.environment(finding.segment[0]):
+        raise Malformed(f"a {finding.fault} was found in another environment than the run's (Treaty 7.7)")
 
 
 def _is_segment(run: Run, part: tuple[int, int], steps: int, cuts: frozenset[int]) -> bool:

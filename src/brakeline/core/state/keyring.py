@@ -145,6 +145,12 @@ class Keyring(msgspec.Struct, frozen=True, gc=False):
         seats = treaty.parties
         return {k: n for k, n in (now | then).items() if n in seats and "permit-signer" in seats[n].roles}
 
+    def of_party(self, name: str) -> tuple[PublicKey, ...]:
+        """All keys by which a party speaks or spoke, those that fell included: for what it signed at any time."""
+        now = [self.of[name].statement.key] if name in self.of else []
+        then = [p.key for p in self.past if p.party == name and p.purpose == "statement"]
+        return tuple(PublicKey.parse(key) for key in (*now, *then) if key)
+
     def retired(self, keyid: str) -> Past | None:
         """The key with this id that counted once, where there is one."""
         assert self.index is not None

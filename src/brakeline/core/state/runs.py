@@ -14,7 +14,7 @@ from rpds import HashTrieMap, List
 
 from brakeline.core.brake import Phase
 from brakeline.core.errors import Reason, Refused
-from brakeline.core.finding import REPLAYED, Key
+from brakeline.core.finding import REPLAYED, Fault, Key
 from brakeline.core.run import Declaration
 from brakeline.core.transcript import Head, Segments
 from brakeline.core.treaty import Treaty
@@ -71,6 +71,12 @@ class Allegation(msgspec.Struct, frozen=True, gc=False):
     def open_to_all(self) -> bool:
         """Whether it shows in what the lab opens, so that no environment changes what is seen."""
         return self.fault not in REPLAYED
+
+    @property
+    def not_shown(self) -> bool:
+        """Whether it is that something was asked for and not shown: `strict` are then those who say so after the lab
+        had its time to answer, `loose` those who said so before. Treaty 7.7"""
+        return self.fault == Fault.OPENING_MISSING
 
     @property
     def whole(self) -> bool:

@@ -195,6 +195,7 @@ def _treaty(data: bytes, t: Text, parties: dict[str, Party]) -> Treaty:
         residual=_quantity("audit.residual", units.fraction, t.audit.residual),
         attested_runs=t.audit.attested_runs,
         audit_within=_audit_within(t),
+        answer_within=_answer_within(t),
         findings=t.audit.findings,
         budget=_budget(t.budget),
         incidents=_incidents(t.clocks),
@@ -361,6 +362,15 @@ def _segment_most(t: Text) -> int:
     _need(t.treaty.rules >= SUCCESSION, "audit.segment_most", f"rules {t.treaty.rules} know of one length alone")
     _need(t.audit.segment_steps <= most <= _MANY, "audit.segment_most", "must lie in audit.segment_steps..1000000000")
     return most
+
+
+def _answer_within(t: Text) -> int:
+    if t.audit.answer_within is None:
+        return _audit_within(t)
+    _need(t.treaty.rules >= SUCCESSION, "audit.answer_within", f"rules {t.treaty.rules} know of no such clock")
+    within = _seconds("audit.answer_within", t.audit.answer_within)
+    _need(within > 0, "audit.answer_within", "must last at least one second (Treaty 7.7)")
+    return within
 
 
 def _audit_within(t: Text) -> int:

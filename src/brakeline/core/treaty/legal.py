@@ -194,10 +194,19 @@ def rules(t: Treaty) -> dict[str, str]:
         "7.5": f"In the declared environment a replay must agree bit for bit; in another, the update must agree within "
         f"{exact(t.update_error)} of its size."
         + (" A lab logs first that a run moves: each stretch is judged where it was made." if t.amends else ""),
-        "7.6": "A difference that another environment explains is recorded and is no violation.",
+        "7.6": "What comes out otherwise in another environment, and a recipe that does not agree with itself, is "
+        "recorded, accuses nobody, and does not pass the run."
+        if t.amends
+        else "A difference that another environment explains is recorded and is no violation.",
         "7.7": f"A violation is upheld when {t.adjudicators} inspectors, none of them the lab's, find it; it falls "
         "when as many checked the same steps as strictly and did not find it. A replay in another environment never "
-        f"refutes one in the declared environment, unless nobody has confirmed that within {duration(t.audit_within)}.",
+        f"refutes one in the declared environment, unless nobody has confirmed that within {duration(t.audit_within)}."
+        + (
+            " A replay accuses only there. That something was not shown counts against the lab where it is said after "
+            f"the lab has answered, or {duration(t.answer_within)} after it was first said."
+            if t.amends
+            else ""
+        ),
         "7.8": "A job that cannot be changed may run as an attested run: a supervisor stops it, it commits to its "
         "running time, and behind it stands the lab's word alone; there is nothing of it to settle."
         if t.attested_runs

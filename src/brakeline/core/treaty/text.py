@@ -104,6 +104,7 @@ class AuditTable(_Table, frozen=True):
     within: str
     findings: int
     segment_most: int | None = None
+    answer_within: str | None = None
 
 
 class BudgetTable(_Table, frozen=True):

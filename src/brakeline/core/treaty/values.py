@@ -165,6 +165,7 @@ class Treaty:
     residual: Decimal
     attested_runs: bool
     audit_within: int
+    answer_within: int
     findings: int
     budget: Budget
     incidents: tuple[IncidentClass, ...]

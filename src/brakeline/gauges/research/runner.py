@@ -118,7 +118,8 @@ def sandboxed(command: Sequence[str], hidden: Sequence[Path]) -> list[str]:
     for package, folder in _LABELS:
         spec = importlib.util.find_spec(package)
         away += [Path(place) / folder for place in (spec and spec.submodule_search_locations) or ()]
-    return [*_PYTHON, "brakeline.node.sandbox", _SCRATCH, *(str(path.absolute()) for path in away), "--", *command]
+    hide = [word for path in away for word in ("--hide", str(path.absolute()))]
+    return [*_PYTHON, "brakeline.node.sandbox", _SCRATCH, *hide, "--", *command]
 
 
 @contextmanager

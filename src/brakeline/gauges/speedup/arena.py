@@ -125,10 +125,11 @@ def _run(room: Path, data: bytes, expected: int, limit: float, hidden: Sequence[
     core = max(os.sched_getaffinity(0))
     scratch = str(room / "tmp")
     away = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"), Path.home(), *hidden]
+    hide = [word for path in away for word in ("--hide", path)]
     python = (sys.executable, "-P", "-m")
     launch = (*python, "brakeline.gauges.speedup.launch", core, room / "candidate", sys.executable)
     process = subprocess.Popen(
-        [str(word) for word in (*python, _SANDBOX, scratch, *away, "--", *launch)],
+        [str(word) for word in (*python, _SANDBOX, scratch, *hide, "--", *launch)],
         cwd="/",
         env={"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": scratch, "TMPDIR": scratch, **_QUIET},
         bufsize=0,
