@@ -40,14 +40,16 @@ from brakeline.core.finding import Audit
 from brakeline.core.gate import GateState, admit, decide, halt
 from brakeline.core.state.events import Audited
 from brakeline.core.transcript import Head
-from brakeline.training.audit import Looking, inspect
+from brakeline.training.audit import inspect
 from brakeline.training.cell import Cell, Facts, Failed, describe
 from brakeline.training.digest import Snapshot
-from brakeline.training.environment import digest, profile
+from brakeline.training.environment import digest, keep_profile, profile
 from brakeline.training.manifests import Keeper
+from brakeline.training.ranks import Together
 from brakeline.training.recipe import RECIPE, Recipe
 from brakeline.training.recorder import LEAVES, Recorder
 from brakeline.training.replay import Rerun, rerun
+from brakeline.training.replays import Looking
 from brakeline.training.session import PERMITS
 from world import World, key
 
@@ -106,10 +108,17 @@ class Bare(Cell):
         except (Exception, SystemExit) as e:
             raise Failed("the recipe cannot be loaded", describe(e)) from e
 
-    def run(self, seed: bytes, start: int, steps: int, before: Snapshot, ranks: int = 1) -> Rerun:
+    def run(
+        self,
+        seed: bytes,
+        start: int,
+        steps: int,
+        before: Snapshot | Together | None,
+        ranks: int = 1,
+        noise: tuple[int, int] | None = None,
+    ) -> Rerun:
         try:
-            config = self.recipe.full_config(seed)
-            return rerun(self.code.train, config, before if start else None, start, steps)
+            return rerun(self.code.train, self.recipe.full_config(seed), before, start, steps, noise)
         except (Exception, SystemExit) as e:
             raise Failed("train() failed in replay", describe(e)) from e
 
@@ -124,6 +133,7 @@ class Run:
         self.evidence = folder / "evidence"
         self.recipe = Recipe(name, ROOT / "examples" / "train.py", steps, CONFIG)
         self.recipe.deposit(self.evidence / RECIPE)
+        keep_profile(profile(), self.evidence)
         self.code = self.recipe.load()
         config = self.recipe.full_config(bytes(32))
         self.live = self.world.declare(

@@ -24,12 +24,13 @@ from brakeline.core.sampling import miss
 from brakeline.core.statement import open_envelope
 from brakeline.core.transcript import LEAF_BYTES, Segments
 from brakeline.training import audit as module
-from brakeline.training.audit import Looking, inspect
+from brakeline.training.audit import inspect
 from brakeline.training.checkpoint import checkpoint_path
 from brakeline.training.manifests import MANIFESTS
 from brakeline.training.recipe import MANIFEST, RECIPE
 from brakeline.training.recorder import LEAVES, read_leaves
 from brakeline.training.replay import Rerun
+from brakeline.training.replays import Looking
 from brakeline.training.session import PERMITS
 from brakeline.training.shown import Leaves, permits
 from world import World, key

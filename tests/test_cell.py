@@ -19,12 +19,13 @@ import audit as bench
 from brakeline.core.encoding import sha256
 from brakeline.core.errors import Refused, Unavailable
 from brakeline.core.finding import Audit, Fault
-from brakeline.training.audit import Looking, inspect
+from brakeline.training.audit import inspect
 from brakeline.training.cell import PASSED, Cell, Failed
 from brakeline.training.checkpoint import checkpoint_path, image, load_checkpoint, write
 from brakeline.training.digest import snapshot
 from brakeline.training.recipe import Recipe
 from brakeline.training.recorder import LEAVES
+from brakeline.training.replays import Looking
 from brakeline.training.shown import check_fault
 from brakeline.training.watch import Limits
 from world import key

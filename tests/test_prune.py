@@ -11,11 +11,12 @@ import torch
 
 from brakeline.core.finding import Fault
 from brakeline.training import session
-from brakeline.training.audit import Looking, inspect
+from brakeline.training.audit import inspect
 from brakeline.training.checkpoint import checkpoint_path, checkpoint_steps, image, write
 from brakeline.training.digest import snapshot
 from brakeline.training.prune import plan, remove
 from brakeline.training.ranks import folder
+from brakeline.training.replays import Looking
 from brakeline.training.session import Session
 from test_session import recipe
 from world import Live, World, key

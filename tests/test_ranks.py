@@ -14,13 +14,12 @@ from brakeline.core.errors import Misuse
 from brakeline.core.transcript import NONE, Leaf
 from brakeline.training.cell import Cell
 from brakeline.training.checkpoint import checkpoint_steps
-from brakeline.training.digest import Snapshot, snapshot
+from brakeline.training.digest import snapshot
 from brakeline.training.moving import cut_to_checkpoint
 from brakeline.training.ranks import Together, folder, joint, meet, rank, tell, whole
 from brakeline.training.recipe import Recipe
 from brakeline.training.recorder import read_leaves
 from brakeline.training.rehearsal import Rehearsal, rehearse
-from brakeline.training.replay import Rerun, conclude
 
 SOURCE = """
 import torch
@@ -175,31 +174,3 @@ def test_a_torn_leaf_is_no_concern_of_those_before(tmp_path: Path) -> None:
     with (tmp_path / "leaves.bin").open("ab") as f:
         f.write(b"torn")
     assert len(read_leaves(tmp_path, 10)) == 11
-
-
-def weights(*of: list[float]) -> Snapshot | Together:
-    """The state of as many ranks, each with these weights."""
-    parts = [snapshot({"model": {"state": {"w": torch.tensor(w)}, "transient": {}}}, lambda *_: True) for w in of]
-    return parts[0] if len(parts) == 1 else Together(tuple(parts))
-
-
-ONE, TWO, HALF = [1.0, 1.0], [2.0, 2.0], [1.0]
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "error"),
-    [
-        (weights(ONE, ONE), weights(TWO, TWO, TWO), 0.0),  # every rank has the whole
-        (weights(ONE, ONE, ONE), weights(TWO), 0.0),
-        (weights(ONE), weights(TWO, TWO), 0.0),
-        (weights(HALF, HALF), weights(ONE), None),  # they were shards
-        (weights(ONE), weights(HALF, HALF), None),
-    ],
-)
-def test_an_update_across_a_move_has_a_size_where_no_shard_was_cut_anew(
-    before: Snapshot | Together, after: Snapshot | Together, error: float | None
-) -> None:
-    """An inspector on another machine goes by it: without one he cannot pass the run."""
-    leaves = tuple(Leaf(step, bytes(32), NONE, NONE, 0.0, step) for step in range(2))
-    found = conclude(leaves, before, after, Rerun(bytes(32), leaves[1:], after), "")
-    assert (found.update_error, found.rho) == (error, None if error is None else 1.0)

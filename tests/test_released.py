@@ -14,8 +14,9 @@ from brakeline.core.finding import Fault, Finding
 from brakeline.core.state.audits import owed
 from brakeline.core.state.codec import decode, encode
 from brakeline.training import session
-from brakeline.training.audit import Looking, inspect
+from brakeline.training.audit import inspect
 from brakeline.training.prune import plan, remove
+from brakeline.training.replays import Looking
 from brakeline.training.session import Session
 from test_session import recipe
 from world import Live, World, key

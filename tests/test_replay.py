@@ -8,15 +8,12 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import train as example
@@ -27,7 +24,7 @@ from brakeline.training.checkpoint import checkpoint_path, image, load_checkpoin
 from brakeline.training.digest import snapshot
 from brakeline.training.environment import VARIABLES, digest, profile
 from brakeline.training.recorder import Recorder, read_leaves
-from brakeline.training.replay import compare_update, replay, rerun
+from brakeline.training.replay import replay, rerun
 
 CONFIG = {"seed": "5e" * 32, "steps": 25, "layers": 1, "width": 16, "context": 32, "batch": 4, "corpus_bytes": 100_000}
 SEGMENT = 10
@@ -74,7 +71,6 @@ def test_every_segment_replays_bit_for_bit(honest, start, end):
     assert (got.start, got.end, got.environment) == (start, end, digest(profile()))
     assert got.start_state == leaves[start].state
     assert got.leaves == leaves[start + 1 : end + 1]
-    assert (got.update_error, got.rho) == (0.0, 1.0)
 
 
 def test_replay_needs_only_the_opened_checkpoint(evidence):
@@ -82,7 +78,6 @@ def test_replay_needs_only_the_opened_checkpoint(evidence):
         checkpoint_path(evidence, step).unlink()
     got = replay(example.train, CONFIG, evidence, 10, 20)
     assert got.leaves == read_leaves(evidence)[11:21]
-    assert (got.update_error, got.rho) == (None, None)
     with pytest.raises(Unavailable):
         replay(example.train, CONFIG, evidence, 20, 25)
 
@@ -144,7 +139,6 @@ def test_other_data_under_the_declared_digest_is_seen(tmp_path, monkeypatch):
     first, middle, last = (replay(example.train, CONFIG, tmp_path, *part) for part in Segments(25, SEGMENT))
     assert [leaf.batch for leaf in middle.leaves] == [leaf.batch for leaf in leaves[11:21]]
     assert [leaf.state == leaves[leaf.step].state for leaf in middle.leaves] == 3 * [True] + 7 * [False]
-    assert middle.update_error > 10 * HONEST
     # The others are consistent in themselves: only the sample finds the bad one.
     assert first.leaves + last.leaves == leaves[1:11] + leaves[21:]
 
@@ -218,13 +212,6 @@ def test_a_state_that_does_not_fit_what_train_builds_is_malformed(honest):
         rerun(example.train, {**CONFIG, "width": 8}, before, 10, 10)
 
 
-def test_a_state_without_weights_has_no_update_to_compare(honest):
-    tree = load_checkpoint(honest, 10).tree
-    bare = {name: tree[name] for name in ("data", "rng")}
-    assert compare_update(bare, tree, tree) == (None, None)
-    assert compare_update(tree, tree, tree) == (0.0, 1.0)
-
-
 def test_a_loop_that_breaks_its_contract_is_told_so(honest):
     def deaf(config, gate, recorder):
         example.train(config, Open(), recorder)
@@ -243,7 +230,6 @@ def test_a_loop_that_breaks_its_contract_is_told_so(honest):
 def test_a_loop_that_gives_up_early_yields_fewer_leaves(honest):
     got = replay(example.train, {**CONFIG, "steps": 15}, honest, 10, 20)
     assert len(got.leaves) == 5
-    assert got.update_error is None
 
 
 # --- environments
@@ -265,73 +251,3 @@ def test_the_profile_names_what_decides_the_bits(monkeypatch):
     finally:
         torch.set_default_dtype(torch.float32)
     assert digest(profile()) == here
-
-
-@pytest.mark.real
-def test_an_honest_run_elsewhere_is_close_and_a_cheat_is_not(honest):
-    # Attack A-17: other threads, other kernels. Bits differ, the update hardly does.
-    leaves, here = read_leaves(honest), digest(profile())
-    isa = "default" if torch.backends.cpu.get_cpu_capability() == "AVX2" else "avx2"
-    environ = {**os.environ, "ATEN_CPU_CAPABILITY": isa}
-    run = [sys.executable, __file__, str(honest)]
-    there = json.loads(subprocess.run(run, env=environ, capture_output=True, text=True, check=True).stdout)
-    assert there["environment"] != here
-    assert there["batches"] == [leaf.batch.hex() for leaf in leaves[1:11]]
-    assert there["states"] != [leaf.state.hex() for leaf in leaves[1:11]]
-    assert 0 < there["update_error"] < HONEST
-    assert abs(there["rho"] - 1) < HONEST
-
-
-def rounded(config, gate, recorder):
-    """Activations and weights rounded to 1/8 in every matrix product that `F.linear` makes here (attack A-15)."""
-    linear = F.linear
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(F, "linear", lambda x, w, b=None: linear(x + ((x * 8).round() / 8 - x).detach(), w, b))
-        example.train(config, gate, recorder)
-
-
-def half(config, gate, recorder):
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        example.train(config, gate, recorder)
-
-
-@pytest.mark.parametrize("cheat", [rounded, half])
-def test_cheaper_arithmetic_is_no_environment(tmp_path, cheat):
-    # A declared environment nobody else has would forgive different bits: the size of the difference does not.
-    record(tmp_path, cheat)
-    errors = [replay(example.train, CONFIG, tmp_path, start, end).update_error for start, end in Segments(25, SEGMENT)]
-    assert min(errors) > 2 * HONEST
-
-
-def test_other_hyperparameters_show_in_the_first_segment(tmp_path):
-    # They lie in the optimizer's state, which later segments open as recorded: the first one, always replayed, starts
-    # from the configuration instead.
-    record(tmp_path, config={**CONFIG, "lr": example.DEFAULTS["lr"] * 1.01})
-    first, *rest = (replay(example.train, CONFIG, tmp_path, *part) for part in Segments(25, SEGMENT))
-    assert first.start_state != read_leaves(tmp_path)[0].state
-    assert first.update_error > 1.5 * HONEST
-    assert [got.update_error for got in rest] == [0.0, 0.0]
-
-
-def test_an_update_of_nothing_explains_nothing(tmp_path):
-    frozen = {**CONFIG, "lr": 0.0}
-    record(tmp_path, config=frozen)
-    got = replay(example.train, CONFIG, tmp_path, 0, 10)
-    assert (got.update_error, got.rho) == (float("inf"), 0.0)
-    got = replay(example.train, frozen, tmp_path, 0, 10)
-    assert (got.update_error, got.rho) == (0.0, 1.0)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    found = replay(example.train, CONFIG, sys.argv[1], 0, 10)
-    json.dump(
-        {
-            "environment": found.environment,
-            "batches": [leaf.batch.hex() for leaf in found.leaves],
-            "states": [leaf.state.hex() for leaf in found.leaves],
-            "update_error": found.update_error,
-            "rho": found.rho,
-        },
-        sys.stdout,
-    )

@@ -18,12 +18,13 @@ from brakeline.core.statement import MAX_BYTES, open_envelope
 from brakeline.core.transcript import Head
 from brakeline.training import recipe as recipes
 from brakeline.training import session
-from brakeline.training.audit import Looking, inspect
+from brakeline.training.audit import inspect
 from brakeline.training.checkpoint import checkpoint_path
 from brakeline.training.diagnosis import Cause
 from brakeline.training.recipe import MANIFEST, RECIPE, Recipe, deposited, read_recipe
 from brakeline.training.recorder import LEAVES, read_leaves
 from brakeline.training.rehearsal import Rehearsal, segment_steps
+from brakeline.training.replays import Looking
 from brakeline.training.session import PERMITS, Session, evidence_permits
 from world import Live, World, key
 from worldlab import WorldGate, WorldLab

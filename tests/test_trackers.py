@@ -25,12 +25,13 @@ from brakeline.core.gate import NO_PERMIT, GateState, Status, halt, status
 from brakeline.core.run import Declaration
 from brakeline.core.transcript import Head
 from brakeline.training import session
-from brakeline.training.audit import Looking, inspect
+from brakeline.training.audit import inspect
 from brakeline.training.gatehook import RankGate
 from brakeline.training.recipe import Recipe, read_recipe
 from brakeline.training.recorder import Recorder, read_leaves
 from brakeline.training.rehearsal import rehearse
 from brakeline.training.replay import replay
+from brakeline.training.replays import Looking
 from brakeline.training.session import Session
 from world import Live, World, key
 from worldlab import WorldGate, WorldLab

@@ -26,7 +26,7 @@ from brakeline.core.state.audits import find_head, required_sample
 from brakeline.core.state.codec import decode, digest, encode
 from brakeline.core.state.said import check_depth
 from brakeline.core.statement import open_envelope, seal
-from brakeline.core.transcript import SegmentReplay, decode_leaf
+from brakeline.core.transcript import Likeness, SegmentReplay, decode_leaf
 from brakeline.core.treaty import parse_treaty
 from vector import FOLDER, Vector, load
 
@@ -197,7 +197,8 @@ def replayed(r: dict[str, Any]) -> SegmentReplay | Finding:
         return Finding(fault=Fault(f["fault"]), severity=f["severity"], segment=(start, end), detail=f["detail"])
     leaves = tuple(decode_leaf(bytes.fromhex(leaf)) for leaf in r["leaves_hex"])
     start = unhex32(r["start_state"])
-    return SegmentReplay(r["start"], r["end"], start, leaves, r["environment"], r["update_error"], r["rho"])
+    likeness = Likeness(r["likeness"], "") if r["likeness"] else None
+    return SegmentReplay(r["start"], r["end"], start, leaves, r["environment"], likeness)
 
 
 @load("bundle", 13)

@@ -493,7 +493,7 @@ class World:
         start, end = part
         leaves = self.leaves[run.id]
         honest = SegmentReplay(
-            start, end, leaves[start].state, tuple(leaves[start + 1 : end + 1]), run.declaration.environment, 0.0, 1.0
+            start, end, leaves[start].state, tuple(leaves[start + 1 : end + 1]), run.declaration.environment
         )
         return replace(honest, **changes)
 

@@ -18,7 +18,8 @@ from brakeline.core.state.runs import LoggedHead, Run
 from brakeline.core.units import about_flop
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home
-from brakeline.training.audit import Looking, inspect
+from brakeline.training.audit import inspect
+from brakeline.training.replays import Looking
 from brakeline.training.watch import of_this_machine
 
 
@@ -84,6 +85,7 @@ def command(
     with Progress(transient=True) as progress_bar:
         task = progress_bar.add_task(f"replaying {record.declaration.name}", total=None)
         how = Looking(
+            home=desk.home.path,
             memory=desk.home.path / "audits" / record.id[:16] / str(logged.index),
             hidden=(desk.home.path,),
             data=data,

@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "rehearse": "See whether a recipe can be stopped, resumed and replayed.",
     "train": "Train a recipe through the gate.",
     "prune": "Say which checkpoints of a run may go, and remove them.",
+    "open": "Show an inspector the states between two checkpoints.",
     "run": "Run a command that cannot be changed, under the brake.",
     "audit": "Replay random segments of a run and log the findings.",
     "bundle": "Write an evidence bundle.",
@@ -49,7 +50,7 @@ COMMANDS: Final = {
 }
 
 
-_PINNED: Final = ("rehearse", "train", "audit")  # these run a recipe's code
+_PINNED: Final = ("rehearse", "train", "open", "audit")  # these run a recipe's code
 
 cli = LazyGroup(
     "brakeline.cli",

@@ -6,8 +6,8 @@ It is written against a lab that wants to fool it, and a false alarm costs as mu
 - A check that could not be made is a `gap`, never a pass.
 - What is missing or is not what was recorded was *not shown*: copies are old, torn and damaged more often than labs
   lie. It counts against the lab once it had its time to answer (Treaty 7.7).
-- Equal environments must give equal bits. Unequal ones are judged by the relative size of the update's error, whose
-  bound the treaty sets; what differs by more is contested, and another processor is never called fraud (attack A-17).
+- Equal environments must give equal bits. In unequal ones the states were compared with the inspector's own spread;
+  what that does not explain is contested, and another processor is never called fraud (attack A-17).
 
 Not decided here: whether a finding is upheld. That takes several inspectors (Treaty 7.7, `state.audits`).
 """
@@ -26,8 +26,7 @@ from brakeline.core.state import State
 from brakeline.core.state.events import Committed
 from brakeline.core.state.runs import Run
 from brakeline.core.tlog.merkle import Frontier, leaf_hash
-from brakeline.core.transcript import Leaf, SegmentReplay
-from brakeline.core.treaty import Treaty
+from brakeline.core.transcript import Leaf, Likeness, SegmentReplay
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ def judge(
     if missing := _data(run, openings):
         return (*findings, *missing)  # other data would give other steps
     for part in required:
-        findings += _segment(state.treaty, run, openings.leaves, part, replays.get(part), environment)
+        findings += _segment(run, openings.leaves, part, replays.get(part), environment)
     return tuple(findings)
 
 
@@ -207,7 +206,6 @@ def _runs_of(
 
 
 def _segment(
-    treaty: Treaty,
     run: Run,
     leaves: Sequence[Leaf],
     part: tuple[int, int],
@@ -236,23 +234,14 @@ def _segment(
                 detail = f"step {got.step}: re-execution gives another {got.difference(said) or 'leaf'}"
                 return [_violation(Fault.REPLAY_MISMATCH, part, detail)]
         return []
-    return _foreign(treaty, leaves, part, replay)
+    return _foreign(part, replay.likeness)
 
 
-def _foreign(treaty: Treaty, leaves: Sequence[Leaf], part: tuple[int, int], replay: SegmentReplay) -> list[Finding]:
-    """Treaty 7.5, 7.6: another environment is judged by the update, relative to its size."""
-    for got in replay.leaves:
-        if got.batch != leaves[got.step].batch:  # normalised by its own mean, say: that depends on the machine
-            detail = f"step {got.step}: the data come out otherwise in this environment"
-            return [Finding(fault=Fault.CONTESTED, severity="gap", segment=part, detail=detail)]
-    if replay.update_error is None or replay.rho is None:
-        detail = "no checkpoint at the segment's end to compare the update with"
-        return [Finding(fault=Fault.NOT_VERIFIED, severity="gap", segment=part, detail=detail)]
-    bound = treaty.update_error
-    # rho is the share of the observed movement that re-execution explains: ~1 when honest, ~0 for a copied
-    # trajectory whose absolute error is tiny (attack A-01). NaN fails both comparisons' negation: closed.
-    if not (replay.update_error <= bound and abs(replay.rho - 1) <= bound):
-        detail = f"update differs by {replay.update_error:.3g} (rho {replay.rho:.3g}); the treaty allows {bound:g}"
-        return [Finding(fault=Fault.CONTESTED, severity="gap", segment=part, detail=detail)]
-    detail = f"replayed in another environment; update differs by {replay.update_error:.2g}"
-    return [Finding(fault=Fault.ENVIRONMENT_MISMATCH, severity="notice", segment=part, detail=detail)]
+def _foreign(part: tuple[int, int], likeness: Likeness | None) -> list[Finding]:
+    """Treaty 7.5, 7.6: what another environment computes accuses nobody."""
+    kind, detail = likeness or ("not-verified", "the states were not compared")
+    if kind == "agrees":
+        detail = f"replayed in another environment; {detail}" if detail else "replayed in another environment"
+        return [Finding(fault=Fault.ENVIRONMENT_MISMATCH, severity="notice", segment=part, detail=detail)]
+    fault = Fault.NOT_VERIFIED if kind == "not-verified" else Fault.CONTESTED
+    return [Finding(fault=fault, severity="gap", segment=part, detail=detail)]

@@ -8,7 +8,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, overload
+from typing import Final, Literal, NamedTuple, overload
 
 from brakeline.core.encoding import Wire, decimal, unhex32
 from brakeline.core.errors import Malformed, Misuse
@@ -173,6 +173,14 @@ class Segments(Sequence[tuple[int, int]]):
         return start, min(ends)
 
 
+class Likeness(NamedTuple):
+    """Whether a recorded state is one that honest replays in another environment may give, and why not. `undecided` is
+    what smaller steps may settle, whose states were not opened."""
+
+    kind: Literal["agrees", "not-verified", "contested", "undecided"]
+    detail: str
+
+
 @dataclass(frozen=True, slots=True)
 class SegmentReplay:
     """What an inspector got by running one segment again; the judge compares it with what the run recorded.
@@ -180,9 +188,8 @@ class SegmentReplay:
     `start_state` is the digest of the opened checkpoint, recomputed; where `start` is 0 it is that of the state the
     inspector built from the run's configuration, and nothing was opened. `leaves` are steps `start + 1 .. end`;
     `permit` and `flop` in them repeat the recorded ones, which no replay can recompute. `environment` is the
-    hex digest of the inspector's profile. With a checkpoint at `end`, and dW the movement of the parameters
-    over the segment, `update_error` is |dW_replay - dW_recorded| / |dW_recorded| and `rho` is
-    <dW_recorded, dW_replay> / |dW_recorded|²; without one both are None.
+    hex digest of the inspector's profile; in another one than the run's the states were compared, and `likeness` says
+    what came of it.
     """
 
     start: int
@@ -190,5 +197,4 @@ class SegmentReplay:
     start_state: bytes
     leaves: tuple[Leaf, ...]
     environment: str
-    update_error: float | None
-    rho: float | None
+    likeness: Likeness | None = None

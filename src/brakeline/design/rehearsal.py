@@ -335,7 +335,7 @@ class Stage:
         for part in parts:
             start, end = part
             again = _step(leaves[start], leaves[end].permit, b"mistaken" if part == wrong else b"declared")
-            replays[part] = SegmentReplay(start, end, leaves[start].state, (again,), ENVIRONMENT, None, None)
+            replays[part] = SegmentReplay(start, end, leaves[start].state, (again,), ENVIRONMENT)
         shown = Openings(tuple(leaves), (self._permits[run.id],), RECIPE, DATASET)
         return judge(self.state, run, self._heads[run.id], shown, parts, replays, environment=ENVIRONMENT)
 

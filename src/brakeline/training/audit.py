@@ -8,15 +8,14 @@ nobody is accused by accident. A copy that is not what its lab signed is fetched
 once more, in a fresh cell, before a word is said.
 """
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final
 
 import msgspec
 
-from brakeline.core.encoding import Wire, b64encode, canonical, parse, unhex32
-from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused, Unavailable
+from brakeline.core.encoding import b64encode, sha256
+from brakeline.core.errors import BrakelineError, Misuse, Reason, Refused, Unavailable
 from brakeline.core.finding import SINCE_RULES_2, Audit, Fault, Finding, verdict
 from brakeline.core.judge import Openings, check_transcript, judge
 from brakeline.core.keys import PrivateKey
@@ -25,74 +24,26 @@ from brakeline.core.state import State
 from brakeline.core.state.audits import find_head, owed, required_sample
 from brakeline.core.state.events import Committed
 from brakeline.core.state.runs import Run
-from brakeline.core.transcript import Leaf, SegmentReplay, decode_leaf
-from brakeline.node.disk import disk_errors, write_atomic
+from brakeline.core.transcript import SegmentReplay
+from brakeline.node.disk import disk_errors
 from brakeline.training import manifests
-from brakeline.training.cell import Cell, Facts, Failed
-from brakeline.training.checkpoint import checkpoint_path
+from brakeline.training.cell import Facts
 from brakeline.training.environment import digest, profile
 from brakeline.training.recipe import RECIPE
 from brakeline.training.recorder import LEAVES
-from brakeline.training.replay import conclude
+from brakeline.training.replays import Looking, Part, Replayed, Replays, Say, finding
 from brakeline.training.shown import (
     NotShown,
     Shown,
     check_fault,
-    checkpoint,
     distributions,
     open_shown,
     permits,
+    profiles,
 )
-from brakeline.training.watch import Limits
 
-Part = tuple[int, int]
-Progress = Callable[[int, int], None]  # segments done, segments in all
-Say = Callable[[str], None]
 _COMPUTED: Final = {Fault.REPLAY_MISMATCH, Fault.INITIAL_STATE}
 _GRAVE_FIRST: Final = ("violation", "gap", "notice")
-
-
-class Looking(NamedTuple):
-    """How an inspector looks. `memory` keeps finished replays.
-
-    The lab's code sees neither it, nor the evidence, nor the folders in `hidden`, nor anything else of this machine's
-    disk but the system, Python and the folders in `data`; it gets what `limits` allow. `say` is told where the sandbox
-    that should see to that is not complete, and what the lab's code says, which no finding repeats. Another `cell` may
-    do for code that is trusted.
-    """
-
-    memory: Path
-    hidden: Sequence[Path] = ()
-    data: Sequence[Path] = ()
-    limits: Limits | None = None
-    progress: Progress = lambda done, total: None
-    say: Say = lambda text: print(f"warning: {text}", file=sys.stderr)
-    cell: type[Cell] = Cell
-
-
-class _Kept(Wire, frozen=True):
-    """A replay on the inspector's disk, so that an interrupted audit goes on where it was."""
-
-    start: int
-    end: int
-    start_state: str
-    leaves: tuple[str, ...]
-    environment: str
-    update_error: str | None  # as `float.hex` writes it: JSON has no infinity, which weights that never moved give
-    rho: str | None
-
-
-class _Replayed(NamedTuple):
-    """What came of a cell: its environment, what the recipe says of itself, and the segments or why there are none.
-
-    `facts` is None where the recipe could not be loaded. `exposed`: the cell had not all of its walls.
-    """
-
-    environment: str
-    facts: Facts | None
-    replays: Mapping[Part, SegmentReplay | Finding]
-    problem: Finding | None
-    exposed: bool = False
 
 
 def inspect(
@@ -131,10 +82,15 @@ def inspect(
     if not logged.beacon:
         raise Refused(Reason.MISSING, "no checkpoint has been cosigned after this head: wait for the next stamp")
     ticket = key.sign(ticket_message(logged.leaf, logged.beacon))
-    asked = {part for part in accused if _is_segment(run, heads, part)}
-    partial = bool(accused) and asked == set(accused)
-    drawn = () if partial else required_sample(state.treaty, run, logged, inspector, ticket, key.public)
-    findings, done = _examined(state, run, heads, evidence, tuple(sorted({*asked, *drawn})), how)
+    places = {part for part in accused if _is_segment(run, heads, part)}
+    only = bool(accused) and places == set(accused)
+    drawn = () if only else required_sample(state.treaty, run, logged, inspector, ticket, key.public)
+    required = tuple(sorted({*places, *drawn}))
+    asked = not_shown and state.treaty.rules > 1
+    draws = int.from_bytes(sha256(ticket)[:6], "big")
+    findings, done = _examined(state, run, heads, evidence, required, how, draws, asked=asked)
+    if asked:
+        findings = tuple(_not_opened(f, done.replays.get(f.segment)) for f in findings)
     if not not_shown:
         _check_copy(copy, run, findings, f"{state.treaty.answer_within} s")
     findings = _gravest(_known(findings, state.treaty.rules), state.treaty.findings)
@@ -148,36 +104,46 @@ def inspect(
         environment=done.environment,
         flop=str(sum(end - start for start, end in replayed) * run.declaration.step_flop),
         findings=findings,
-        verdict="partial" if partial else verdict(findings),
+        verdict="partial" if only else verdict(findings),
     )
 
 
 def _examined(
-    state: State, run: Run, heads: Sequence[Committed], evidence: Path, required: Sequence[Part], how: Looking
-) -> tuple[tuple[Finding, ...], _Replayed]:
-    """What is found in the evidence, and what was replayed for it."""
+    state: State,
+    run: Run,
+    heads: Sequence[Committed],
+    evidence: Path,
+    required: Sequence[Part],
+    how: Looking,
+    draws: int,
+    *,
+    asked: bool,
+) -> tuple[tuple[Finding, ...], Replayed]:
+    """What is found in the evidence, and what was replayed for it. Noise and signs follow from `draws`."""
     names = distributions(evidence)
-    nothing = _Replayed(digest(profile(names)), None, {}, None)
+    nothing = Replayed(digest(profile(names)), None, {}, None)
     try:
         shown = open_shown(evidence, heads[-1].head.steps)
     except NotShown as e:
         how.say(str(e))
-        return (_finding(Fault.OPENING_MISSING, (0, 0), "leaves, permits or recipe are missing or damaged"),), nothing
+        return (finding(Fault.OPENING_MISSING, (0, 0), "leaves, permits or recipe are missing or damaged"),), nothing
     if stray := _stray(state, run, heads, shown, how.say):
         return stray, nothing
     given = permits(evidence, shown.leaves)
+    replays = Replays(state.treaty, run, shown, evidence, how, draws)
 
-    def judged(done: _Replayed) -> tuple[Finding, ...]:
+    def judged(done: Replayed) -> tuple[Finding, ...]:
         dataset = done.facts.dataset if done.facts else run.declaration.dataset
         openings = Openings(shown.leaves, given, shown.digest, dataset)
         due = () if done.problem else required
         found = judge(state, run, heads, openings, due, done.replays, environment=done.environment)
         problem = (done.problem,) if done.problem else ()
-        return (*problem, *_declared(run, shown, done.facts), *found)
+        named = _profiles(run, heads[-1].head.steps, evidence, done.environment, asked=asked)
+        return (*problem, *_declared(run, shown, done.facts), *named, *found, *done.drift)
 
     with disk_errors():
         how.memory.mkdir(parents=True, exist_ok=True)  # what is not there cannot be hidden
-    done = _replayed(run, shown, evidence, required, names, how, how.memory)
+    done = replays.make(required, how.memory)
     if not owed(state.treaty, run, state.time):
         done = done._replace(replays={part: _excused(r) for part, r in done.replays.items()})
     findings = judged(done)
@@ -186,13 +152,20 @@ def _examined(
         again = how.memory / "again"
         with disk_errors():
             again.mkdir(exist_ok=True)
-        second = _replayed(run, shown, evidence, suspect, names, how, again)
+        second = replays.make(suspect, again)
         done = done._replace(replays={**done.replays, **_reproduced(done.replays, second.replays)})
         findings = judged(done)
     if done.exposed:
         detail = "the inspector's machine gave the lab's code a cell without all of its walls"
         findings = (*findings, Finding(fault=Fault.EXPOSED, severity="notice", segment=(0, 0), detail=detail))
     return findings, done
+
+
+def _not_opened(it: Finding, replay: SegmentReplay | Finding | None) -> Finding:
+    """What smaller steps may settle was asked for, and was not shown. Treaty 7.7"""
+    if isinstance(replay, SegmentReplay) and replay.likeness and replay.likeness.kind == "undecided":
+        return finding(Fault.OPENING_MISSING, it.segment, "the states between were not opened")
+    return it
 
 
 def _check_copy(copy: manifests.Copy, run: Run, findings: Sequence[Finding], time: str) -> None:
@@ -234,9 +207,7 @@ def _known(findings: tuple[Finding, ...], rules: int) -> tuple[Finding, ...]:
     if rules > 1:
         return findings
     told = (f for f in findings if f.fault is not Fault.EXPOSED)
-    return tuple(
-        msgspec.structs.replace(f, fault=Fault.NOT_REPLAYED) if f.fault in SINCE_RULES_2 else f for f in told
-    )
+    return tuple(msgspec.structs.replace(f, fault=Fault.NOT_REPLAYED) if f.fault in SINCE_RULES_2 else f for f in told)
 
 
 def _is_segment(run: Run, heads: Sequence[Committed], part: Part) -> bool:
@@ -269,72 +240,21 @@ def _stray(state: State, run: Run, heads: Sequence[Committed], shown: Shown, say
     except (BrakelineError, OSError) as e:
         check_fault(e)
         say(str(e))
-        return (_finding(Fault.OPENING_MISSING, (0, 0), "the leaves are damaged"),)
+        return (finding(Fault.OPENING_MISSING, (0, 0), "the leaves are damaged"),)
     except MemoryError:
-        return (_finding(Fault.NOT_REPLAYED, (0, 0), "the inspector's memory does not hold the transcript"),)
+        return (finding(Fault.NOT_REPLAYED, (0, 0), "the inspector's memory does not hold the transcript"),)
 
 
-def _replayed(
-    run: Run,
-    shown: Shown,
-    evidence: Path,
-    parts: Sequence[Part],
-    names: Sequence[str],
-    how: Looking,
-    memory: Path,
-) -> _Replayed:
-    """Replay `parts`, ascending: the checkpoint at a segment's start gives away the end of none that is to come."""
-    hidden = (evidence, how.memory, *how.hidden)
-    with how.cell(shown.recipe, shown.digest, hidden, names, shown=how.data, limits=how.limits) as cell:
-        if cell.exposed:
-            how.say(f"the lab's code could see or change what it should not: {cell.exposed}")
-        try:
-            facts = cell.facts()
-        except Failed as e:
-            how.say(str(e))
-            problem = _finding(Fault.NOT_REPLAYED, (0, 0), e.plain)
-            return _Replayed(cell.environment, None, {}, problem, bool(cell.exposed))
-        replays: dict[Part, SegmentReplay | Finding] = {}
-        for done, part in enumerate(parts if run.seed else ()):
-            how.progress(done, len(parts))
-            replays[part] = _replay(cell, run, shown.leaves, evidence, part, memory, how.say)
-        how.progress(len(parts), len(parts))
-        return _Replayed(cell.environment, facts, replays, None, bool(cell.exposed))
-
-
-def _replay(
-    cell: Cell, run: Run, leaves: Sequence[Leaf], evidence: Path, part: Part, memory: Path, say: Say
-) -> SegmentReplay | Finding:
-    kept = memory / f"replay-{part[0]:08d}-{part[1]:08d}-{cell.environment[:16]}.json"
-    with disk_errors():
-        if kept.exists():
-            return _restore(parse(kept.read_bytes(), _Kept))
-    start, end = part
-    recorded = leaves[start : end + 1]
-    if not start < end or len(recorded) != end - start + 1:
-        return _finding(Fault.NOT_REPLAYED, part, "these steps are not recorded")
-    try:
-        ranks, there = (run.ranks(step, cell.recipe.ranks) for step in (start, start - 1))
-        before = checkpoint(evidence, recorded[0], there)
-        after = checkpoint(evidence, recorded[-1], ranks) if checkpoint_path(evidence, end).exists() else None
-    except NotShown as e:
-        say(f"steps {start}-{end}: {e}")
-        return _finding(Fault.OPENING_MISSING, part, "a checkpoint is missing, or is not the recorded state")
-    except MemoryError:
-        return _finding(Fault.NOT_REPLAYED, part, "the inspector's memory does not hold the checkpoints")
-    try:
-        again = cell.run(run.seed, start, end - start, before, ranks)
-        if start:
-            again = again._replace(start_state=recorded[0].state)  # of what was handed over
-        result = conclude(recorded, before, after, again, cell.environment)
-    except Failed as e:
-        say(f"steps {start}-{end}: {e}")
-        return _finding(Fault.NOT_REPLAYED, part, e.plain)
-    except Malformed as e:
-        say(f"steps {start}-{end}: {e}")
-        return _finding(Fault.NOT_REPLAYED, part, "what was replayed cannot be compared with the checkpoints")
-    write_atomic(kept, canonical(_keep(result)))
-    return result
+def _profiles(run: Run, steps: int, evidence: Path, own: str, *, asked: bool) -> list[Finding]:
+    """An environment is a digest in the log: where it is not the inspector's `own`, it takes the profile to know that
+    there is one. `asked`: the lab was asked for it. Treaty 7.5"""
+    entered = run.environments[: 1 + sum(m.steps < steps for m in run.moves)]
+    if {own, *profiles(evidence)} >= set(entered):
+        return []
+    detail = "the profile of the environment that was declared is not shown"
+    if asked:
+        return [finding(Fault.OPENING_MISSING, (0, 0), detail)]
+    return [Finding(fault=Fault.NOT_VERIFIED, severity="gap", segment=(0, 0), detail=detail)]
 
 
 def _declared(run: Run, shown: Shown, facts: Facts | None) -> list[Finding]:
@@ -346,30 +266,5 @@ def _declared(run: Run, shown: Shown, facts: Facts | None) -> list[Finding]:
     ):
         if said is not None and said != declared:
             detail = f"the recipe says another number of {what} than declared, which is {declared}"
-            found.append(_finding(Fault.RECIPE_MISMATCH, (0, 0), detail))
+            found.append(finding(Fault.RECIPE_MISMATCH, (0, 0), detail))
     return found
-
-
-def _finding(fault: Fault, part: Part, detail: str) -> Finding:
-    severity: Literal["violation", "gap"] = "gap" if fault is Fault.NOT_REPLAYED else "violation"
-    # A name that the lab chose may be in it; a lone surrogate could not be signed.
-    text = detail[:300].encode("utf-8", "backslashreplace").decode()
-    return Finding(fault=fault, severity=severity, segment=part, detail=text)
-
-
-def _keep(r: SegmentReplay) -> _Kept:
-    return _Kept(
-        start=r.start,
-        end=r.end,
-        start_state=r.start_state.hex(),
-        leaves=tuple(leaf.encode().hex() for leaf in r.leaves),
-        environment=r.environment,
-        update_error=None if r.update_error is None else r.update_error.hex(),
-        rho=None if r.rho is None else r.rho.hex(),
-    )
-
-
-def _restore(k: _Kept) -> SegmentReplay:
-    leaves = tuple(decode_leaf(bytes.fromhex(x)) for x in k.leaves)
-    error, rho = (None if text is None else float.fromhex(text) for text in (k.update_error, k.rho))
-    return SegmentReplay(k.start, k.end, unhex32(k.start_state), leaves, k.environment, error, rho)

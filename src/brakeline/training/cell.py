@@ -22,10 +22,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import IO, Final, Self, TypeVar
 
 import torch
@@ -94,7 +94,8 @@ class Failed(Exception):
 
 class Cell:
     """The inspector's end of a cell. `digest` is the recipe's as declared; `hidden` are folders that the lab's code
-    must not see; `distributions` are those that the run's profile names. Of the disk it sees the system, Python and
+    must not see; `distributions` are those that the run's profile names; `variables` make another environment of the
+    inspector's. Of the disk it sees the system, Python and
     what is `shown`, the data set say; where that is None, and the code is one's own, all of it.
 
     Raises, on entering:
@@ -111,8 +112,10 @@ class Cell:
         *,
         shown: Sequence[Path] | None = None,
         limits: Limits | None = None,
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.recipe = recipe
+        self._variables = variables
         self._shown = shown
         self._limits = limits or of_this_machine()
         self._digest = digest
@@ -155,7 +158,7 @@ class Cell:
         known = {name: value for name, value in os.environ.items() if name in PASSED}
         if "PYTHONPATH" in known:  # the cell stands in another folder
             known["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, known["PYTHONPATH"].split(os.pathsep)))
-        environment = {**known, "TMPDIR": str(scratch), "HOME": str(scratch)}
+        environment = {**known, **self._variables, "TMPDIR": str(scratch), "HOME": str(scratch)}
         self._process = subprocess.Popen(
             [str(word) for word in (*python, "brakeline.node.sandbox", scratch, *walls, *python, *cell)],
             cwd=folder,
@@ -185,20 +188,29 @@ class Cell:
             raise Failed("the recipe's dataset_root() gives no digest", facts.dataset)
         return facts
 
-    def run(self, seed: bytes, start: int, steps: int, before: Snapshot | Together, ranks: int = 1) -> Rerun:
-        """Make `steps` steps from `start`, with so many `ranks`; the state `before`, perhaps of another number, is
-        handed over unless the recipe begins there.
+    def run(
+        self,
+        seed: bytes,
+        start: int,
+        steps: int,
+        before: Snapshot | Together | None,
+        ranks: int = 1,
+        noise: tuple[int, int] | None = None,
+    ) -> Rerun:
+        """Make `steps` steps from `start`, with so many `ranks`, from the state `before`, perhaps of another number, or
+        from what the recipe builds where it is None. `noise` is its seed and scale (`noise.Noise`).
 
         Raises:
             Failed: as it says. Unavailable: the inspector's disk.
         """
         try:
             # Saved anew from the values that have a digest: nothing else in the lab's file crosses.
-            pack(self._before, before.copy() if start else {})
+            pack(self._before, before.copy() if before else {})
             self._after.truncate(0)
         except OSError as e:
             raise Unavailable(f"cannot hand over the checkpoint of step {start}: {e}") from e
-        self._send(canonical(Task(seed=seed.hex(), start=start, steps=steps, ranks=ranks)))
+        task = Task(seed=seed.hex(), start=start, steps=steps, ranks=ranks, given=before is not None, noise=noise)
+        self._send(canonical(task))
         answer = self._receive(Answer, _LINE + steps * _LEAF_LINE)
         if answer.error:
             raise Failed("train() failed in replay", answer.error)
@@ -210,7 +222,7 @@ class Cell:
             raise Failed("the answer cannot be read", describe(e)) from e
         if [leaf.step for leaf in leaves] != list(range(start + 1, start + 1 + len(leaves))) or len(leaves) > steps:
             raise Failed("the answer is about other steps")
-        if end is not None and end.digest() != leaves[-1].state:
+        if end is not None and end.digest() != (leaves[-1].state if leaves else start_state):
             raise Failed("the state handed over is not the one reported")
         return Rerun(start_state, leaves, end)
 
@@ -339,13 +351,14 @@ def main(threads: str, before: str, after: str, distributions: str, exposed: str
 
 def _answer(recipe: Recipe, code: Code, ranks: Ranks, task: Task, before: IO[bytes], after: IO[bytes]) -> Answer:
     try:
-        opened = whole(unpack(_path(before), sys.maxsize).tree) if task.start else None
+        opened = whole(unpack(_path(before), sys.maxsize).tree) if task.given else None
         if recipe.ranks > 1 or task.ranks > 1:
             made, end = ranks.make(task, opened.tree if opened else {})
             if end is not None:
                 pack(after, end)
             return made
-        done = rerun(code.train, recipe.full_config(bytes.fromhex(task.seed)), opened, task.start, task.steps)
+        config = recipe.full_config(bytes.fromhex(task.seed))
+        done = rerun(code.train, config, opened, task.start, task.steps, task.noise)
         if done.end is not None:
             pack(after, done.end.tree)
         return answer_of(done)

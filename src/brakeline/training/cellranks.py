@@ -25,12 +25,15 @@ _POLL: Final = 0.05  # s
 
 
 class Task(Wire, frozen=True):
-    """One segment: the run's seed (hex), the step it starts from, how many to make, and by how many ranks."""
+    """One segment: the run's seed (hex), the step it starts from, how many to make, and by how many ranks; whether the
+    state it starts from is `given`; and the `noise` it is made under, seed and scale, or none."""
 
     seed: str
     start: int
     steps: int
     ranks: int
+    given: bool
+    noise: tuple[int, int] | None
 
 
 class Answer(Wire, frozen=True):
@@ -73,7 +76,7 @@ class Ranks:
         folder = self._folder / str(self._made)
         self._made += 1
         folder.mkdir()
-        if it.start:
+        if it.given:
             opened = whole(before)
             parts = opened.ranks if isinstance(opened, Together) else (opened,)
             for rank, state in enumerate(parts):
@@ -151,8 +154,10 @@ def main(rank: str, ranks: str, threads: str, where: str) -> None:
         train = recipe.load().train
         for number, line in enumerate(requests):
             folder, it = Path(where) / str(number), parse(line[:-1], Task)
-            opened = _opened(folder, int(rank), it) if it.start else None
-            done = rerun(train, recipe.full_config(bytes.fromhex(it.seed)), opened, it.start, it.steps)
+            opened = _opened(folder, int(rank), it) if it.given else None
+            config = recipe.full_config(bytes.fromhex(it.seed))
+            noise = (it.noise[0] + int(rank), it.noise[1]) if it.noise else None
+            done = rerun(train, config, opened, it.start, it.steps, noise)
             if done.end is not None:
                 torch.save(done.end.tree, folder / f"after-{rank}")
             meet(b"done")  # whoever goes first would take the others with it

@@ -37,7 +37,7 @@ class Keeper:
         """Before the head goes out, so that what is logged can be compared. Raises OSError."""
         # Leaves beyond the head are on nobody's record yet: a run that moves makes them anew.
         most = {LEAVES: (head.steps + 1) * LEAF_BYTES}
-        files = [*self._grown(most), *self._checkpoints()]
+        files = [*self._grown(most), *self._profiles(), *self._checkpoints()]
         line = seal(Manifest(run=self._run, steps=head.steps, root=head.root, files=tuple(files)), self._key)
         with (self._evidence / MANIFESTS).open("ab") as f:
             f.write(b"\n" * (f.tell() > 0) + line)
@@ -57,6 +57,15 @@ class Keeper:
                     digest.update(data)
                     self._read[name] += len(data)
             found.append(Listed(path=name, size=self._read[name], digest=digest.hexdigest()))
+        return found
+
+    def _profiles(self) -> list[Listed]:
+        found = []
+        for path in sorted(self._evidence.glob("environment*.json")):
+            if path.name not in self._known:
+                size = path.stat().st_size
+                found.append(Listed(path=path.name, size=size, digest=_digest(path, size)))
+                self._known.add(path.name)
         return found
 
     def _checkpoints(self) -> list[Listed]:

@@ -228,7 +228,7 @@ class _Rehearsing:
                 cell.facts()
                 for start, end in ((self._segment, self._steps), (0, self._segment)):
                     before = open_recorded(record, recorded[start], self._here.ranks)
-                    again = cell.run(SEED, start, end - start, before, self._here.ranks)
+                    again = cell.run(SEED, start, end - start, before if start else None, self._here.ranks)
                     if start == 0 and again.start_state != recorded[0].state:
                         return [Cause("in an inspector's cell, train() begins from another state", _SEEDED)]
                     for got in again.leaves:

@@ -8,15 +8,15 @@ is shown: weights that were trained before, or picked, do not survive that (atta
 record. An inspector keeps the two in different processes (`cell`), for `train` is the prover's code.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 
-from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Refused
+from brakeline.core.errors import BrakelineError, Misuse, Reason, Refused
 from brakeline.core.gate import NO_PERMIT
 from brakeline.core.transcript import Leaf, SegmentReplay
 from brakeline.training import ranks
@@ -26,7 +26,6 @@ from brakeline.training.components import components
 from brakeline.training.digest import (
     Snapshot,
     Stateful,
-    Tree,
     capture,
     generators_kept,
     restore,
@@ -35,6 +34,7 @@ from brakeline.training.digest import (
 )
 from brakeline.training.environment import digest, profile
 from brakeline.training.gatehook import Gate
+from brakeline.training.noise import Noise
 from brakeline.training.ranks import Together
 from brakeline.training.recorder import Recording, jointly, read_leaves
 
@@ -83,7 +83,12 @@ class _Segment:
             self.start_state = ranks.joint(ranks.meet(self._opened.digest()))
             restore(objects, self._opened.tree)
         self._objects = objects
+        if not self._steps:
+            self.end = self._standing()
         return self._start
+
+    def _standing(self) -> Snapshot:
+        return snapshot(capture(self._objects).copy(), lambda *_: True)
 
     def step(self, *, loss: torch.Tensor | float, batch: Any) -> None:
         if not self._objects or not self.may_step():
@@ -110,16 +115,24 @@ def begin(train: Train, config: Config, gate: Gate, recorder: Recording) -> None
     train(config, gate, recorder)
 
 
-def rerun(train: Train, config: Config, opened: Snapshot | Together | None, start: int, steps: int) -> Rerun:
+def rerun(
+    train: Train,
+    config: Config,
+    opened: Snapshot | Together | None,
+    start: int,
+    steps: int,
+    noise: tuple[int, int] | None = None,
+) -> Rerun:
     """Make `steps` steps from `start`, where `opened` is the state of this rank, or that of all of another number of
-    ranks, or from what `train` builds where it is None.
+    ranks, or from what `train` builds where it is None; under `Noise`, if any.
 
     Raises:
         Misuse: `train` breaks its contract. Malformed: `opened` does not fit what `train` builds.
     """
     segment = _Segment(opened, start, steps)
     try:
-        begin(train, config, segment, segment)
+        with Noise(*noise) if noise else nullcontext():
+            begin(train, config, segment, segment)
     except BrakelineError:
         raise
     except (Exception, SystemExit) as e:
@@ -147,38 +160,11 @@ def open_recorded(evidence: Path, leaf: Leaf, count: int = 1) -> Snapshot | Toge
     return opened
 
 
-def conclude(
-    recorded: Sequence[Leaf],
-    before: Snapshot | Together,
-    after: Snapshot | Together | None,
-    again: Rerun,
-    environment: str,
-) -> SegmentReplay:
-    """What the judge gets: `again` beside the `recorded` leaves, those of the segment's start and of its steps.
-
-    `before` and `after` are the checkpoints at its start and, if there is one, at its end. Raises as `compare_update`.
-    """
+def conclude(recorded: Sequence[Leaf], again: Rerun, environment: str) -> SegmentReplay:
+    """What the judge gets: `again` beside the `recorded` leaves, those of the segment's start and of its steps."""
     steps = zip(again.leaves, recorded[1:], strict=False)  # fewer where `train` stopped by itself
     leaves = tuple(replace(leaf, permit=said.permit, flop=said.flop) for leaf, said in steps)
-    error = rho = None
-    if again.end is not None and after is not None:
-        origin = _standing(again.end, before, after)
-        error, rho = compare_update(again.end.tree, origin, after.tree) if origin is not None else (None, None)
-    return SegmentReplay(recorded[0].step, recorded[-1].step, again.start_state, leaves, environment, error, rho)
-
-
-def _standing(
-    end: Snapshot | Together, before: Snapshot | Together, after: Snapshot | Together
-) -> Mapping[str, Tree] | None:
-    """What each rank's weights were at the start, where another number of ranks left it: as `shards.refit` hands out
-    what is not in shards. None where they are: of shards that were cut anew the update has no size."""
-    parts, made = (it.ranks if isinstance(it, Together) else (it,) for it in (before, after))
-    if len(parts) == len(made):
-        return before.tree
-    trees = [parts[rank % len(parts)].tree for rank in range(len(made))]
-    tree = ranks.merged(trees) if len(made) > 1 else trees[0]
-    weights = {(name, key): weight.shape for name, key, weight in _weights(tree)}
-    return tree if all(weights.get((name, key)) == it.shape for name, key, it in _weights(end.tree)) else None
+    return SegmentReplay(recorded[0].step, recorded[-1].step, again.start_state, leaves, environment)
 
 
 def replay(train: Train, config: Config, evidence_dir: Path | str, start: int, end: int) -> SegmentReplay:
@@ -200,48 +186,7 @@ def replay(train: Train, config: Config, evidence_dir: Path | str, start: int, e
     count = ranks.count()
     before = open_recorded(evidence, recorded[0], count)
     mine = before.ranks[ranks.rank()] if isinstance(before, Together) else before
+    if count == 1 and end in checkpoint_steps(evidence):
+        open_recorded(evidence, recorded[-1])  # what is shown at its end is the record, too
     again = rerun(train, config, mine if start else None, start, end - start)
-    if count > 1:
-        return conclude(recorded, before, None, again, environment)
-    after = open_recorded(evidence, recorded[-1]) if end in checkpoint_steps(evidence) else None
-    return conclude(recorded, before, after, again, environment)
-
-
-def compare_update(
-    here: Mapping[str, Tree], before: Mapping[str, Tree], after: Mapping[str, Tree]
-) -> tuple[float, float] | tuple[None, None]:
-    """Relative error and explained movement of the weights in the state `here` against those recorded in `after`.
-
-    With dW the movement since `before`: |dW_here - dW_after| / |dW_after| and <dW_after, dW_here> / |dW_after|², in
-    float64, over the floating-point tensors that the modules keep. A recorded movement of zero gives (0, 1) if
-    nothing moved here either, else (inf, 0). Where no module keeps any there is nothing to compare.
-
-    Raises:
-        Malformed: `here` holds other weights than the checkpoints.
-    """
-    distance = dot = observed = 0.0
-    weights = list(_weights(here))
-    for name, key, weight in weights:
-        try:
-            origin = before[name]["state"][key].double()
-            moved_here = weight.double() - origin
-            moved_there = after[name]["state"][key].double() - origin
-        except (AttributeError, KeyError, RuntimeError, TypeError) as e:
-            raise Malformed(f"the checkpoints do not hold the parameter {name}/{key}") from e
-        distance += float((moved_here - moved_there).square().sum())
-        dot += float((moved_here * moved_there).sum())
-        observed += float(moved_there.square().sum())
-    if not weights:
-        return None, None
-    if observed == 0.0:
-        return (0.0, 1.0) if distance == 0.0 else (float("inf"), 0.0)
-    return (distance / observed) ** 0.5, dot / observed
-
-
-def _weights(tree: Mapping[str, Tree]) -> Iterator[tuple[str, str | int, torch.Tensor]]:
-    """By component and key. A module's state is the one with a part that lives only in memory (`digest.capture`)."""
-    for name, state in tree.items():
-        if isinstance(state, dict) and state.keys() == {"state", "transient"} and isinstance(state["state"], dict):
-            for key, value in state["state"].items():
-                if isinstance(value, torch.Tensor) and value.is_floating_point():
-                    yield name, key, value
+    return conclude(recorded, again, environment)

@@ -272,7 +272,7 @@ class Session:
                 cell.facts()
                 made, there = (run.ranks(step, self._recipe.ranks) for step in (start, start - 1))
                 before = open_recorded(self.evidence, leaves[0], there)
-                again = cell.run(run.seed, start, end - start, before, made)
+                again = cell.run(run.seed, start, end - start, before if start else None, made)
         except Failed as e:
             raise Misuse(f"{run.declaration.name} does not go on: {e}", hint=_UNCHECKED) from e
         for got, said in zip(again.leaves, leaves[1:], strict=False):

@@ -9,14 +9,16 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple, overload
+from typing import Any, Final, NamedTuple, overload
 
+from brakeline.core.encoding import parse
 from brakeline.core.errors import BrakelineError, Malformed, Unavailable
 from brakeline.core.statement import open_envelope
 from brakeline.core.transcript import LEAF_BYTES, Leaf, decode_leaf
 from brakeline.training.checkpoint import checkpoint_path
 from brakeline.training.digest import Snapshot
-from brakeline.training.environment import PROFILE, kept_distributions
+from brakeline.training.environment import MAX_PROFILE, PROFILE, kept_distributions
+from brakeline.training.environment import digest as profile_digest
 from brakeline.training.ranks import Together, folder
 from brakeline.training.recipe import MANIFEST, RECIPE, Recipe, deposited
 from brakeline.training.recorder import LEAVES
@@ -28,6 +30,9 @@ _OWN: Final = {
     *(errno.EACCES, errno.EPERM, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE),
     *(errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT),
 }
+
+
+_PROFILES: Final = 65  # that declared, and those of 64 moves
 
 
 class NotShown(Exception):
@@ -105,6 +110,18 @@ def distributions(evidence: Path) -> tuple[str, ...]:
     except (BrakelineError, OSError):
         return ()
     return kept_distributions(evidence)
+
+
+def profiles(evidence: Path) -> dict[str, dict[str, Any]]:
+    """The environment profiles shown, by their digest: nothing else is believed of them."""
+    found = {}
+    for path in sorted(evidence.glob("environment*.json"))[:_PROFILES]:
+        with suppress(BrakelineError, OSError):
+            _check_plain(path)
+            with path.open("rb") as f:
+                it = parse(f.read(MAX_PROFILE), dict[str, Any])
+            found[profile_digest(it)] = it
+    return found
 
 
 def permits(evidence: Path, leaves: Sequence[Leaf]) -> tuple[bytes, ...]:

@@ -42,6 +42,7 @@ _DATES: Final = range(253_370_764_800)  # 1970 to 9998: POSIX seconds that a cal
 _DAY: Final = 86_400  # s
 _CENTURY: Final = 36_500 * _DAY
 MAX_DRAWN: Final = 1000  # segments that a sample draws at most, so that an audit's list of them fits a log entry
+_TOLD_ELSEWHERE: Final = ("float32", "float64")  # types of weights that a replay elsewhere can tell
 _MANY: Final = 10**9  # more than any count in a treaty needs to be
 
 _T = TypeVar("_T")
@@ -196,6 +197,7 @@ def _treaty(data: bytes, t: Text, parties: dict[str, Party]) -> Treaty:
         attested_runs=t.audit.attested_runs,
         audit_within=_audit_within(t),
         answer_within=_answer_within(t),
+        foreign=_foreign(t),
         findings=t.audit.findings,
         budget=_budget(t.budget),
         incidents=_incidents(t.clocks),
@@ -371,6 +373,17 @@ def _answer_within(t: Text) -> int:
     within = _seconds("audit.answer_within", t.audit.answer_within)
     _need(within > 0, "audit.answer_within", "must last at least one second (Treaty 7.7)")
     return within
+
+
+def _foreign(t: Text) -> tuple[str, ...]:
+    if t.audit.foreign is None:
+        return _TOLD_ELSEWHERE
+    _need(t.treaty.rules >= SUCCESSION, "audit.foreign", f"rules {t.treaty.rules} know of no such list")
+    for name in t.audit.foreign:
+        # The rounding of shorter types hides a whole run of drift.
+        text = f"{name!r} is none of {', '.join(_TOLD_ELSEWHERE)} (Treaty 7.5)"
+        _need(name in _TOLD_ELSEWHERE, "audit.foreign", text)
+    return tuple(sorted(set(t.audit.foreign)))
 
 
 def _audit_within(t: Text) -> int:

@@ -191,8 +191,7 @@ def rules(t: Treaty) -> dict[str, str]:
             if t.amends
             else ""
         ),
-        "7.5": f"In the declared environment a replay must agree bit for bit; in another, the update must agree within "
-        f"{exact(t.update_error)} of its size."
+        "7.5": f"In the declared environment a replay must agree bit for bit; in another, {_elsewhere(t)}."
         + (" A lab logs first that a run moves: each stretch is judged where it was made." if t.amends else ""),
         "7.6": "What comes out otherwise in another environment, and a recipe that does not agree with itself, is "
         "recorded, accuses nobody, and does not pass the run."
@@ -343,3 +342,14 @@ def _lines(t: Treaty) -> Iterator[str]:
                     label = f" ({p.represents})" if p.represents else ""
                     yield f"     - {p.name}{label}: {', '.join(sorted(p.roles))}. Key {p.key.id}."
         yield f"{id_:>4} {sentence}"
+
+
+def _elsewhere(t: Treaty) -> str:
+    if not t.amends:
+        return f"the update must agree within {exact(t.update_error)} of its size"
+    if not t.foreign:
+        return "a replay passes nothing"
+    return (
+        f"a replay passes weights of {' and '.join(t.foreign)} alone, where every recorded part is as near as honest "
+        f"replays there are to one another, which lie within {exact(t.update_error)} of its movement"
+    )

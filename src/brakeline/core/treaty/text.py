@@ -105,6 +105,7 @@ class AuditTable(_Table, frozen=True):
     findings: int
     segment_most: int | None = None
     answer_within: str | None = None
+    foreign: tuple[str, ...] | None = None
 
 
 class BudgetTable(_Table, frozen=True):

@@ -166,6 +166,7 @@ class Treaty:
     attested_runs: bool
     audit_within: int
     answer_within: int
+    foreign: tuple[str, ...]
     findings: int
     budget: Budget
     incidents: tuple[IncidentClass, ...]

@@ -1,0 +1,47 @@
+"""`brakeline open`: show an inspector the states between two checkpoints."""
+
+import re
+from pathlib import Path
+
+import click
+import torch
+from rich.progress import Progress
+
+from brakeline.cli.common import find_run, home_option, tell
+from brakeline.core.errors import Misuse
+from brakeline.node.desk import Desk
+from brakeline.node.home import Home
+from brakeline.training.elsewhere import OPENED
+from brakeline.training.opening import open_between
+
+
+@click.command()
+@click.argument("name")
+@click.argument("steps")
+@click.option("--threads", type=click.IntRange(1), help="Threads that PyTorch uses, as when the run was made.")
+@home_option
+def command(name: str, steps: str, threads: int | None, home: Path) -> None:
+    """Show the states between two checkpoints of this lab's run NAME, as STEPS (`40-48`) that an audit names.
+
+    An inspector on another machine asks for them where it cannot tell from the checkpoints alone. They are made again
+    here, each is checked against its leaf, and they are put beside the run's evidence, which is then to be shown again.
+    """
+    found = re.fullmatch(r"(\d{1,15})-(\d{1,15})", steps)
+    if not found or int(found[1]) >= int(found[2]):
+        raise Misuse(f"{steps!r} are no steps", hint="two numbers, the smaller one first: 40-48")
+    if threads:
+        torch.set_num_threads(threads)
+    desk = Desk(Home(home), tell=tell)
+    desk.catch_up()
+    run = find_run(desk.state, f"{desk.me.name}/{name}")
+    evidence = home / "runs" / name
+    if not evidence.exists():
+        raise Misuse(f"there is no evidence of {name} in {evidence}", hint="say the name of a run of this home")
+    with Progress(transient=True) as bar:
+        task = bar.add_task(f"making steps of {name} again", total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        number = open_between(run, evidence, int(found[1]), int(found[2]), show)
+    click.echo(f"{number} states between steps {found[1]} and {found[2]} are in {evidence / OPENED}: show them too")

@@ -1,0 +1,170 @@
+"""Replays in another environment than the run's own: what can be told there, and nothing else.
+
+An honest replay differs there, so that a difference by itself says nothing. The inspector replays the segment in two
+environments of its own whose bits differ, and under noise; `spread` says whether the record is one of their kind. Over
+many steps rounding grows, so that is a screen. Where it does not agree the states between are asked for, each of which
+has its digest in a leaf, and every single step is looked at: by the update `identity` and, where a kink of the network
+may be at fault, by more replays under more noise.
+
+What does not agree then is *contested*. It accuses nobody: that takes the declared environment (Treaty 7.7).
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from brakeline.core.transcript import Leaf, Likeness
+from brakeline.training.cell import Cell, Failed
+from brakeline.training.drift import Drift
+from brakeline.training.identity import explain
+from brakeline.training.replay import Rerun
+from brakeline.training.shown import NotShown, checkpoint
+from brakeline.training.spread import State, begins, compare, is_weight, tensors
+
+OPENED: Final = "opened"  # where in a run's evidence the states between checkpoints lie that an inspector asked for
+# Kernels that every x86-64 processor has: their bits differ from those of the wider ones.
+NARROW: Final = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+_REPLICAS: Final = ((1, 1), (2, 1))  # seed and scale
+_MORE: Final = tuple((n, 1 if n % 2 else 4) for n in range(3, 27))
+
+
+class Elsewhere:
+    """The inspector's environments, for one audit: `cell` is its own; `narrow` makes the other one, when it is needed.
+
+    `seed` is the run's, `draws` the number from which the inspector draws. Replays may lie `widest` of a movement
+    apart, and tell weights of the types in `foreign` (Treaty 7.5).
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        narrow: Callable[[], Cell],
+        evidence: Path,
+        seed: bytes,
+        draws: int,
+        *,
+        widest: float,
+        foreign: Collection[str],
+    ) -> None:
+        self._cell = cell
+        self._narrow = narrow
+        self._evidence = evidence
+        self._seed = seed
+        self._widest = widest
+        self._foreign = foreign
+        self._draws = draws
+        self._stack = ExitStack()
+        self._other: Cell | None = None
+        self.drift = Drift(draws)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self._stack.close()
+
+    def look(
+        self, recorded: Sequence[Leaf], before: State, after: State | None, again: Rerun, ranks: int, doubt: str = ""
+    ) -> Likeness | None:
+        """What the states `before` and `after` a segment say, whose leaves are `recorded`, its start first, and which
+        the own cell made `again`, with so many ranks. None where that did not come to its end. `doubt` is why nothing
+        but equal bits says anything here.
+
+        Raises:
+            Failed: the lab's code does not do its work. Unavailable: the inspector's disk, or its machine.
+        """
+        start, steps = recorded[0].step, len(recorded) - 1
+        if len(again.leaves) < steps or again.end is None:
+            return None
+        if again.leaves[-1].state == recorded[-1].state:
+            return Likeness("agrees", "bit for bit")
+        if doubt:
+            return Likeness("not-verified", doubt)
+        other = next((a.step for a, b in zip(again.leaves, recorded[1:], strict=True) if a.batch != b.batch), 0)
+        if other:  # normalised by its own mean, say: that depends on the machine
+            return Likeness("not-verified", f"step {other}: the data come out otherwise in this environment")
+        if after is None:
+            return Likeness("not-verified", "no checkpoint at the segment's end to compare with")
+        types = {str(t.dtype).removeprefix("torch.") for k, t in tensors(after).items() if is_weight(k)}
+        if short := sorted(it for it in types - {*self._foreign} if "float" in it):
+            return Likeness("not-verified", f"weights of {short[0]} are not told from another environment (Treaty 7.5)")
+        own = again.end
+        if not start:
+            built = self._made(self._cell, 0, 0, None, ranks)
+            if why := begins(before, built):
+                return Likeness("contested", f"the run did not start from the weights its seed gives: {why}")
+            own = self._made(self._cell, 0, steps, before, ranks)
+        found = self._compared(start, steps, before, after, own, ranks)
+        if found.kind == "agrees" or steps == 1:
+            return found
+        return self._within(recorded, before, after, ranks, found)
+
+    def _within(self, recorded: Sequence[Leaf], before: State, after: State, ranks: int, found: Likeness) -> Likeness:
+        """The same, step by step, where the states between are shown."""
+        inner = []
+        for leaf in recorded[1:-1]:
+            try:
+                inner.append(checkpoint(self._evidence / OPENED, leaf, ranks))
+            except NotShown:
+                return Likeness("undecided", f"{found.detail}; the states between are not opened")
+        states = (before, *inner, after)
+        for leaf, one, next_one in zip(recorded, states, states[1:], strict=False):
+            own = self._made(self._cell, leaf.step, 1, one, ranks)
+            if (it := self._compared(leaf.step, 1, one, next_one, own, ranks)).kind != "agrees":
+                return Likeness(it.kind, f"step {leaf.step + 1}: {it.detail}")
+        return Likeness("agrees", "step by step")
+
+    def _compared(self, start: int, steps: int, before: State, after: State, own: State, ranks: int) -> Likeness:
+        if own.digest() == after.digest():
+            return Likeness("agrees", "")
+        if self._other is None:
+            self._other = self._stack.enter_context(self._narrow())
+            self._other.facts()
+        other = self._made(self._other, start, steps, before, ranks)
+        if other.digest() == own.digest():
+            return Likeness("not-verified", "the inspector has one environment alone, and no spread to compare with")
+        explained = explain(before, after, own) if steps == 1 else None
+        if explained and explained.wrong:
+            return Likeness("contested", explained.wrong)
+        replays = [own, other]
+        found = None
+        for noise in self._noises(steps):
+            replays.append(self._made(self._cell, start, steps, before, ranks, noise))
+            if len(replays) < 2 + len(_REPLICAS):
+                continue
+            found = compare(
+                before,
+                after,
+                replays,
+                steps=steps,
+                widest=self._widest,
+                known=explained.weights if explained else (),
+                moments=explained.moments if explained else (),
+            )
+            if found.kind != "contested":
+                break
+        assert found is not None
+        if steps == 1 and found.kind == "agrees":
+            self.drift.add(before, after, own, other)
+        return found
+
+    def _noises(self, steps: int) -> Iterator[tuple[int, int]]:
+        """Of one step alone more are worth it: over many, no replica meets the kink that another kernel met."""
+        for number, scale in (*_REPLICAS, *(_MORE if steps == 1 else ())):
+            yield self._draws + number, scale
+
+    def _made(
+        self,
+        cell: Cell,
+        start: int,
+        steps: int,
+        before: State | None,
+        ranks: int,
+        noise: tuple[int, int] | None = None,
+    ) -> State:
+        again = cell.run(self._seed, start, steps, before, ranks, noise)
+        if again.end is None:
+            raise Failed("train() stopped before the segment's end")
+        return again.end

@@ -1,0 +1,130 @@
+"""Audits in another environment than the run's, with real cells: what agrees, what is contested, what opens."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+
+import audit as bench
+
+from brakeline.core.errors import Misuse
+from brakeline.core.finding import Audit, Fault
+from brakeline.training.cell import Cell
+from brakeline.training.checkpoint import checkpoint_path
+from brakeline.training.elsewhere import OPENED
+from brakeline.training.environment import PROFILE
+from brakeline.training.opening import open_between
+
+STEPS = 16  # in segments of 4
+
+pytestmark = pytest.mark.real
+
+
+class There(Cell):
+    """A cell on a machine with other kernels than the run's."""
+
+    def __init__(self, *args: Any, variables: Mapping[str, str] = MappingProxyType({}), **more: Any) -> None:
+        super().__init__(*args, variables={"ATEN_CPU_CAPABILITY": "default", **variables}, **more)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def recorded(folder: Path, train: Callable[[bench.Run], bench.Train] | None = None) -> bench.Run:
+    run = bench.Run("run", STEPS, folder)
+    run.session(train and train(run))
+    assert run.status == "ended"
+    return run
+
+
+def drifting(share: float) -> Callable[[bench.Run], bench.Train]:
+    """A lab that moves the weights by so much of each step in a direction of its own."""
+
+    def made(run: bench.Run) -> bench.Train:
+        def train(config: dict[str, Any], gate: Any, recorder: Any) -> None:
+            directions: dict[str, torch.Tensor] = {}
+            before: dict[str, torch.Tensor] = {}
+
+            class Drifting:
+                stop, aside = recorder.stop, recorder.aside
+
+                def open(self, **objects: Any) -> int:
+                    self.model = objects["model"]
+                    generator = torch.Generator().manual_seed(3)
+                    for name, weight in self.model.named_parameters():
+                        directions[name] = torch.randn(weight.shape, generator=generator)
+                        before[name] = weight.detach().clone()
+                    return int(recorder.open(**objects))
+
+                def step(self, **said: Any) -> None:
+                    with torch.no_grad():
+                        for name, weight in self.model.named_parameters():
+                            moved = (weight - before[name]).norm()
+                            weight += share * moved * directions[name] / directions[name].norm()
+                            before[name] = weight.detach().clone()
+                    recorder.step(**said)
+
+            run.code.train(config, gate, Drifting())
+
+        return train
+
+    return made
+
+
+def kinds(audit: Audit) -> set[tuple[Fault, str]]:
+    return {(f.fault, f.severity) for f in audit.findings}
+
+
+def test_an_honest_run_passes_elsewhere(tmp_path: Path) -> None:
+    # Attack A-17, which is none.
+    run = recorded(tmp_path)
+    audit = run.audit("beta", cell=There)
+    assert kinds(audit) == {(Fault.ENVIRONMENT_MISMATCH, "notice")}
+    assert audit.verdict == "pass"
+    assert audit.environment != run.live.declaration.environment
+    assert not any("bit for bit" in f.detail for f in audit.findings), "the kernels differ"
+    assert run.audit("gamma").findings == ()
+
+
+def test_drift_is_contested_elsewhere_and_a_violation_only_where_the_run_was_made(tmp_path: Path) -> None:
+    # Attack A-14: a thousandth of each step in a secret direction.
+    run = recorded(tmp_path, drifting(1e-3))
+    audit = run.audit("beta", cell=There)
+    assert (Fault.CONTESTED, "gap") in kinds(audit)
+    assert audit.verdict == "inconclusive"
+    asked = run.inspect("beta", cell=There, not_shown=True)
+    assert (Fault.OPENING_MISSING, "violation") in kinds(asked)
+    strict = run.inspect("gamma")
+    assert (Fault.REPLAY_MISMATCH, "violation") in kinds(strict)
+    with pytest.raises(Misuse, match="comes out otherwise here"):
+        open_between(run.live.now, run.evidence, 4, 8, lambda done, total: None)
+
+
+def test_states_between_settle_what_a_segment_cannot(tmp_path: Path) -> None:
+    run = recorded(tmp_path)
+    seen: list[tuple[int, int]] = []
+    assert open_between(run.live.now, run.evidence, 4, 8, lambda *at: seen.append(at)) == 3
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    for step in (5, 6, 7):
+        assert checkpoint_path(run.evidence / OPENED, step).exists()
+    assert run.audit("beta", cell=There).verdict == "pass"
+    with pytest.raises(Misuse, match="no checkpoints at steps 5 and 8"):
+        open_between(run.live.now, run.evidence, 5, 8, lambda *at: None)
+
+
+def test_an_environment_that_nobody_shows_is_none(tmp_path: Path) -> None:
+    # Attack A-14 of the cases: any 64 digits were an environment.
+    run = recorded(tmp_path)
+    (run.evidence / PROFILE).unlink()
+    audit = run.audit("beta", cell=There)
+    assert (Fault.NOT_VERIFIED, "gap") in kinds(audit)
+    assert audit.verdict == "inconclusive"
+    assert run.audit("gamma").verdict == "pass", "whoever has that environment needs no profile"
