@@ -1,7 +1,11 @@
 """`brakeline audit`: replay random segments of a run."""
 
+import os
+import re
+import sys
 import time
 from pathlib import Path
+from typing import Final
 
 import click
 import torch
@@ -19,15 +23,21 @@ from brakeline.core.units import about_flop
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home
 from brakeline.training.audit import inspect
+from brakeline.training.calibrate import LENGTHS, calibrate
+from brakeline.training.calibration import keep
+from brakeline.training.environment import VARIABLES, profile
 from brakeline.training.replays import Looking
+from brakeline.training.shown import distributions, profiles
 from brakeline.training.watch import of_this_machine
+
+_STARTS: Final = 12  # of each specimen
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.,:=+-]{0,200}")
+_ADOPTED: Final = "BRAKELINE_ADOPTED"  # that a process was started in a lab's environment
 
 
 @click.command()
 @click.argument("run")
-@click.option(
-    "--evidence", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder the lab shows."
-)
+@click.option("--evidence", type=click.Path(path_type=Path, file_okay=False), help="The folder the lab shows.")
 @click.option(
     "--data", type=click.Path(path_type=Path, exists=True), multiple=True,
     help="What the lab's code may read beside its recipe: the data set. More than once for several.",
@@ -35,21 +45,26 @@ from brakeline.training.watch import of_this_machine
 @click.option("--confirm", is_flag=True, help="Replay only the segments that other inspectors' findings accuse.")
 @click.option("--not-shown", is_flag=True, help="Log what is missing, though this copy is not what the lab signed.")
 @click.option("--self", "own", is_flag=True, help="Audit one's own run, and log nothing.")
+@click.option("--match", is_flag=True, help="Take on the variables and threads of the environment that the lab shows.")
 @click.option("--threads", type=click.IntRange(1), help="Threads that PyTorch uses; part of the environment profile.")
 @click.option("--patience", default="1 h", show_default=True, help="Time that a segment may take.")
 @home_option
 def command(
     run: str,
-    evidence: Path,
+    evidence: Path | None,
     data: tuple[Path, ...],
     confirm: bool,
     not_shown: bool,
     own: bool,
+    match: bool,
     threads: int | None,
     patience: str,
     home: Path,
 ) -> int:
     """Audit RUN (a name as `LAB/NAME`, or an id) up to its last logged head, and log what was found.
+
+    `brakeline audit calibrate` makes honest replays of Brakeline's own, and keeps how often the rule for other
+    environments is wrong about one: where nothing is known, a run made elsewhere cannot be told.
 
     The sample follows from the head, a checkpoint cosigned after it, and this inspector's signature: nobody could
     know it when the run committed. Interrupted, the same command goes on. Exit status 1 means violations were found,
@@ -60,6 +75,12 @@ def command(
     """
     if threads:
         torch.set_num_threads(threads)
+    if run == "calibrate":
+        return measured(home)
+    if evidence is None:
+        raise Misuse("an audit opens what the lab shows", hint="--evidence FOLDER")
+    if match:
+        adopt(evidence, threads)
     limits = of_this_machine(units.seconds(patience))
     desk = Desk(Home(home), tell=tell)
     desk.catch_up()
@@ -111,6 +132,46 @@ def command(
     entry = None if own else desk.say("audit", audit).entry
     report(desk.state, record, logged, audit, entry, time.monotonic() - started)
     return EXIT_VERDICT if views.accuses(audit) else 0
+
+
+def measured(home: Path) -> int:
+    """Calibrate, keep it in this home, and say what came of it."""
+    home = Home(home).path
+    with Progress(transient=True) as bar:
+        task = bar.add_task("replaying honest segments", total=None)
+        it = calibrate(home, _STARTS, lambda done, total: bar.update(task, completed=done, total=total))
+    keep(home, it)
+    click.echo(f"PyTorch {it.torch} on {it.device}: {it.steps} single steps and {it.segments} segments, all honest")
+    click.echo(f"  contested: {it.contested} of {it.steps} single steps")
+    click.echo(f"  segments of {LENGTHS[1]} steps that take the states between: {it.undecided} of {it.segments}")
+    return 0
+
+
+def adopt(evidence: Path, threads: int | None) -> None:
+    """Start again in the variables and threads that the run was made in, once.
+
+    Raises:
+        Misuse: something else differs, that no variable can change.
+    """
+    found = list(profiles(evidence).values())
+    if not found:
+        raise Misuse(f"{evidence} shows no profile of an environment", hint="ask the lab for environment.json")
+    there, own = found[-1], profile(distributions(evidence))
+    if there == own:
+        return
+    if os.environ.get(_ADOPTED):
+        differs = sorted(key for key in there.keys() | own.keys() if there.get(key) != own.get(key))
+        said = "; ".join(f"{key}: {str(there.get(key))[:60]}, here {str(own.get(key))[:60]}" for key in differs[:4])
+        raise Misuse(f"this is another environment: {said}", hint="install what it names, on such a machine")
+    # A lab chose what it says: no variable is taken on but those that a profile has, and no text but plain words.
+    named = there.get("variables")
+    known = {name: value for name, value in named.items() if name in VARIABLES} if isinstance(named, dict) else {}
+    wanted = {str(k): str(v) for k, v in {**known, "OPENBLAS_NUM_THREADS": there.get("blas_threads")}.items()}
+    if not all(_PLAIN.fullmatch(value) for value in wanted.values()):
+        raise Misuse(f"{evidence} shows a profile that no process has", hint="ask the lab for environment.json")
+    left = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    more = [] if threads else ["--threads", str(there.get("threads"))]
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:], *more], {**left, **wanted, _ADOPTED: "1"})
 
 
 def report(state: State, run: Run, logged: LoggedHead, audit: Audit, entry: int | None, seconds: float) -> None:

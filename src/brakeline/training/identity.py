@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from brakeline.training.spread import Key, State, tensors
+from brakeline.training.spread import Key, State, Tensors, is_weight, tensors
 
 NEAR: Final = {torch.float32: 4.0, torch.float64: 4.0, torch.bfloat16: 0.75, torch.float16: 0.75}  # units, last place
 FAR: Final = {torch.float32: 64.0, torch.float64: 64.0}
@@ -46,12 +46,13 @@ class _Slot(NamedTuple):
 
 def explain(before: State, after: State, own: State) -> Explained:
     """Test the recorded step from `before` to `after`, by what holds of the inspector's `own` step from there."""
-    start, record, here = tensors(before), tensors(after), tensors(own)
-    weights = [k for k in here if k[2][:1] == ("state",) and len(k[2]) == 2 and here[k].dtype in _MANTISSA]
+    start, here = tensors(before), tensors(own)
+    record = _like(tensors(after), here)
+    weights = [k for k in record if is_weight(k) and here[k].dtype in _MANTISSA]
     found: set[Key] = set()
     moments: set[Key] = set()
     wrong = ""
-    for slot in _slots(before, after, own):
+    for slot in _slots(before, own, record):
         first = slot.after[str(slot.key[2][-1])]
         moments.add(slot.key)
         for key in weights:
@@ -71,8 +72,13 @@ def explain(before: State, after: State, own: State) -> Explained:
     return Explained(frozenset(found), wrong, frozenset(moments))
 
 
-def _slots(before: State, after: State, own: State) -> Iterator[_Slot]:
-    old, new, said = tensors(before), tensors(own), tensors(after)
+def _like(record: Tensors, own: Tensors) -> Tensors:
+    """Of what a lab shows what has the type and shape that it must; of the rest `spread.compare` has the word."""
+    return {k: v for k, v in record.items() if k in own and (v.dtype, v.shape) == (own[k].dtype, own[k].shape)}
+
+
+def _slots(before: State, own: State, said: Tensors) -> Iterator[_Slot]:
+    old, new = tensors(before), tensors(own)
     for key in new:
         _, _, path = key
         if len(path) != 3 or path[0] != "state" or path[2] not in ("exp_avg", "momentum_buffer"):
