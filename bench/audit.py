@@ -48,7 +48,7 @@ from brakeline.training.manifests import Keeper
 from brakeline.training.ranks import Together
 from brakeline.training.recipe import RECIPE, Recipe
 from brakeline.training.recorder import LEAVES, Recorder
-from brakeline.training.replay import Rerun, rerun
+from brakeline.training.replay import Rerun, begin, rerun
 from brakeline.training.replays import Looking
 from brakeline.training.session import PERMITS
 from world import World, key
@@ -174,7 +174,7 @@ class Run:
         assert self.live.seed
         with self.training:
             try:
-                (train or self.code.train)(self.recipe.full_config(self.live.seed), self, recorder)
+                begin(train or self.code.train, self.recipe.full_config(self.live.seed), self, recorder)
             except Crash:
                 pass
             finally:

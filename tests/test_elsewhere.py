@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,11 +17,16 @@ import audit as bench
 
 from brakeline.core.errors import Misuse
 from brakeline.core.finding import Audit, Fault
+from brakeline.core.transcript import Leaf, Likeness
+from brakeline.training import elsewhere
 from brakeline.training.cell import Cell
-from brakeline.training.checkpoint import checkpoint_path
-from brakeline.training.elsewhere import OPENED
+from brakeline.training.checkpoint import CHECKPOINTS, checkpoint_path, image, write
+from brakeline.training.digest import snapshot
+from brakeline.training.elsewhere import NARROW, OPENED, Elsewhere
 from brakeline.training.environment import PROFILE
 from brakeline.training.opening import open_between
+from brakeline.training.recipe import Recipe
+from brakeline.training.spread import compare
 
 STEPS = 16  # in segments of 4
 
@@ -118,6 +125,68 @@ def test_states_between_settle_what_a_segment_cannot(tmp_path: Path) -> None:
     assert run.audit("beta", cell=There).verdict == "pass"
     with pytest.raises(Misuse, match="no checkpoints at steps 5 and 8"):
         open_between(run.live.now, run.evidence, 5, 8, lambda *at: None)
+
+
+def test_what_a_kink_leaves_undecided_the_states_between_decide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = recorded(tmp_path)
+
+    def kinked(*args: Any, steps: int, **more: Any) -> Likeness:
+        return compare(*args, steps=steps, **more) if steps == 1 else Likeness("contested", "a kink")
+
+    monkeypatch.setattr(elsewhere, "compare", kinked)
+    part = ((8, 12),)
+    audit = run.inspect("beta", cell=There, accused=part)
+    assert [(f.fault, f.detail) for f in audit.findings] == [
+        (Fault.CONTESTED, "a kink; the state of step 10 is not opened")
+    ]
+    open_between(run.live.now, run.evidence, 8, 12, lambda done, total: None)
+    assert kinds(run.inspect("beta", cell=There, accused=part)) == {(Fault.ENVIRONMENT_MISMATCH, "notice")}
+    checkpoint_path(run.evidence / OPENED, 10).write_bytes(b"no state")
+    assert kinds(run.inspect("gamma", cell=There, accused=part)) == {(Fault.CONTESTED, "gap")}
+
+
+def test_one_bad_step_is_found_at_as_many_openings_as_halves(tmp_path: Path) -> None:
+    """Formula F-8: of 16 steps, four states between."""
+    recipe, seed = Recipe("run", bench.ROOT / "examples" / "train.py", 48, bench.CONFIG), bytes(32)
+    shown = tmp_path / "shown"
+
+    def there() -> Cell:
+        return There(recipe, recipe.digest, (), shown=())
+
+    (shown / OPENED / CHECKPOINTS).mkdir(parents=True)
+    states, leaves = [], []
+    with there() as lab:
+        lab.facts()
+        states.append(lab.run(seed, 0, 16, None).end)
+        for step in range(16, 32):
+            made = lab.run(seed, step, 1, states[-1])
+            assert made.end is not None
+            tree = made.end.copy()
+            if step == 26:  # a single bad step
+                tree["model"]["state"]["norm.bias"] += 1e-4
+            states.append(snapshot(tree, lambda *_: True))
+            leaves.append(replace(made.leaves[0], state=states[-1].digest()))
+    first, last = states[0], states[-1]
+    assert first is not None
+    leaves.insert(0, Leaf(16, first.digest(), bytes(32), bytes(32), 0.0, 0))
+    narrow = partial(Cell, recipe, recipe.digest, (), shown=(), variables=NARROW)
+    with (
+        Cell(recipe, recipe.digest, (), shown=()) as own,
+        Elsewhere(own, narrow, shown, seed, 1, widest=0.005, foreign=("float32",)) as inspector,
+    ):
+        own.facts()
+        again = own.run(seed, 16, 16, first)
+        opened = 0
+        while (found := inspector.look(leaves, first, last, again, 1)) and found.kind == "undecided":
+            opened += 1
+            step = int(found.detail.split("the state of step ")[1].split()[0])
+            state = states[step - 16]
+            assert state is not None
+            write(shown / OPENED, image(step, state, state.items(), {}))
+    assert found is not None
+    assert (found.kind, found.detail.split(":")[0], opened) == ("contested", "step 27", 4)
 
 
 def test_an_environment_that_nobody_shows_is_none(tmp_path: Path) -> None:

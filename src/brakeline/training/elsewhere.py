@@ -3,8 +3,8 @@
 An honest replay differs there, so that a difference by itself says nothing. The inspector replays the segment in two
 environments of its own whose bits differ, and under noise; `spread` says whether the record is one of their kind. Over
 many steps rounding grows, so that is a screen. Where it does not agree the states between are asked for, each of which
-has its digest in a leaf, and every single step is looked at: by the update `identity` and, where a kink of the network
-may be at fault, by more replays under more noise.
+has its digest in a leaf, until one single step is left: that is looked at by the update `identity` and, where a kink of
+the network may be at fault, by more replays under more noise.
 
 What does not agree then is *contested*. It accuses nobody: that takes the declared environment (Treaty 7.7).
 """
@@ -99,22 +99,28 @@ class Elsewhere:
         found = self._compared(start, steps, before, after, own, ranks)
         if found.kind == "agrees" or steps == 1:
             return found
-        return self._within(recorded, before, after, ranks, found)
+        return self._halved(recorded, before, after, ranks, found)
 
-    def _within(self, recorded: Sequence[Leaf], before: State, after: State, ranks: int, found: Likeness) -> Likeness:
-        """The same, step by step, where the states between are shown."""
-        inner = []
-        for leaf in recorded[1:-1]:
-            try:
-                inner.append(checkpoint(self._evidence / OPENED, leaf, ranks))
-            except NotShown:
-                return Likeness("undecided", f"{found.detail}; the states between are not opened")
-        states = (before, *inner, after)
-        for leaf, one, next_one in zip(recorded, states, states[1:], strict=False):
-            own = self._made(self._cell, leaf.step, 1, one, ranks)
-            if (it := self._compared(leaf.step, 1, one, next_one, own, ranks)).kind != "agrees":
-                return Likeness(it.kind, f"step {leaf.step + 1}: {it.detail}")
-        return Likeness("agrees", "step by step")
+    def _halved(self, recorded: Sequence[Leaf], before: State, after: State, ranks: int, found: Likeness) -> Likeness:
+        """The halves of a segment that does not agree, and so on down to the single step that does not: of k steps that
+        takes ⌈log2 k⌉ states between. F-8"""
+        middle = len(recorded) // 2
+        leaf = recorded[middle]
+        try:
+            between = checkpoint(self._evidence / OPENED, leaf, ranks)
+        except NotShown:
+            return Likeness("undecided", f"{found.detail}; the state of step {leaf.step} is not opened")
+        for part, one, other in ((recorded[: middle + 1], before, between), (recorded[middle:], between, after)):
+            first, steps = part[0].step, len(part) - 1
+            own = self._made(self._cell, first, steps, one, ranks)
+            it = self._compared(first, steps, one, other, own, ranks)
+            if it.kind != "agrees" and steps > 1:
+                it = self._halved(part, one, other, ranks, it)
+            elif it.kind != "agrees":
+                return Likeness(it.kind, f"step {first + 1}: {it.detail}")
+            if it.kind != "agrees":
+                return it
+        return Likeness("agrees", "in parts")
 
     def _compared(self, start: int, steps: int, before: State, after: State, own: State, ranks: int) -> Likeness:
         if own.digest() == after.digest():
@@ -125,9 +131,13 @@ class Elsewhere:
         other = self._made(self._other, start, steps, before, ranks)
         if other.digest() == own.digest():
             return Likeness("not-verified", "the inspector has one environment alone, and no spread to compare with")
-        explained = explain(before, after, own) if steps == 1 else None
-        if explained and explained.wrong:
-            return Likeness("contested", explained.wrong)
+        if steps == 1:
+            weights, wrong, moments = explain(before, after, own)
+            if wrong:
+                return Likeness("contested", wrong)
+        else:  # buffers may move by far more than the weights, and would outweigh them
+            first = self._made(self._cell, start, 1, before, ranks)
+            weights, _, moments = explain(before, first, first)
         replays = [own, other]
         found = None
         for noise in self._noises(steps):
@@ -140,8 +150,9 @@ class Elsewhere:
                 replays,
                 steps=steps,
                 widest=self._widest,
-                known=explained.weights if explained else (),
-                moments=explained.moments if explained else (),
+                weights=weights,
+                known=weights if steps == 1 else (),
+                moments=moments if steps == 1 else (),
             )
             if found.kind != "contested":
                 break

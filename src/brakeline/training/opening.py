@@ -23,9 +23,11 @@ from brakeline.training.spread import State
 _ELSEWHERE: Final = "do it where these steps were made: same machine, packages, variables and --threads"
 
 
-def open_between(run: Run, evidence: Path, start: int, end: int, tell: Callable[[int, int], None]) -> int:
-    """Put the states of the steps between `start` and `end`, at which there are checkpoints, into `evidence`; those
-    that are there stay. `tell` is given how many are done and how many there are. Returns how many there are.
+def open_between(
+    run: Run, evidence: Path, start: int, end: int, tell: Callable[[int, int], None], *, only: int | None = None
+) -> int:
+    """Put the states of the steps between `start` and `end`, at which there are checkpoints, into `evidence`, or that
+    of one of them `only`. `tell` is given how many steps are made and how many there are. Returns how many were put.
 
     Raises:
         Misuse: no checkpoints there, or this machine does not give the recorded states. Unavailable: the disk.
@@ -41,18 +43,19 @@ def open_between(run: Run, evidence: Path, start: int, end: int, tell: Callable[
         with Cell(recipe, recipe.digest, (), kept_distributions(evidence)) as cell:
             cell.facts()
             state: State = open_recorded(evidence, leaves[0], there)
-            for done, leaf in enumerate(leaves[1:-1]):
+            for done, leaf in enumerate(leaves[1 : only + 1 - start if only else -1]):
                 tell(done, end - start - 1)
                 made = cell.run(run.seed, leaf.step - 1, 1, state, ranks).end
                 if made is None or made.digest() != leaf.state:
                     text = f"{run.name}: step {leaf.step} comes out otherwise here than it was recorded"
                     raise Misuse(text, hint=_ELSEWHERE)
-                _keep(evidence / OPENED, leaf.step, made)
+                if only in (None, leaf.step):
+                    _keep(evidence / OPENED, leaf.step, made)
                 state = made
     except Failed as e:
         raise Misuse(f"{run.name} cannot be made again: {e}", hint=_ELSEWHERE) from e
     tell(end - start - 1, end - start - 1)
-    return end - start - 1
+    return end - start - 1 if only is None else 1
 
 
 def _keep(opened: Path, step: int, state: State) -> None:

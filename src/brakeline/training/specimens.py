@@ -57,7 +57,7 @@ def train(config: dict[str, Any], gate: Any, recorder: Any) -> None:
     model = _model(config["kind"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     step = recorder.open(model=model, optimizer=optimizer)
-    while gate.may_step():
+    while step < config["steps"] and gate.may_step():
         x, y = _batch(config["kind"], step)
         loss = F.cross_entropy(model(x), y)
         optimizer.zero_grad()
@@ -65,7 +65,7 @@ def train(config: dict[str, Any], gate: Any, recorder: Any) -> None:
         optimizer.step()
         recorder.step(loss=loss, batch=(x, y))
         step += 1
-    recorder.stop("stopped")
+    recorder.stop("ended" if step == config["steps"] else "stopped")
 
 
 def dataset_root(config: dict[str, Any]) -> str:

@@ -40,14 +40,16 @@ def compare(
     *,
     steps: int,
     widest: float,
+    weights: Collection[Key] = (),
     known: Collection[Key] = (),
     moments: Collection[Key] = (),
 ) -> Likeness:
     """The recorded state `after`, `steps` steps beyond `before`, beside `replays` of them, the first in the inspector's
     own environment without noise.
 
-    A tensor is determined where the replays lie within `widest` of its movement (Treaty 7.5). `known` are weights that
-    follow from their `moments`: what can be told of those is then what can be told.
+    A tensor is determined where the replays lie within `widest` of its movement (Treaty 7.5). `weights` are those that
+    an optimizer moves, all of the modules' tensors if none is known; `known` are weights that follow from their
+    `moments`: what can be told of those is then what can be told.
     """
     if difference := _plain_difference(after, replays[0], steps):
         return Likeness("contested", difference)
@@ -72,7 +74,7 @@ def compare(
         apart = max((_distance(a, b) for i, a in enumerate(here) for b in here[:i]), default=0.0)
         away = min(_distance(there, it) for it in here)
         moment = key in moments
-        weighs = moment or (is_weight(key) and key not in known)
+        weighs = moment or ((key in weights if weights else is_weight(key)) and key not in known)
         moved[moment] += weighs * movement**2
         if movement == 0.0 and apart == 0.0 and origin is not None:  # what no replay moves
             if away:
