@@ -285,7 +285,9 @@ def allegations() -> World:
     w.audit("beta", run, segments=everything)
     assert len(w.of(e.Fell)) == 2
     w.audit("delta", run)
-    w.audit("gamma", other, violation(segment=(6, 9)), environment=OTHER)
+    w.audit("gamma", other, violation(segment=(6, 9)), environment=OTHER)  # accuses nobody
+    assert not other.allegations
+    w.audit("gamma", other, violation(segment=(6, 9)))
     w.audit("delta", other, violation(segment=(6, 9)), verdict="partial", segments=((6, 9),))
     assert w.phase is not Phase.CLEAR
     w.log("beta", "answer", {"run": other.id, "fault": "replay-mismatch", "segment": [6, 9], "text": "we object"})

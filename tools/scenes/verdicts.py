@@ -90,17 +90,16 @@ def _openings() -> Iterator[Made]:
     skipped = (*leaves[:3], replace(leaves[3], step=4), *leaves[4:])
     dear = (*leaves[:3], replace(leaves[3], flop=1), *leaves[4:])
     yield case("clean", "Treaty 7.5", "An honest run.", "", w, run)
-    at_all = "transcript-mismatch violation 0-0"
+    at_all = "opening-missing violation 0-0"
     yield case("leaf-missing", "Treaty 7.2", "A leaf too few.", at_all, w, run, leaves=leaves[:-1])
     yield case("leaf-more", "Treaty 7.2", "A leaf too many.", at_all, w, run, leaves=(*leaves, leaves[-1]))
     yield case("leaf-bent", "Treaty 7.2", "One loss is another than the one committed to.", at_all, w, run, leaves=bent)
-    order = "step-order violation 3-3"
+    order = at_all  # nobody committed to it
     yield case("step-skipped", "Treaty 7.2", "A step that does not count up by one.", order, w, run, leaves=skipped)
     yield case(
         "compute-wrong", "Treaty 5.4", "Compute that is not the steps times the declared.", order, w, run, leaves=dear
     )
-    wrong = "recipe-mismatch violation 0-0"
-    yield case("other-recipe", "Treaty 7.5", "Code that was not declared.", wrong, w, run, recipe=OTHER)
+    yield case("other-recipe", "Treaty 7.5", "Code that was not declared.", at_all, w, run, recipe=OTHER)
     other = "recipe-mismatch gap 0-0"
     yield case(
         "other-data",
@@ -145,13 +144,14 @@ def _trained(permit: bytes | None = None, steps: int = 6, **changes: str) -> tup
 def _permits() -> Iterator[Made]:
     w, run = _trained()
     yield case("under-permit", "Treaty 5.1", "Every step names a permit that covers it.", "", w, run)
-    without = "no-permit violation 0-6"
+    unshown = "opening-missing violation 0-0"
     yield case(
-        "permit-not-shown", "Treaty 5.1", "The permit that the steps name is not shown.", without, w, run, permits=()
+        "permit-not-shown", "Treaty 5.1", "The permit that the steps name is not shown.", unshown, w, run, permits=()
     )
     two = w.sealed(w.request(run, flop_limit=str(6 * STEP_FLOP)), "alpha", "beta")
-    yield case("permit-of-two", "Treaty 5.2", "A permit of two signers is none.", without, w, run, permits=(two,))
+    yield case("permit-of-two", "Treaty 5.2", "A permit of two signers is none.", unshown, w, run, permits=(two,))
     w, run = _trained(NO_PERMIT)
+    without = "no-permit violation 0-6"
     yield case("no-permit", "Treaty 5.1", "A covered run of a bound lab, without a permit.", without, w, run)
     w, run = _trained(steps=8)
     beyond = "over-allowance violation 6-8"
@@ -206,7 +206,7 @@ def _replays() -> Iterator[Made]:
     start = "initial-state violation 0-3"
     yield case("other-start", "Treaty 7.1", "Not the weights that the seed gives.", start, w, run, replays=bad)
     bad = {second: replace(honest, start_state=sha256(b"x"))}
-    shown = "opening-mismatch violation 3-6"
+    shown = "opening-missing violation 3-6"
     yield case(
         "other-checkpoint", "Treaty 7.2", "The checkpoint shown is not the recorded state.", shown, w, run, replays=bad
     )
