@@ -165,6 +165,16 @@ def test_another_label_shows_in_the_gradient() -> None:
     assert (found.kind, "exp_avg" in found.detail) == ("contested", True)
 
 
+def test_cheaper_arithmetic_is_contested() -> None:
+    # Attack A-15: operands of 8 bits in every product, called another machine.
+    loop = Loop()
+    for steps in (1, 4):
+        before = begun(loop)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            after = loop.segment(before, 10, steps)
+        assert looked(loop, before, after, steps).kind == "contested"
+
+
 def test_weights_of_16_bits_are_known_to_half_a_place() -> None:
     loop = Loop(optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2), dtype=torch.bfloat16)
     before = begun(loop)

@@ -178,7 +178,7 @@ def test_sample_vectors(v: Vector) -> None:
         assert plain(sample) == v.output["segments"]
 
 
-@load("verdict", 35)
+@load("verdict", 38)
 def test_verdict_vectors(v: Vector) -> None:
     state, events = state_of(v)
     run, x = state.run(v.input["run"]), v.input
@@ -264,7 +264,9 @@ def test_every_fault_has_a_verdict_and_every_reason_a_vector() -> None:
     files = sorted(FOLDER.rglob("*.json"))
     loaded = [json.loads(f.read_bytes()) for f in files if f.name != "schema.json"]
     faults = {f["fault"] for v in loaded for f in v.get("output", {}).get("findings", ())}
-    assert faults == set(Fault)
+    # A judge of these rules calls a checkpoint that is not the record one that was not shown; what a machine lacks is
+    # said by the inspector, beside the judge.
+    assert faults == set(Fault) - {Fault.OPENING_MISMATCH, Fault.EXPOSED}
     assert {v["expect"] for v in loaded} == {"ok", *Reason}
 
 

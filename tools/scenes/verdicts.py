@@ -110,6 +110,17 @@ def _openings() -> Iterator[Made]:
         run,
         dataset=OTHER,
     )
+    for name, about, at, changes, wants in (
+        ("committed-skip", "A step that does not count up by one, and that the lab committed to.", 3, {"step": 4},
+         "step-order violation 3-3"),
+        ("committed-compute", "Compute that is not the steps times the declared, committed to.", 3, {"flop": 1},
+         "step-order violation 3-3"),
+    ):  # fmt: skip
+        w, run = _committed(at, changes)
+        yield case(name, "Treaty 7.2", about, wants, w, run)
+    w, run = _committed(0, {}, state=sha256(b"another"))
+    named = "transcript-mismatch violation 0-0"
+    yield case("head-of-another-state", "Treaty 7.2", "A head that names another state than its leaves.", named, w, run)
     w, run = small(steps=18)
     late = "head-missing violation 0-0"
     yield case("head-missing", "Treaty 7.2", "More steps without a head than the treaty allows.", late, w, run)
@@ -117,6 +128,17 @@ def _openings() -> Iterator[Made]:
     yield case("head-at-its-cadence", "Treaty 7.2", "As many steps without a head as the treaty allows.", "", w, run)
     w, run = _killed()
     yield case("opened-again", "Treaty 7.4", "A run that was killed and went on.", "", w, run)
+
+
+def _committed(at: int, changes: dict[str, Any], **said: Any) -> tuple[World, Live]:
+    """A run whose lab committed to a leaf that is wrong, or to a head that says something else."""
+    w = world()
+    run = w.opened("alpha")
+    w.train(run, 6)
+    w.leaves[run.id][at] = replace(w.leaves[run.id][at], **changes)
+    w.head(run, "stopped", **{name: value.hex() for name, value in said.items()})
+    w.stamp()
+    return w, run
 
 
 def _killed() -> tuple[World, Live]:
@@ -220,6 +242,10 @@ def _replays() -> Iterator[Made]:
     )
     reason = {second: Finding(fault=Fault.NOT_REPLAYED, severity="gap", segment=second, detail="no time")}
     yield case("why-not", "Treaty 7.4", "The inspector says why there is no replay.", missing, w, run, replays=reason)
+    twice = {second: Finding(fault=Fault.NOT_REPRODUCIBLE, severity="gap", segment=second, detail="two replays differ")}
+    other = "not-reproducible gap 3-6"
+    about = "A recipe that does not agree with itself accuses nobody."
+    yield case("not-reproducible", "Treaty 7.6", about, other, w, run, replays=twice)
     w, run = _nan()
     yield case("not-a-number", "formats.md §Transcript", "A loss that is no number equals itself.", "", w, run)
 

@@ -15,6 +15,7 @@ from brakeline.core.finding import Audit
 from brakeline.core.grant import unread_parents
 from brakeline.core.pledge import Pledge
 from brakeline.core.state import State, audits, ballot, readings
+from brakeline.core.state.audits import clocked
 from brakeline.core.state.chain import lacking
 from brakeline.core.state.codec import digest
 from brakeline.core.state.events import Audited, Cleared, Event, Lifting, Paused, Tripped, Void, Withheld
@@ -228,7 +229,7 @@ def _unsettled(state: State, run: Run, what: str, otherwise: str = "") -> Iterat
         fresh = tuple(sorted(inspectors - a.accusers - set(denied)))
         how = "" if not a.strict or a.open_to_all else " in the declared environment"
         why = f"{', '.join(sorted(a.accusers))} alleges of {run.name}: {place}"
-        if a.not_shown and state.treaty.rules > 1:
+        if a.not_shown and clocked(state.treaty):
             how = ""
             if a.answered < 0 and state.time < a.since + state.treaty.answer_within:  # Treaty 7.7
                 left = duration(a.since + state.treaty.answer_within - state.time)

@@ -7,8 +7,10 @@ from brakeline.core import words
 from brakeline.core.finding import Finding, key_of
 from brakeline.core.state import events as e
 from brakeline.core.state import readings as r
+from brakeline.core.state.audits import upheld
 from brakeline.core.state.runs import Run
 from brakeline.core.state.state import State
+from brakeline.core.treaty import Treaty
 from brakeline.core.words import names
 from brakeline.report.figures import duration, short, utc
 from brakeline.report.story import Story, Told
@@ -127,9 +129,9 @@ def findings(story: Story) -> list[Row]:
                 rows[event.run, key_of(event.fault, event.segment), "violation"]["retracted"].append(event.inspector)
             case e.Answered():
                 rows[event.run, key_of(event.fault, event.segment), "violation"]["answer"] = event.text
-    runs = story.proven.state.runs.by_id
+    runs, treaty = story.proven.state.runs.by_id, story.proven.treaty
     for (run, key, severity), row in rows.items():
-        row["standing"] = _outcome(runs[run], key) if severity == "violation" else severity
+        row["standing"] = _outcome(treaty, runs[run], key) if severity == "violation" else severity
     return list(rows.values())
 
 
@@ -148,13 +150,12 @@ def _finding(told: Told, f: Finding) -> Row:
     }
 
 
-def _outcome(run: Run, key: str) -> str:
+def _outcome(treaty: Treaty, run: Run, key: str) -> str:
     """What became of an allegation. Treaty 7.7, 7.9."""
     found = run.allegations.get(key)
     if found is None:  # the state forgets what all have taken back, and takes nothing more against a barred run
         return "alleged" if run.bar else "taken back"
-    upheld = run.bar and (run.bar.fault, run.bar.segment) == (found.fault, found.segment)
-    return "upheld" if upheld else "fell" if found.fell else "alleged"
+    return "upheld" if upheld(treaty, found) else "fell" if found.fell else "alleged"
 
 
 def dues(story: Story) -> list[Row]:

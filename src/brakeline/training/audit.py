@@ -21,10 +21,11 @@ from brakeline.core.judge import Openings, check_transcript, judge
 from brakeline.core.keys import PrivateKey
 from brakeline.core.sampling import ticket_message
 from brakeline.core.state import State
-from brakeline.core.state.audits import find_head, owed, required_sample
+from brakeline.core.state.audits import clocked, find_head, owed, required_sample
 from brakeline.core.state.events import Committed
 from brakeline.core.state.runs import Run
 from brakeline.core.transcript import SegmentReplay
+from brakeline.core.treaty import duration
 from brakeline.node.disk import disk_errors
 from brakeline.training import manifests
 from brakeline.training.cell import Facts
@@ -86,13 +87,13 @@ def inspect(
     only = bool(accused) and places == set(accused)
     drawn = () if only else required_sample(state.treaty, run, logged, inspector, ticket, key.public)
     required = tuple(sorted({*places, *drawn}))
-    asked = not_shown and state.treaty.rules > 1
+    asked = not_shown and clocked(state.treaty)
     draws = int.from_bytes(sha256(ticket)[:6], "big")
     findings, done = _examined(state, run, heads, evidence, required, how, draws, asked=asked)
     if asked:
         findings = tuple(_not_opened(f, done.replays.get(f.segment)) for f in findings)
     if not not_shown:
-        _check_copy(copy, run, findings, f"{state.treaty.answer_within} s")
+        _check_copy(copy, run, findings, duration(state.treaty.answer_within))
     findings = _gravest(_known(findings, state.treaty.rules), state.treaty.findings)
     replayed = tuple(sorted(p for p, r in done.replays.items() if isinstance(r, SegmentReplay)))
     return Audit(

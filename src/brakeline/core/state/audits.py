@@ -117,7 +117,7 @@ def take(
 
 def _strictly(treaty: Treaty, run: Run, environment: str, a: Allegation) -> bool:
     """Whether who looked in `environment` looked at what is alleged without a tolerance."""
-    if a.open_to_all or (a.not_shown and treaty.rules > 1):
+    if a.open_to_all or (a.not_shown and clocked(treaty)):
         return True
     return {environment} == (set(run.environments) if a.whole else {run.environment(a.segment[0])})
 
@@ -158,14 +158,14 @@ def _weigh(
             raise Refused(Reason.ALLOWANCE, text)
         before = allegations.get(key) or _recall(treaty, run, finding, logged, time)
         strict = _strictly(treaty, run, environment, before)
-        if before.not_shown and treaty.rules > 1:  # Treaty 7.7
+        if before.not_shown and clocked(treaty):  # Treaty 7.7
             strict = before.answered >= 0 or time >= before.since + treaty.answer_within
         allegations[key] = _accuse(before, issuer, strict)
         if issuer not in before.accusers:
             events.append(Alleged(entry=index, run=run.id, inspector=issuer, finding=finding))
     looked = frozenset(audit.segments).difference(f.segment for f in audit.findings if f.severity == "gap")
     for key, a in allegations.items():
-        shown = a.not_shown and treaty.rules > 1  # what was not there may be there now
+        shown = a.not_shown and clocked(treaty)  # what was not there may be there now
         if key not in accused and (shown or issuer not in a.accusers) and _denies(a, audit, looked):
             allegations[key] = _deny(a, issuer, _strictly(treaty, run, environment, a))
     examined = dict(run.examined)
@@ -235,7 +235,7 @@ def decide(treaty: Treaty, run: Run, index: int, time: int) -> tuple[Run, tuple[
         return run, ()
     allegations = dict(run.allegations)
     for key, a in sorted(allegations.items()):
-        if len(_counted(treaty, a)) >= treaty.adjudicators:
+        if upheld(treaty, a):
             bar = Bar(a.fault, a.segment)
             events.append(Barred(entry=index, run=run.id, fault=bar.fault, segment=bar.segment))
             return msgspec.structs.replace(run, allegations=allegations, bar=bar), tuple(events)
@@ -247,9 +247,19 @@ def decide(treaty: Treaty, run: Run, index: int, time: int) -> tuple[Run, tuple[
     return msgspec.structs.replace(run, allegations=allegations), tuple(events)
 
 
-def _counted(treaty: Treaty, a: Allegation) -> frozenset[str]:
+def clocked(treaty: Treaty) -> bool:
+    """Whether a lab that is asked to show something has a clock to do so. Treaty 7.7"""
+    return treaty.rules > 1
+
+
+def counted(treaty: Treaty, a: Allegation) -> frozenset[str]:
     """The accusers who count: that something was not shown is no fault before the lab had its time. Treaty 7.7"""
-    return frozenset(a.strict) if a.not_shown and treaty.rules > 1 else a.accusers
+    return frozenset(a.strict) if a.not_shown and clocked(treaty) else a.accusers
+
+
+def upheld(treaty: Treaty, a: Allegation) -> bool:
+    """Whether enough inspectors found it. Treaty 7.7"""
+    return len(counted(treaty, a)) >= treaty.adjudicators
 
 
 def _refuters(treaty: Treaty, a: Allegation, time: int) -> tuple[str, ...]:
@@ -264,7 +274,7 @@ def _refuters(treaty: Treaty, a: Allegation, time: int) -> tuple[str, ...]:
 
 def needed(treaty: Treaty, a: Allegation, time: int) -> tuple[int, int]:
     """How many more inspectors would uphold the allegation, and how many would make it fall, at the log's `time`."""
-    return treaty.adjudicators - len(_counted(treaty, a)), treaty.adjudicators - len(_refuters(treaty, a, time))
+    return treaty.adjudicators - len(counted(treaty, a)), treaty.adjudicators - len(_refuters(treaty, a, time))
 
 
 def retract(
