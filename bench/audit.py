@@ -11,7 +11,7 @@ and the last segment, which are always replayed; so `drawn` says whether the see
 
 Honest: runs straight through, runs whose recorder dies without a word and goes on (every other one with a torn last
 leaf), runs stopped by the brake and reopened in the next epoch, audited at the stop and at the end, and runs that an
-inspector replays with other kernels or threads, where the bits differ. A false finding is any violation.
+inspector replays with other kernels, where the bits differ, in real cells. A false finding is any violation.
 """
 
 import argparse
@@ -20,8 +20,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -65,9 +65,15 @@ TREATY = {
     "audit_segment_steps": str(SEGMENT),
     "audit_head_every": "8",
 }
+KERNELS = (
+    {"ATEN_CPU_CAPABILITY": "default"},
+    {"MKL_CBWR": "COMPATIBLE"},
+    {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"},
+)
 CAUGHT_MOST, COST_MOST = 1.0, 0.15  # share of cheats caught; audit compute / training compute, of any run
 
 Part = tuple[int, int]
+Cells = Callable[..., Cell]
 Train = Callable[..., None]
 
 
@@ -123,15 +129,27 @@ class Bare(Cell):
             raise Failed("train() failed in replay", describe(e)) from e
 
 
+def elsewhere(number: int) -> Cells:
+    """A real cell on a machine with other kernels, in which the same steps give other bits."""
+    return partial(Elsewhere, KERNELS[number % len(KERNELS)])
+
+
+class Elsewhere(Cell):
+    """A cell with these `kernels`; what an inspector makes of it beside them has its own."""
+
+    def __init__(self, kernels: Mapping[str, str], *args: Any, variables: Mapping[str, str] | None = None, **more: Any):
+        super().__init__(*args, variables={**kernels, **(variables or {})}, **more)
+
+
 class Run:
     """One run of one lab, in a world of its own. `events` happen before the step after the one they name."""
 
-    def __init__(self, name: str, steps: int, folder: Path) -> None:
+    def __init__(self, name: str, steps: int, folder: Path, source: Path | None = None, **config: Any) -> None:
         self.world = World(**TREATY)
         self.world.bind()
         self.folder = folder
         self.evidence = folder / "evidence"
-        self.recipe = Recipe(name, ROOT / "examples" / "train.py", steps, CONFIG)
+        self.recipe = Recipe(name, source or ROOT / "examples" / "train.py", steps, config or CONFIG)
         self.recipe.deposit(self.evidence / RECIPE)
         keep_profile(profile(), self.evidence)
         self.code = self.recipe.load()
@@ -246,7 +264,7 @@ class Run:
 
     # inspectors
 
-    def inspect(self, inspector: str, accused: tuple[Part, ...] = (), cell: type[Cell] = Bare, **more: Any) -> Audit:
+    def inspect(self, inspector: str, accused: tuple[Part, ...] = (), cell: Cells = Bare, **more: Any) -> Audit:
         """The body of an audit, not logged."""
         heads = self.world.heads(self.live)
         return inspect(
@@ -261,7 +279,7 @@ class Run:
             **more,
         )
 
-    def audit(self, inspector: str, accused: tuple[Part, ...] = (), cell: type[Cell] = Bare, **more: Any) -> Audit:
+    def audit(self, inspector: str, accused: tuple[Part, ...] = (), cell: Cells = Bare, **more: Any) -> Audit:
         with self.auditing:
             body = self.inspect(inspector, accused, cell, **more)
         outcome = self.world.log(inspector, "audit", body)
@@ -339,31 +357,10 @@ def honest(run: Run, kind: str, number: int) -> list[Audit]:
         audits.append(run.audit(inspector))
         run.release()
     run.session()
-    with elsewhere(number) if kind == "elsewhere" else nowhere():
-        audits.append(run.audit(inspector))
+    audits.append(run.audit(inspector, cell=elsewhere(number) if kind == "elsewhere" else Bare))
     assert run.status == "ended"
     run.world.check()
     return audits
-
-
-@contextmanager
-def nowhere() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def elsewhere(number: int) -> Iterator[None]:
-    """Another environment, in which the same steps give other bits: other kernels, or another number of threads."""
-    before = torch.backends.mkldnn.enabled, torch.get_num_threads()
-    if number % 2:
-        torch._C._set_mkldnn_enabled(False)
-    else:
-        torch.set_num_threads(2)
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(before[0])
-        torch.set_num_threads(before[1])
 
 
 def say(text: str) -> None:

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
 import audit as bench
 
+from brakeline.cli.audit import adopt
 from brakeline.core.errors import Misuse
 from brakeline.core.finding import Audit, Fault
 from brakeline.core.transcript import Leaf, Likeness
@@ -23,7 +24,7 @@ from brakeline.training.cell import Cell
 from brakeline.training.checkpoint import CHECKPOINTS, checkpoint_path, image, write
 from brakeline.training.digest import snapshot
 from brakeline.training.elsewhere import NARROW, OPENED, Elsewhere
-from brakeline.training.environment import PROFILE
+from brakeline.training.environment import PROFILE, keep_profile, profile
 from brakeline.training.opening import open_between
 from brakeline.training.recipe import Recipe
 from brakeline.training.spread import compare
@@ -197,3 +198,46 @@ def test_an_environment_that_nobody_shows_is_none(tmp_path: Path) -> None:
     assert (Fault.NOT_VERIFIED, "gap") in kinds(audit)
     assert audit.verdict == "inconclusive"
     assert run.audit("gamma").verdict == "pass", "whoever has that environment needs no profile"
+
+
+def adopted(evidence: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tuple[list[str], dict[str, str]]:
+    """The command line and environment in which `--match` starts again, where the lab shows a profile with changes."""
+    keep_profile({**profile(), **changes}, evidence)
+    started: list[tuple[list[str], dict[str, str]]] = []
+
+    def execve(path: str, words: list[str], environ: dict[str, str]) -> None:
+        started.append((words, environ))
+
+    monkeypatch.setattr("os.execve", execve)
+    adopt(evidence, None)
+    return started[0]
+
+
+def test_an_inspector_takes_on_the_variables_and_threads_that_the_lab_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MKL_CBWR", "AVX2")
+    shown = {"ATEN_CPU_CAPABILITY": "default", "LD_PRELOAD": "/tmp/evil.so"}
+    words, environ = adopted(tmp_path, monkeypatch, variables=shown, threads=3, blas_threads="5")
+    assert words[-2:] == ["--threads", "3"]
+    assert (environ["ATEN_CPU_CAPABILITY"], environ["OPENBLAS_NUM_THREADS"]) == ("default", "5")
+    assert not {"LD_PRELOAD", "MKL_CBWR"} & environ.keys()
+    monkeypatch.setenv("BRAKELINE_ADOPTED", "1")
+    with pytest.raises(Misuse, match="this is another environment: cpu: A"):
+        adopted(tmp_path, monkeypatch, cpu="A")
+
+
+@pytest.mark.parametrize("changes", [{"variables": {"GLIBC_TUNABLES": "a b"}}, {"blas_threads": "1; rm"}])
+def test_a_profile_that_no_process_has_is_not_taken_on(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Misuse, match="no process has"):
+        adopted(tmp_path, monkeypatch, **changes)
+
+
+def test_one_s_own_environment_is_not_taken_on_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.execve", None)
+    with pytest.raises(Misuse, match="shows no profile"):
+        adopt(tmp_path, None)
+    keep_profile(profile(), tmp_path)
+    adopt(tmp_path, None)

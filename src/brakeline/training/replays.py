@@ -46,7 +46,7 @@ class Looking(NamedTuple):
     limits: Limits | None = None
     progress: Progress = lambda done, total: None
     say: Say = lambda text: print(f"warning: {text}", file=sys.stderr)
-    cell: type[Cell] = Cell
+    cell: Callable[..., Cell] = Cell
 
 
 class _Kept(Wire, frozen=True):

@@ -52,14 +52,15 @@ def _batch(kind: str, step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(config: dict[str, Any], gate: Any, recorder: Any) -> None:
-    """Train `config["kind"]`: "dropout", "kinks" or "attention"."""
+    """Train `config["kind"]`: "dropout", "kinks" or "attention", in `config["dtype"]` at `config["lr"]`, if any."""
     torch.manual_seed(int(config["seed"], 16) % 2**63)
-    model = _model(config["kind"])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    dtype = getattr(torch, config.get("dtype", "float32"))
+    model = _model(config["kind"]).to(dtype)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=float(config.get("lr", 1e-3)))
     step = recorder.open(model=model, optimizer=optimizer)
     while step < config["steps"] and gate.may_step():
         x, y = _batch(config["kind"], step)
-        loss = F.cross_entropy(model(x), y)
+        loss = F.cross_entropy(model(x.to(dtype) if x.is_floating_point() else x), y)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
