@@ -4,8 +4,8 @@
 
 Runs of worlds of their own, as in audit.py, with what happens to honest labs: processes that die, brakes, torn and old
 copies, bits that rot, losses that are no numbers, normalisation, dropout, attention, weights of 16 bits, inspectors
-with other kernels. An audit that says `fetch the evidence again` accuses nobody and passes nobody. Exit status 1 where a
-violation was found.
+with other kernels. An audit that says `fetch the evidence again` accuses nobody and passes nobody. Exit status 1 where
+a violation was found.
 """
 
 import argparse
