@@ -20,7 +20,7 @@ from brakeline.core.errors import BrakelineError, Malformed, Misuse, Reason, Ref
 from brakeline.core.finding import SINCE_RULES_2, Audit, Fault, Finding, verdict
 from brakeline.core.judge import Openings, check_transcript, judge
 from brakeline.core.keys import PrivateKey
-from brakeline.core.sampling import ticket_message
+from brakeline.core.sampling import audit_seed, ticket_message
 from brakeline.core.state import State
 from brakeline.core.state.audits import find_head, owed, required_sample
 from brakeline.core.state.events import Committed
@@ -43,6 +43,7 @@ from brakeline.training.shown import (
     open_shown,
     permits,
 )
+from brakeline.training.survey import survey
 from brakeline.training.watch import Limits
 
 Part = tuple[int, int]
@@ -134,7 +135,8 @@ def inspect(
     asked = {part for part in accused if _is_segment(run, heads, part)}
     partial = bool(accused) and asked == set(accused)
     drawn = () if partial else required_sample(state.treaty, run, logged, inspector, ticket, key.public)
-    findings, done = _examined(state, run, heads, evidence, tuple(sorted({*asked, *drawn})), how)
+    seed = None if partial else audit_seed(logged.leaf, logged.beacon, inspector, ticket)
+    findings, done = _examined(state, run, heads, evidence, tuple(sorted({*asked, *drawn})), how, seed)
     if not not_shown:
         _check_copy(copy, run, findings, f"{state.treaty.answer_within} s")
     findings = _gravest(_known(findings, state.treaty.rules), state.treaty.findings)
@@ -153,9 +155,16 @@ def inspect(
 
 
 def _examined(
-    state: State, run: Run, heads: Sequence[Committed], evidence: Path, required: Sequence[Part], how: Looking
+    state: State,
+    run: Run,
+    heads: Sequence[Committed],
+    evidence: Path,
+    required: Sequence[Part],
+    how: Looking,
+    seed: bytes | None,
 ) -> tuple[tuple[Finding, ...], _Replayed]:
-    """What is found in the evidence, and what was replayed for it."""
+    """What is found in the evidence, and what was replayed for it: what is `required`, and with a `seed` what stands
+    out beside it."""
     names = distributions(evidence)
     nothing = _Replayed(digest(profile(names)), None, {}, None)
     try:
@@ -177,6 +186,10 @@ def _examined(
 
     with disk_errors():
         how.memory.mkdir(parents=True, exist_ok=True)  # what is not there cannot be hidden
+    if seed and run.seed:
+        asked = owed(state.treaty, run, state.time)
+        apart = survey(run, shown.leaves, evidence, shown.recipe.ranks, seed, how.memory, owed=asked)
+        required = sorted({*required, *apart.chosen})
     done = _replayed(run, shown, evidence, required, names, how, how.memory)
     if not owed(state.treaty, run, state.time):
         done = done._replace(replays={part: _excused(r) for part, r in done.replays.items()})
