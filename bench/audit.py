@@ -115,10 +115,11 @@ class Bare(Cell):
 
 
 class Run:
-    """One run of one lab, in a world of its own. `events` happen before the step after the one they name."""
+    """One run of one lab, in a world of its own, whose treaty has `changes`. `events` happen before the step after the
+    one they name."""
 
-    def __init__(self, name: str, steps: int, folder: Path) -> None:
-        self.world = World(**TREATY)
+    def __init__(self, name: str, steps: int, folder: Path, **changes: str) -> None:
+        self.world = World(**{**TREATY, **changes})
         self.world.bind()
         self.folder = folder
         self.evidence = folder / "evidence"
@@ -133,7 +134,7 @@ class Run:
             dataset=self.code.dataset_root(config),
             environment=digest(profile()),
             steps=steps,
-            segment_steps=SEGMENT,
+            segment_steps=self.world.treaty.segment_steps,
             flop_per_step=str(self.code.flop_per_step(config)),
         )
         self.events: dict[int, Callable[[], None]] = {}
@@ -154,7 +155,7 @@ class Run:
         self._gate = GateState(self.live.id, epoch=self._gate.epoch)
         recorder = self._recorder = Recorder(
             self.evidence,
-            segment_steps=SEGMENT,
+            segment_steps=self.world.treaty.segment_steps,
             flop_per_step=self.live.declaration.step_flop,
             head_every_segments=self.world.treaty.head_every,
             on_head=self._commit,

@@ -27,7 +27,7 @@ _MOST: Final = float(np.finfo(np.float64).max) ** 0.5  # stands for what is not 
 
 
 def by_losses(losses: Sequence[float], parts: Sequence[tuple[int, int]]) -> Scores:
-    """One score for each of `parts`, ascending segments (start, end): how far the loss leaps, or changes its level.
+    """One score for each of `parts`, ascending segments (start, end): how far the loss leaps, or its level changes.
 
     `losses[step]` is that of a leaf; leaf 0 has none. The loss of a step is that of the weights which the step before
     left.
@@ -37,11 +37,7 @@ def by_losses(losses: Sequence[float], parts: Sequence[tuple[int, int]]) -> Scor
     flat = _finite(losses)
     # Of the states that a segment made: the losses of one step later.
     made = np.array([flat[min(s + 2, e) : e + 2].mean() for s, e in parts])
-    before, after = _sides(made)
-    shift = np.abs(after - before)
-    usual = np.nanmedian(_windows(shift), axis=1) if len(shift) > 1 else shift
-    level = np.nan_to_num((shift - usual) / _ordinary(made), nan=0.0)
-    return np.maximum(_prominence(made), level)
+    return np.maximum(_prominence(made), _change(made))
 
 
 def by_updates(moved: Sequence[Mapping[str, float]]) -> Scores:
@@ -100,6 +96,19 @@ def _prominence(values: Scores) -> Scores:
     alike = np.sign(left) == np.sign(right)  # NaN beyond the ends: never
     beyond = np.where(alike, np.minimum(np.abs(left), np.abs(right)), 0.0)
     return np.asarray(beyond / _ordinary(values))
+
+
+def _change(values: Scores) -> Scores:
+    """How far the mean of the values from each on is from that of those before, beyond what it is elsewhere around, in
+    ordinary changes; 0 but where it is farthest."""
+    if len(values) < 2:
+        return np.zeros(len(values))
+    windows, shift = _windows(values, _SIDE), np.zeros(len(values))
+    shift[1:] = np.abs(np.nanmean(windows[1:, _SIDE:-1], axis=1) - np.nanmean(windows[1:, :_SIDE], axis=1))
+    near = np.nan_to_num(_windows(shift, _SIDE), nan=-1.0)
+    peak = (shift > near[:, :_SIDE].max(axis=1)) & (shift >= near[:, _SIDE:].max(axis=1))
+    usual = np.nanmedian(_windows(shift), axis=1)
+    return np.asarray(np.where(peak, np.maximum(shift - usual, 0.0) / _ordinary(values), 0.0))
 
 
 def _sides(values: Scores) -> tuple[Scores, Scores]:
