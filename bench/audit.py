@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import median
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
@@ -142,10 +143,19 @@ class Elsewhere(Cell):
 
 
 class Run:
-    """One run of one lab, in a world of its own. `events` happen before the step after the one they name."""
+    """One run of one lab, in a world of its own, whose treaty has these `terms`. `events` happen before the step after
+    the one they name."""
 
-    def __init__(self, name: str, steps: int, folder: Path, source: Path | None = None, **config: Any) -> None:
-        self.world = World(**TREATY)
+    def __init__(
+        self,
+        name: str,
+        steps: int,
+        folder: Path,
+        source: Path | None = None,
+        terms: Mapping[str, str] = MappingProxyType({}),
+        **config: Any,
+    ) -> None:
+        self.world = World(**{**TREATY, **terms})
         self.world.bind()
         self.folder = folder
         self.evidence = folder / "evidence"
@@ -161,7 +171,7 @@ class Run:
             dataset=self.code.dataset_root(config),
             environment=digest(profile()),
             steps=steps,
-            segment_steps=SEGMENT,
+            segment_steps=self.world.treaty.segment_steps,
             flop_per_step=str(self.code.flop_per_step(config)),
         )
         self.events: dict[int, Callable[[], None]] = {}
@@ -182,7 +192,7 @@ class Run:
         self._gate = GateState(self.live.id, epoch=self._gate.epoch)
         recorder = self._recorder = Recorder(
             self.evidence,
-            segment_steps=SEGMENT,
+            segment_steps=self.world.treaty.segment_steps,
             flop_per_step=self.live.declaration.step_flop,
             head_every_segments=self.world.treaty.head_every,
             on_head=self._commit,

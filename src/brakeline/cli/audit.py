@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import time
+from math import ceil
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,7 @@ from brakeline.cli.common import EXIT_VERDICT, find_run, folding, home_option, t
 from brakeline.core import units, views
 from brakeline.core.errors import Misuse, Reason, Refused
 from brakeline.core.finding import Audit
-from brakeline.core.sampling import miss
+from brakeline.core.sampling import draws_needed, miss
 from brakeline.core.state import State
 from brakeline.core.state.events import Committed
 from brakeline.core.state.runs import LoggedHead, Run
@@ -28,6 +29,7 @@ from brakeline.training.calibration import keep
 from brakeline.training.environment import VARIABLES, profile
 from brakeline.training.replays import Looking
 from brakeline.training.shown import distributions, profiles
+from brakeline.training.survey import Outliers, remembered
 from brakeline.training.watch import of_this_machine
 
 _STARTS: Final = 12  # of each specimen
@@ -130,7 +132,7 @@ def command(
             for warning in dict.fromkeys(warnings):
                 click.echo(f"warning: {warning}", err=True)
     entry = None if own else desk.say("audit", audit).entry
-    report(desk.state, record, logged, audit, entry, time.monotonic() - started)
+    report(desk.state, record, logged, audit, entry, time.monotonic() - started, remembered(how.memory))
     return EXIT_VERDICT if views.accuses(audit) else 0
 
 
@@ -174,8 +176,16 @@ def adopt(evidence: Path, threads: int | None) -> None:
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:], *more], {**left, **wanted, _ADOPTED: "1"})
 
 
-def report(state: State, run: Run, logged: LoggedHead, audit: Audit, entry: int | None, seconds: float) -> None:
-    """What was replayed, what it cost, and what was found."""
+def report(
+    state: State,
+    run: Run,
+    logged: LoggedHead,
+    audit: Audit,
+    entry: int | None,
+    seconds: float,
+    apart: Outliers | None = None,
+) -> None:
+    """What was replayed, what it cost, and what was found; `apart` are the segments that stood out."""
     treaty, total = state.treaty, views.segments_of(run, logged)
     where = "not logged" if entry is None else f"entry {entry}"
     share = int(audit.flop) / max(1, logged.steps * run.declaration.step_flop)
@@ -185,8 +195,17 @@ def report(state: State, run: Run, logged: LoggedHead, audit: Audit, entry: int 
         f"in {seconds:.1f} s"
     )
     if audit.verdict != "partial":
-        caught = 1 - float(miss(total, int(total * treaty.f_cheat), min(total, len(audit.segments))))
-        click.echo(f"a cheat on {treaty.f_cheat * 100:g} % of the segments is caught with probability {caught:.4f}")
+        drawn = draws_needed(total, treaty.p_catch, treaty.f_cheat)
+        caught = 1 - float(miss(total, ceil(total * treaty.f_cheat), drawn))
+        click.echo(
+            f"a cheat on {treaty.f_cheat * 100:g} % of the segments is caught with probability {caught:.4f}: "
+            f"{drawn} are drawn"
+        )
+        if apart:
+            click.echo(
+                f"{len(apart.chosen)} stand out from their neighbours and were replayed too; measured were "
+                f"{apart.measured} of {apart.segments}"
+            )
     for finding in audit.findings:
         where = f"steps {finding.segment[0]}-{finding.segment[1]}"
         click.echo(f"  {finding.severity}: {finding.fault} at {where}: {finding.detail}")

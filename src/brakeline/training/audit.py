@@ -14,12 +14,12 @@ from typing import Final
 
 import msgspec
 
-from brakeline.core.encoding import b64encode, sha256
+from brakeline.core.encoding import b64encode
 from brakeline.core.errors import BrakelineError, Misuse, Reason, Refused, Unavailable
 from brakeline.core.finding import SINCE_RULES_2, Audit, Fault, Finding, verdict
 from brakeline.core.judge import Openings, check_transcript, judge
 from brakeline.core.keys import PrivateKey
-from brakeline.core.sampling import ticket_message
+from brakeline.core.sampling import audit_seed, ticket_message
 from brakeline.core.state import State
 from brakeline.core.state.audits import clocked, find_head, owed, required_sample
 from brakeline.core.state.events import Committed
@@ -42,6 +42,7 @@ from brakeline.training.shown import (
     permits,
     profiles,
 )
+from brakeline.training.survey import survey
 
 _COMPUTED: Final = {Fault.REPLAY_MISMATCH, Fault.INITIAL_STATE}
 _GRAVE_FIRST: Final = ("violation", "gap", "notice")
@@ -88,8 +89,8 @@ def inspect(
     drawn = () if only else required_sample(state.treaty, run, logged, inspector, ticket, key.public)
     required = tuple(sorted({*places, *drawn}))
     asked = not_shown and clocked(state.treaty)
-    draws = int.from_bytes(sha256(ticket)[:6], "big")
-    findings, done = _examined(state, run, heads, evidence, required, how, draws, asked=asked)
+    seed = audit_seed(logged.leaf, logged.beacon, inspector, ticket)
+    findings, done = _examined(state, run, heads, evidence, required, how, seed, asked=asked, beside=not only)
     if asked:
         findings = tuple(_not_opened(f, done.replays.get(f.segment)) for f in findings)
     if not not_shown:
@@ -116,11 +117,13 @@ def _examined(
     evidence: Path,
     required: Sequence[Part],
     how: Looking,
-    draws: int,
+    seed: bytes,
     *,
     asked: bool,
+    beside: bool,
 ) -> tuple[tuple[Finding, ...], Replayed]:
-    """What is found in the evidence, and what was replayed for it. Noise and signs follow from `draws`."""
+    """What is found in the evidence, and what was replayed for it: what is `required`, and, if wanted, what stands out
+    `beside` it. What is drawn here (noise, signs, checkpoints to measure) follows from `seed`."""
     names = distributions(evidence)
     nothing = Replayed(digest(profile(names)), None, {}, None)
     try:
@@ -131,7 +134,7 @@ def _examined(
     if stray := _stray(state, run, heads, shown, how.say):
         return stray, nothing
     given = permits(evidence, shown.leaves)
-    replays = Replays(state.treaty, run, shown, evidence, how, draws)
+    replays = Replays(state.treaty, run, shown, evidence, how, int.from_bytes(seed[:6], "big"))
 
     def judged(done: Replayed) -> tuple[Finding, ...]:
         dataset = done.facts.dataset if done.facts else run.declaration.dataset
@@ -144,6 +147,10 @@ def _examined(
 
     with disk_errors():
         how.memory.mkdir(parents=True, exist_ok=True)  # what is not there cannot be hidden
+    if beside and run.seed:
+        due = owed(state.treaty, run, state.time)
+        apart = survey(run, shown.leaves, evidence, shown.recipe.ranks, seed, how.memory, owed=due)
+        required = sorted({*required, *apart.chosen})
     done = replays.make(required, how.memory)
     if not owed(state.treaty, run, state.time):
         done = done._replace(replays={part: _excused(r) for part, r in done.replays.items()})

@@ -200,6 +200,12 @@ def listed_digest(directory: Path, step: int) -> bytes:
     return state_digest([*(structure_digest(name, data) for name, data in structures.items()), *listed])
 
 
+def listed_bytes(directory: Path, step: int) -> int:
+    """Bytes of all tensors in the checkpoint of `step`, also of those that lie in another. Raises as
+    `load_checkpoint`."""
+    return sum(_size(listed) for listed in _read(directory, step)[1])
+
+
 def list_size(path: Path) -> int:
     """Bytes of a checkpoint up to the end of its list, by which it is known. Raises OSError."""
     with path.open("rb") as f:
