@@ -71,7 +71,7 @@ KERNELS = (
     {"MKL_CBWR": "COMPATIBLE"},
     {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"},
 )
-CAUGHT_MOST, COST_MOST = 1.0, 0.15  # share of cheats caught; audit compute / training compute, of any run
+CAUGHT_MOST, COST_MOST = 1.0, 0.25  # share of cheats caught; audit compute / training compute, of any run
 
 Part = tuple[int, int]
 Cells = Callable[..., Cell]

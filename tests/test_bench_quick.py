@@ -23,3 +23,9 @@ def test_the_gate_is_timed_beside_its_baseline():
     printed = run("gate.py", "--calls", "1000")
     assert "LiveGate.may_step()" in printed
     assert printed.startswith("machine: ")
+
+
+def test_what_stands_out_is_measured():
+    printed = run("outliers.py", "--quick")
+    assert "all targets met" in printed
+    assert "4.98% of the compute" in printed

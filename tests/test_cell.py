@@ -265,8 +265,7 @@ def test_an_honest_resumed_run_passes_after_the_audit_was_interrupted(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         examine(run, progress=interrupt)
-    kept = list((tmp_path / "memory").glob("replay-*"))
-    assert len(kept) == 1
+    assert len(list((tmp_path / "memory").glob("replay-*"))) == 1
     checkpoint_path(run.evidence, 0).unlink()  # it is not asked for again
     audit, _ = examine(run)
     assert audit.verdict == "pass"
