@@ -330,7 +330,7 @@ def recorded(tickets: int) -> bool:
         done = run.audit("beta")
         share = int(done.flop) / int(run.live.head.flop)
         found = sum(f.segment[0] in {0, *bad} for f in done.findings)
-        print(f"\na recorded run of {LONG} segments, the first and {len(bad)} more of them bad: an audit replays", end=" ")
+        print(f"\na recorded run of {LONG} segments, the first and {len(bad)} more bad: an audit replays", end=" ")
         print(f"{len(done.segments)}, finds {found}, accuses {len(done.findings) - found} others, ", end="")
         print(f"and costs {share:.2%} of the compute", flush=True)
         logged, caught = run.live.heads[-1], 0
@@ -340,7 +340,7 @@ def recorded(tickets: int) -> bool:
             drawn = required_sample(run.world.treaty, run.live.now, logged, "beta", ticket, key.public)
             caught += not bad.isdisjoint(start for start, _ in drawn)
         expected = 1 - float(miss(LONG, len(bad), draws_needed(LONG, Decimal("0.95"), Decimal("0.01"))))
-        print(f"of {tickets} samples of it {caught / tickets:.2%} have one of the {len(bad)}; by the formula {expected:.2%}")
+        print(f"of {tickets} samples {caught / tickets:.2%} have one of the {len(bad)}; by the formula {expected:.2%}")
     return found > 0 and len(done.findings) == found and share <= 0.05
 
 
