@@ -143,7 +143,7 @@ def _examined(
         found = judge(state, run, heads, openings, due, done.replays, environment=done.environment)
         problem = (done.problem,) if done.problem else ()
         named = _profiles(run, heads[-1].head.steps, evidence, done.environment, asked=asked)
-        return (*problem, *_declared(run, shown, done.facts), *named, *found, *done.drift)
+        return (*problem, *_declared(run, shown, done.facts), *named, *done.measured, *found, *done.drift)
 
     with disk_errors():
         how.memory.mkdir(parents=True, exist_ok=True)  # what is not there cannot be hidden

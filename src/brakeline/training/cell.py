@@ -12,6 +12,7 @@ the lab's code says of itself, the words of its errors say, is for the inspector
 What this cannot do: see through a recipe that stores later answers in its own state. Its source is declared and shown.
 """
 
+import gc
 import os
 import re
 import select
@@ -35,15 +36,17 @@ from brakeline.core.errors import Malformed, Unavailable
 from brakeline.core.transcript import decode_leaf
 from brakeline.training.cellranks import Answer, Ranks, Task, answer_of
 from brakeline.training.checkpoint import pack, unpack
-from brakeline.training.digest import Snapshot
+from brakeline.training.digest import Snapshot, Stateful
 from brakeline.training.environment import VARIABLES, digest, profile
+from brakeline.training.measured import Measured, counted
 from brakeline.training.ranks import Together, whole
 from brakeline.training.recipe import Code, Recipe, deposited
-from brakeline.training.replay import Rerun, rerun
+from brakeline.training.replay import Config, Rerun, rerun
 from brakeline.training.watch import Limits, Watch, of_this_machine
 
 T = TypeVar("T")
 
+_COUNT: Final = re.compile("[0-9]{1,30}")
 _HEX: Final = re.compile("[0-9a-f]{64}")
 _WORDS: Final = 300  # characters kept of what the lab's code says
 _PRINTED_MOST: Final = 1 << 24  # bytes a cell may print
@@ -226,6 +229,23 @@ class Cell:
             raise Failed("the state handed over is not the one reported")
         return Rerun(start_state, leaves, end)
 
+    def measure(self, seed: bytes, start: int, steps: int, before: Snapshot | Together | None) -> Measured:
+        """What `steps` steps from `start` take, of a recipe that one process trains. Raises as `run`."""
+        try:
+            pack(self._before, before.copy() if before else {})
+        except OSError as e:
+            raise Unavailable(f"cannot hand over the checkpoint of step {start}: {e}") from e
+        given = before is not None
+        self._send(
+            canonical(
+                Task(seed=seed.hex(), start=start, steps=steps, ranks=1, given=given, noise=None, measured=True)
+            )
+        )
+        answer = self._receive(Answer, _LINE)
+        if answer.error or answer.measured is None or not _COUNT.fullmatch(answer.measured.flop):
+            raise Failed("what a step takes cannot be measured", answer.error)
+        return answer.measured
+
     def _send(self, line: bytes) -> None:
         assert self._process.stdin is not None
         if self._over:
@@ -358,12 +378,31 @@ def _answer(recipe: Recipe, code: Code, ranks: Ranks, task: Task, before: IO[byt
                 pack(after, end)
             return made
         config = recipe.full_config(bytes.fromhex(task.seed))
+        if task.measured:
+            return measure(code, config, opened, task)
         done = rerun(code.train, config, opened, task.start, task.steps, task.noise)
         if done.end is not None:
             pack(after, done.end.tree)
         return answer_of(done)
     except BaseException as e:
         return Answer(start_state="", leaves=(), error=describe(e))
+
+
+def measure(code: Code, config: Config, opened: Snapshot | Together | None, task: Task) -> Answer:
+    """Make the steps of a task, and count what they take; nothing else is said of them."""
+    beside = 0
+
+    def look(objects: Mapping[str, Stateful]) -> None:
+        nonlocal beside
+        recorded = {id(p) for it in objects.values() if isinstance(it, torch.nn.Module) for p in it.parameters()}
+        others = [it for it in gc.get_objects() if isinstance(it, torch.nn.Parameter) and id(it) not in recorded]
+        beside = sum(p.nbytes for p in others)
+
+    gc.collect()  # what earlier segments left
+    with counted() as counts:
+        rerun(code.train, config, opened, task.start, task.steps, look=look)
+    said = counts.measured(task.steps, beside)
+    return Answer(start_state="", leaves=(), error="", measured=said)
 
 
 def describe(e: BaseException) -> str:

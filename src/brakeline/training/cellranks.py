@@ -16,6 +16,7 @@ from brakeline.core.encoding import Wire, canonical, parse
 from brakeline.core.errors import Unavailable
 from brakeline.node.disk import write_atomic
 from brakeline.training.digest import Snapshot, Tree, snapshot
+from brakeline.training.measured import Measured
 from brakeline.training.ranks import Together, joined, meet, merged, whole
 from brakeline.training.recipe import deposited
 from brakeline.training.replay import Rerun, rerun
@@ -26,7 +27,8 @@ _POLL: Final = 0.05  # s
 
 class Task(Wire, frozen=True):
     """One segment: the run's seed (hex), the step it starts from, how many to make, and by how many ranks; whether the
-    state it starts from is `given`; and the `noise` it is made under, seed and scale, or none."""
+    state it starts from is `given`; the `noise` it is made under, seed and scale, or none; and whether it is
+    measured."""
 
     seed: str
     start: int
@@ -34,6 +36,7 @@ class Task(Wire, frozen=True):
     ranks: int
     given: bool
     noise: tuple[int, int] | None
+    measured: bool = False
 
 
 class Answer(Wire, frozen=True):
@@ -42,6 +45,7 @@ class Answer(Wire, frozen=True):
     start_state: str
     leaves: tuple[str, ...]
     error: str
+    measured: Measured | None = None
 
 
 def answer_of(done: Rerun) -> Answer:

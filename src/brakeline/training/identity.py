@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from brakeline.training.spread import Key, State, Tensors, is_weight, tensors
+from brakeline.training.spread import Key, State, Tensors, is_weight, named, tensors
 
 NEAR: Final = {torch.float32: 4.0, torch.float64: 4.0, torch.bfloat16: 0.75, torch.float16: 0.75}  # units, last place
 FAR: Final = {torch.float32: 64.0, torch.float64: 64.0}
@@ -65,7 +65,7 @@ def explain(before: State, after: State, own: State) -> Explained:
             formula, group = fitting
             off = _off(formula(w0.double(), _doubles(slot.before), _doubles(slot.record), group), w0, record[key])
             if _is_wrong(off, w1.dtype):
-                wrong = wrong or f"{'/'.join(map(str, (key[1], *key[2])))} is not what its moments give"
+                wrong = wrong or f"{named(key)} is not what its moments give"
             elif bool((off <= NEAR[w1.dtype]).all()) or w1.dtype not in FAR:
                 found.add(key)
             break

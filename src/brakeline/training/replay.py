@@ -8,7 +8,7 @@ is shown: weights that were trained before, or picked, do not survive that (atta
 record. An inspector keeps the two in different processes (`cell`), for `train` is the prover's code.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +39,7 @@ from brakeline.training.ranks import Together
 from brakeline.training.recorder import Recording, jointly, read_leaves
 
 Config = dict[str, Any]
+Look = Callable[[Mapping[str, Stateful]], None]
 Train = Callable[[Config, Gate, Recording], None]
 
 
@@ -54,7 +55,8 @@ class Rerun(NamedTuple):
 class _Segment:
     """Gate and recorder of one replay."""
 
-    def __init__(self, opened: Snapshot | Together | None, start: int, steps: int) -> None:
+    def __init__(self, opened: Snapshot | Together | None, start: int, steps: int, look: Look | None) -> None:
+        self._look = look
         self._opened = opened
         self._start = start
         self._steps = steps
@@ -98,6 +100,8 @@ class _Segment:
         step = self._start + len(self.leaves) + 1
         leaf = Leaf(step, state.digest(), batch_snapshot(batch, stands=True).digest(), NO_PERMIT, value, 0)
         self.leaves.append(jointly(leaf))
+        if not self.may_step() and self._look:
+            self._look(self._objects)
         if not self.may_step():
             self.end = snapshot(state.copy(), lambda *_: True)
 
@@ -122,14 +126,16 @@ def rerun(
     start: int,
     steps: int,
     noise: tuple[int, int] | None = None,
+    look: Look | None = None,
 ) -> Rerun:
     """Make `steps` steps from `start`, where `opened` is the state of this rank, or that of all of another number of
-    ranks, or from what `train` builds where it is None; under `Noise`, if any.
+    ranks, or from what `train` builds where it is None; under `Noise`, if any. `look` is shown what `train`
+    records, at the last step.
 
     Raises:
         Misuse: `train` breaks its contract. Malformed: `opened` does not fit what `train` builds.
     """
-    segment = _Segment(opened, start, steps)
+    segment = _Segment(opened, start, steps, look)
     try:
         with Noise(*noise) if noise else nullcontext():
             begin(train, config, segment, segment)

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from brakeline.core.encoding import Wire, canonical, parse, unhex32
+from brakeline.core.encoding import Wire, canonical, parse, sha256, unhex32
 from brakeline.core.errors import Malformed
 from brakeline.core.finding import Fault, Finding
 from brakeline.core.state.runs import Run
@@ -21,6 +21,7 @@ from brakeline.training.cell import Cell, Facts, Failed
 from brakeline.training.checkpoint import checkpoint_path
 from brakeline.training.elsewhere import NARROW, Elsewhere
 from brakeline.training.environment import profile
+from brakeline.training.measured import start_told, told, unseeded
 from brakeline.training.replay import conclude
 from brakeline.training.shown import NotShown, Shown, checkpoint, distributions, profiles
 from brakeline.training.watch import Limits
@@ -72,6 +73,7 @@ class Replayed(NamedTuple):
     problem: Finding | None
     exposed: bool = False
     drift: tuple[Finding, ...] = ()
+    measured: tuple[Finding, ...] = ()
 
 
 class Replays:
@@ -121,7 +123,24 @@ class Replays:
             how.progress(len(parts), len(parts))
             drift = elsewhere.drift.found()
             one_way = (Finding(fault=Fault.CONTESTED, severity="gap", segment=(0, 0), detail=drift),) if drift else ()
-            return Replayed(cell.environment, facts, replays, None, bool(cell.exposed), one_way)
+            measured = self._measured(cell, parts) if replays else ()
+            return Replayed(cell.environment, facts, replays, None, bool(cell.exposed), one_way, measured)
+
+    def _measured(self, cell: Cell, parts: Sequence[Part]) -> tuple[Finding, ...]:
+        """What a step takes, and whether the start depends on the seed: a recipe is not asked, but tried."""
+        run, leaves, say = self._run, self._shown.leaves, self._how.say
+        if run.ranks(0, cell.recipe.ranks) > 1 or parts[0][0] or not 0 < parts[0][1] < len(leaves):
+            return ()
+        found = []
+        try:
+            found += told(run.declaration, cell.measure(run.seed, 0, 1, None))
+            begin, other = (cell.run(seed, 0, 0, None).end for seed in (run.seed, sha256(run.seed + b"another")))
+            later = checkpoint(self._evidence, leaves[parts[0][1]], 1)
+            if begin is not None and other is not None:
+                found += start_told(run.declaration, cell.recipe, *unseeded(begin, other, later))
+        except (Failed, NotShown, MemoryError) as e:
+            say(f"what a step takes was not measured: {e}")
+        return tuple(found)
 
     def _replay(self, cell: Cell, elsewhere: Elsewhere, part: Part, memory: Path) -> SegmentReplay | Finding:
         kept = memory / f"replay-{part[0]:08d}-{part[1]:08d}-{cell.environment[:16]}.json"

@@ -25,6 +25,7 @@ FACTOR: Final = 16  # of the spread, by which a record may lie beside every repl
 SHARE: Final = 0.99  # of the squared movement of the weights, which determined tensors must hold
 ULPS: Final = 4  # a number of Python's, per step; and a weight drawn by another kernel, of the tensor's largest
 _NAMED: Final = 3
+_LONG: Final = 80  # characters of a name
 
 
 def tensors(state: State) -> dict[Key, torch.Tensor]:
@@ -62,12 +63,12 @@ def compare(
             continue
         if not there.is_floating_point() or _is_count(here):
             if not _same(there, here[0]):
-                return Likeness("contested", f"{_place(key)} comes out otherwise")
+                return Likeness("contested", f"{named(key)} comes out otherwise")
             continue
         if not _alike(here[0], there):
-            return Likeness("contested", f"{_place(key)} is no number at other places")
+            return Likeness("contested", f"{named(key)} is no number at other places")
         if any(not _alike(here[0], it) for it in here[1:]):
-            wide.append(_place(key))
+            wide.append(named(key))
             continue
         origin = start.get(key, start.get((0, *key[1:])))  # of a rank there was not before: what every rank had
         movement = min(_distance(it, origin) for it in here)
@@ -78,15 +79,15 @@ def compare(
         moved[moment] += weighs * movement**2
         if movement == 0.0 and apart == 0.0 and origin is not None:  # what no replay moves
             if away:
-                return Likeness("contested", f"{_place(key)} moves, and moves in no replay")
+                return Likeness("contested", f"{named(key)} moves, and moves in no replay")
             continue
         if key in known:
             continue
         if not away <= FACTOR * (apart + _rounding(there)):
             ratio = away / movement if movement else math.inf
-            return Likeness("contested", f"{_place(key)} lies {ratio:.1e} of its movement beside every replay")
+            return Likeness("contested", f"{named(key)} lies {ratio:.1e} of its movement beside every replay")
         if apart > widest * movement:
-            wide.append(_place(key))
+            wide.append(named(key))
             vague[moment] += weighs * movement**2
     share = max((vague[it] / moved[it] for it in moved if moved[it]), default=0.0)
     if share > 1 - SHARE:
@@ -106,12 +107,12 @@ def begins(record: State, own: State) -> str:
         if _is_elsewhere(key) or _same(there, here):
             continue
         if not there.is_floating_point() or not _alike(there, here):
-            return f"{_place(key)} comes out otherwise"
+            return f"{named(key)} comes out otherwise"
         finite = here.isfinite()
         largest = float(here[finite].abs().max()) if bool(finite.any()) else 0.0
         off = float((there.double() - here.double())[finite].abs().max()) if bool(finite.any()) else 0.0
         if not off <= ULPS * torch.finfo(there.dtype).eps * largest:
-            return f"{_place(key)} is off by {off:.1e}"
+            return f"{named(key)} is off by {off:.1e}"
     return ""
 
 
@@ -120,11 +121,14 @@ def _plain_difference(a: State, b: State, steps: int) -> str:
     for key in (*there, *(key for key in here if key not in there)):
         if _is_elsewhere(key):
             continue
-        if key not in there or key not in here:
-            return f"{_place(key)} is a tensor in one of them alone"
+        if key not in there:  # its name comes from the cell: it stays here
+            return "a tensor that was not recorded comes out"
+        if key not in here:
+            return f"{named(key)} is recorded, and does not come out"
         if (there[key].dtype, there[key].shape) != (here[key].dtype, here[key].shape):
-            return f"{_place(key)} has another type or shape"
-    return _beside("", _without_devices(a.tree), _without_devices(b.tree), ULPS * steps)
+            return f"{named(key)} has another type or shape"
+    found = _beside("", _without_devices(a.tree), _without_devices(b.tree), ULPS * steps)
+    return found.encode("utf-8", "backslashreplace").decode()[:_LONG]
 
 
 def _beside(where: str, a: Tree, b: Tree, ulps: int) -> str:
@@ -186,9 +190,11 @@ def _rounding(a: torch.Tensor) -> float:
     return float({torch.bfloat16: 2.0**-11, torch.float16: 2.0**-14}.get(a.dtype, 2.0**-24)) * _distance(a, None)
 
 
-def _place(key: Key) -> str:
+def named(key: Key) -> str:
+    """A place as an engineer would write it. The lab has named it, and it may be signed into a log."""
     rank, component, path = key
-    return place(component, path) + (f" of rank {rank}" if rank else "")
+    text = place(component, path).encode("utf-8", "backslashreplace").decode()
+    return text[:_LONG] + (f" of rank {rank}" if rank else "")
 
 
 def _some(places: Sequence[str]) -> str:
