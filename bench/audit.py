@@ -46,6 +46,7 @@ from brakeline.training.cell import Cell, Facts, Failed, describe
 from brakeline.training.digest import Snapshot
 from brakeline.training.environment import digest, keep_profile, profile
 from brakeline.training.manifests import Keeper
+from brakeline.training.measured import Measured
 from brakeline.training.ranks import Together
 from brakeline.training.recipe import RECIPE, Recipe
 from brakeline.training.recorder import LEAVES, Recorder
@@ -128,6 +129,9 @@ class Bare(Cell):
             return rerun(self.code.train, self.recipe.full_config(seed), before, start, steps, noise)
         except (Exception, SystemExit) as e:
             raise Failed("train() failed in replay", describe(e)) from e
+
+    def measure(self, seed: bytes, start: int, steps: int, before: Snapshot | Together | None) -> Measured:
+        raise Failed("beside the lab's own model nothing can be told apart")
 
 
 def elsewhere(number: int) -> Cells:

@@ -192,6 +192,18 @@ def test_a_segment_cut_short_by_an_earlier_head_can_still_be_judged() -> None:
 
 
 STRICT, LOOSE = ENVIRONMENT, ELSEWHERE
+SAID_ANYWHERE = Fault.OPENING_MISMATCH  # shows in a segment, and accuses whatever machine one looks with
+
+
+@pytest.mark.parametrize("fault", [Fault.REPLAY_MISMATCH, Fault.INITIAL_STATE])
+def test_what_comes_out_in_another_environment_accuses_nobody(fault: Fault) -> None:
+    # Treaty 7.7: not by an inspector's good will, but by rule.
+    world, run = audited_world()
+    for inspector in ("beta", "gamma", "delta"):
+        assert world.audit(inspector, run, violation(fault), environment=LOOSE).reason is Reason.MALFORMED
+    assert (run.allegations, run.bar) == ({}, None)
+    assert world.audit("beta", run, violation(fault), environment=STRICT).reason is None
+    world.check()
 
 
 @pytest.mark.parametrize("order", list(permutations(["beta", "gamma", "delta"])))
@@ -212,8 +224,9 @@ def test_a_replay_elsewhere_never_refutes_one_in_the_declared_environment(
     # Treaty 7.7, whoever comes first: beta alleges, gamma and delta looked there too.
     world, run = audited_world()
     where = {"beta": accuser, "gamma": deniers[0], "delta": deniers[1]}
+    alleged = violation() if accuser == STRICT else violation(SAID_ANYWHERE)
     for inspector in order:
-        findings = (violation(),) if inspector == "beta" else ()
+        findings = (alleged,) if inspector == "beta" else ()
         assert world.audit(inspector, run, *findings, environment=where[inspector]).reason is None
     assert (run.open_allegations == ()) is falls
     assert (run.settlement == "settled") is falls
@@ -234,12 +247,12 @@ def test_what_shows_without_a_replay_needs_no_environment() -> None:
 def test_a_stricter_look_counts_more_than_an_earlier_one() -> None:
     # Two loose denials let a loose allegation fall; seen strictly after all, it stands again.
     world, run = audited_world()
-    world.audit("beta", run, violation(), environment=LOOSE)
+    world.audit("beta", run, violation(SAID_ANYWHERE), environment=LOOSE)
     for inspector in ("gamma", "delta"):
         looked(world, inspector, run, where=LOOSE)
     assert run.open_allegations == ()
-    world.audit("beta", run, violation(), environment=STRICT)
-    assert open_keys(run) == [(Fault.REPLAY_MISMATCH, PART)]
+    world.audit("beta", run, violation(SAID_ANYWHERE), environment=STRICT)
+    assert open_keys(run) == [(SAID_ANYWHERE, PART)]
     assert audits.needed(world.treaty, run.open_allegations[0], world.state.time) == (1, 2)
     for inspector in ("gamma", "delta"):
         assert run.open_allegations
@@ -267,9 +280,9 @@ def test_nobodys_strict_look_alone_stands_for_ever_against_all_who_looked() -> N
 
 def test_who_looks_again_undoes_no_look_of_another() -> None:
     world, run = audited_world()
-    world.audit("beta", run, violation(), environment=LOOSE)
+    world.audit("beta", run, violation(SAID_ANYWHERE), environment=LOOSE)
     looked(world, "gamma", run, where=STRICT)
-    world.audit("beta", run, violation(), environment=STRICT)
+    world.audit("beta", run, violation(SAID_ANYWHERE), environment=STRICT)
     (a,) = run.open_allegations
     assert (a.strict, a.loose, a.denied_strict, a.denied_loose) == (("beta",), (), ("gamma",), ())
     looked(world, "delta", run, where=LOOSE)
@@ -308,7 +321,8 @@ def test_one_liar_neither_bars_nor_frees(said: list[tuple[str, bool, bool]]) -> 
             accuses = accuses if inspector == "gamma" else truth
             where = STRICT if strict or inspector != "gamma" else LOOSE
             finding = (violation(),) if accuses else ()
-            assert world.audit(inspector, run, *finding, environment=where).reason is None
+            refused = Reason.MALFORMED if accuses and where == LOOSE else None
+            assert world.audit(inspector, run, *finding, environment=where).reason is refused
         for inspector in ("beta", "delta"):
             world.audit(inspector, run, *((violation(),) if truth else ()))
         assert bool(run.bar) is truth

@@ -383,7 +383,7 @@ def test_without_a_sandbox_the_audit_says_so_and_still_cleans_up(tmp_path, monke
         "if 'brakeline.node.sandbox' in sys.orig_argv[:4]:\n"
         "    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)  # the cell is of the tree that is tested
     run = recorded(tmp_path)
     monkeypatch.setenv(MODE, "lingerer")
     audit, said = examine(run, (0, 4))

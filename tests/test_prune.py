@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from brakeline.core.errors import Unavailable
 from brakeline.core.finding import Fault
 from brakeline.training import session
 from brakeline.training.audit import inspect
@@ -47,8 +48,8 @@ def test_what_an_audit_may_ask_for_stays(lab: WorldLab, tmp_path: Path) -> None:
     world.stamp()
     assert going() == [6], "its head can be audited no more, and no segment begins there"
     for inspector in ("beta", "gamma"):
-        audit = inspect(
-            world.state, run.now, world.heads(run), evidence, inspector, key(inspector), Looking(tmp_path / inspector))
+        how = Looking(tmp_path / inspector)
+        audit = inspect(world.state, run.now, world.heads(run), evidence, inspector, key(inspector), how)
         assert audit.verdict == "pass"
         assert world.log(inspector, "audit", audit).reason is None
     assert run.now.settlement == "settled"
@@ -71,7 +72,10 @@ def test_what_is_missing_while_it_is_owed_is_a_fault(lab: WorldLab, tmp_path: Pa
     for kept in plan(world.state, run.now, evidence):
         if 0 < kept.step < 14:
             remove(evidence, kept)
-    audit = inspect(world.state, run.now, world.heads(run), evidence, "beta", key("beta"), Looking(tmp_path / "beta"))
+    asked = (world.state, run.now, world.heads(run), evidence, "beta", key("beta"), Looking(tmp_path / "beta"))
+    with pytest.raises(Unavailable, match="step-00000004"):
+        inspect(*asked)  # the lab has signed that there is more: another copy may have it
+    audit = inspect(*asked, not_shown=True)
     assert (Fault.OPENING_MISSING, "violation") in {(f.fault, f.severity) for f in audit.findings}
 
 

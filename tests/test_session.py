@@ -337,8 +337,8 @@ def test_a_run_that_goes_on_elsewhere_says_so_first(
     # Each stretch is judged where it was made: who looks with one thread is strict up to the move, and not beyond it.
     live = Live(lab.world, run.id)
     torch.set_num_threads(1)
-    audit = inspect(
-        lab.world.state, live.now, lab.world.heads(live), evidence, "beta", key("beta"), Looking(tmp_path / "memory"))
+    how = Looking(tmp_path / "memory")
+    audit = inspect(lab.world.state, live.now, lab.world.heads(live), evidence, "beta", key("beta"), how)
     assert {(4, 6), (6, 8)} <= set(audit.segments), "a move is a seam"
     elsewhere = {f.segment for f in audit.findings}
     assert {f.fault for f in audit.findings} == {Fault.ENVIRONMENT_MISMATCH}

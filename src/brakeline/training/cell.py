@@ -36,7 +36,7 @@ from brakeline.core.errors import Malformed, Unavailable
 from brakeline.core.transcript import decode_leaf
 from brakeline.training.cellranks import Answer, Ranks, Task, answer_of
 from brakeline.training.checkpoint import pack, unpack
-from brakeline.training.digest import Snapshot, Stateful
+from brakeline.training.digest import Snapshot, Stateful, capture
 from brakeline.training.environment import VARIABLES, digest, profile
 from brakeline.training.measured import Measured, counted
 from brakeline.training.ranks import Together, whole
@@ -394,9 +394,10 @@ def measure(code: Code, config: Config, opened: Snapshot | Together | None, task
 
     def look(objects: Mapping[str, Stateful]) -> None:
         nonlocal beside
-        recorded = {id(p) for it in objects.values() if isinstance(it, torch.nn.Module) for p in it.parameters()}
-        others = [it for it in gc.get_objects() if isinstance(it, torch.nn.Parameter) and id(it) not in recorded]
-        beside = sum(p.nbytes for p in others)
+        recorded = {part.source.data_ptr() for part in capture(objects).parts}
+        modules = [it for it in gc.get_objects() if isinstance(it, torch.nn.Module)]
+        parameters = {it.data_ptr(): it.nbytes for module in modules for it in module.parameters(recurse=False)}
+        beside = sum(size for place, size in parameters.items() if place not in recorded)
 
     gc.collect()  # what earlier segments left
     with counted() as counts:

@@ -123,19 +123,21 @@ class Replays:
             how.progress(len(parts), len(parts))
             drift = elsewhere.drift.found()
             one_way = (Finding(fault=Fault.CONTESTED, severity="gap", segment=(0, 0), detail=drift),) if drift else ()
-            measured = self._measured(cell, parts) if replays else ()
+            first = parts[0] if parts and isinstance(replays.get(parts[0]), SegmentReplay) else (0, 0)
+            measured = self._measured(cell, first[1]) if first[0] == 0 < first[1] else ()
             return Replayed(cell.environment, facts, replays, None, bool(cell.exposed), one_way, measured)
 
-    def _measured(self, cell: Cell, parts: Sequence[Part]) -> tuple[Finding, ...]:
-        """What a step takes, and whether the start depends on the seed: a recipe is not asked, but tried."""
+    def _measured(self, cell: Cell, end: int) -> tuple[Finding, ...]:
+        """What a step takes, and whether the start depends on the seed, in a run whose first segment ends at `end`: a
+        recipe is not asked, but tried."""
         run, leaves, say = self._run, self._shown.leaves, self._how.say
-        if run.ranks(0, cell.recipe.ranks) > 1 or parts[0][0] or not 0 < parts[0][1] < len(leaves):
+        if run.ranks(0, cell.recipe.ranks) > 1:
             return ()
         found = []
         try:
             found += told(run.declaration, cell.measure(run.seed, 0, 1, None))
             begin, other = (cell.run(seed, 0, 0, None).end for seed in (run.seed, sha256(run.seed + b"another")))
-            later = checkpoint(self._evidence, leaves[parts[0][1]], 1)
+            later = checkpoint(self._evidence, leaves[end], 1)
             if begin is not None and other is not None:
                 found += start_told(run.declaration, cell.recipe, *unseeded(begin, other, later))
         except (Failed, NotShown, MemoryError) as e:
