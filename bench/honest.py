@@ -1,6 +1,6 @@
 """A thousand honest audits: is anybody ever accused?
 
-    python bench/honest.py [--quick]
+    python bench/honest.py [--quick] [--only KIND ...]
 
 Runs of worlds of their own, as in audit.py, with what happens to honest labs: processes that die, brakes, torn and old
 copies, bits that rot, losses that are no numbers, normalisation, dropout, attention, weights of 16 bits, inspectors
@@ -119,13 +119,17 @@ PLAN: dict[Honest, int] = {straight: 130, killed: 130, braked: 60, odd: 80, copi
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="one run of each kind")
-    quick = parser.parse_args().quick
+    parser.add_argument("--only", nargs="*", default=[], help=", ".join(kind.__name__ for kind in PLAN))
+    options = parser.parse_args()
+    quick = options.quick
     torch.set_num_threads(1)
     print(machine())
     started = time.monotonic()
     total = accused = 0
     print("\nhonest       runs  audits  passed  inconclusive  fetched again  accused")
     for kind, count in PLAN.items():
+        if options.only and kind.__name__ not in options.only:
+            continue
         said: Counter[str] = Counter()
         for number in range(1 if quick else count):
             bench.say(f"{kind.__name__}: {number + 1} of {count}")
