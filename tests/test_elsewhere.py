@@ -116,6 +116,24 @@ def test_drift_is_contested_elsewhere_and_a_violation_only_where_the_run_was_mad
         open_between(run.live.now, run.evidence, 4, 8, lambda done, total: None)
 
 
+def test_losses_that_were_not_are_contested_elsewhere(tmp_path: Path) -> None:
+    def flattering(run: bench.Run) -> bench.Train:
+        def train(config: dict[str, Any], gate: Any, recorder: Any) -> None:
+            class Flattering:
+                open, stop, aside = recorder.open, recorder.stop, recorder.aside
+
+                def step(self, *, loss: Any, batch: Any) -> None:
+                    recorder.step(loss=loss * 0.99, batch=batch)
+
+            run.code.train(config, gate, Flattering())
+
+        return train
+
+    audit = recorded(tmp_path, flattering).audit("beta", cell=There)
+    assert kinds(audit) == {(Fault.CONTESTED, "gap")}
+    assert "the loss of step 1 of these" in audit.findings[0].detail
+
+
 def test_states_between_settle_what_a_segment_cannot(tmp_path: Path) -> None:
     run = recorded(tmp_path)
     seen: list[tuple[int, int]] = []

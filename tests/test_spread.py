@@ -16,7 +16,7 @@ from brakeline.training.digest import capture, restore, snapshot
 from brakeline.training.drift import LEAST, Drift
 from brakeline.training.identity import NEAR, explain
 from brakeline.training.noise import Noise
-from brakeline.training.spread import State, begins, compare, tensors
+from brakeline.training.spread import State, begins, compare, losses, tensors
 
 WIDEST = 0.005
 
@@ -271,6 +271,17 @@ def test_a_start_is_the_seeds_but_for_the_last_places() -> None:
     assert "off by" in begins(with_(start, place, lambda w: w.mul_(1.001)), start)
     torch.manual_seed(2)
     assert begins(Loop(normed).state(), start)
+
+
+@pytest.mark.parametrize(
+    ("said", "near"),
+    [(0.5, True), (0.5 + 1e-7, True), (0.51, False), (math.nan, False), (math.inf, False), (-0.5, False)],
+)
+def test_a_loss_lies_among_those_of_the_replays(said: float, near: bool) -> None:
+    made = [[1.0, 0.5], [1.0, 0.5 + 1e-7]]
+    assert (losses([1.0, said], made) == "") is near
+    assert losses([math.nan], [[math.nan], [math.nan]]) == ""
+    assert losses([1.0], [[math.nan], [math.nan]]) != ""
 
 
 def test_noise_moves_the_last_place_of_what_kernels_round_and_nothing_else() -> None:

@@ -11,6 +11,7 @@ What does not agree then is *contested*. It accuses nobody: that takes the decla
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -21,7 +22,7 @@ from brakeline.training.drift import Drift
 from brakeline.training.identity import explain
 from brakeline.training.replay import Rerun
 from brakeline.training.shown import NotShown, checkpoint
-from brakeline.training.spread import State, begins, compare, is_weight, tensors
+from brakeline.training.spread import State, begins, compare, is_weight, losses, tensors
 
 OPENED: Final = "opened"  # where in a run's evidence the states between checkpoints lie that an inspector asked for
 # Kernels that every x86-64 processor has: their bits differ from those of the wider ones.
@@ -78,28 +79,21 @@ class Elsewhere:
         start, steps = recorded[0].step, len(recorded) - 1
         if len(again.leaves) < steps or again.end is None:
             return None
-        if again.leaves[-1].state == recorded[-1].state:
+        if _equal(recorded, again):
             return Likeness("agrees", "bit for bit")
         if doubt:
             return Likeness("not-verified", doubt)
-        other = next((a.step for a, b in zip(again.leaves, recorded[1:], strict=True) if a.batch != b.batch), 0)
-        if other:  # normalised by its own mean, say: that depends on the machine
-            return Likeness("not-verified", f"step {other}: the data come out otherwise in this environment")
         if after is None:
             return Likeness("not-verified", "no checkpoint at the segment's end to compare with")
         types = {str(t.dtype).removeprefix("torch.") for k, t in tensors(after).items() if is_weight(k)}
         if short := sorted(it for it in types - {*self._foreign} if "float" in it):
             return Likeness("not-verified", f"weights of {short[0]} are not told from another environment (Treaty 7.5)")
-        own = again.end
         if not start:
-            built = self._made(self._cell, 0, 0, None, ranks)
-            if why := begins(before, built):
+            if why := begins(before, _end(self._made(self._cell, 0, 0, None, ranks))):
                 return Likeness("contested", f"the run did not start from the weights its seed gives: {why}")
-            own = self._made(self._cell, 0, steps, before, ranks)
-        found = self._compared(start, steps, before, after, own, ranks)
-        if found.kind == "agrees" or steps == 1:
-            return found
-        return self._halved(recorded, before, after, ranks, found)
+            again = self._made(self._cell, 0, steps, before, ranks)
+        found = self._compared(recorded, before, after, again, ranks)
+        return found if found.kind == "agrees" or steps == 1 else self._halved(recorded, before, after, ranks, found)
 
     def _halved(self, recorded: Sequence[Leaf], before: State, after: State, ranks: int, found: Likeness) -> Likeness:
         """The halves of a segment that does not agree, and so on down to the single step that does not: of k steps that
@@ -112,8 +106,7 @@ class Elsewhere:
             return Likeness("undecided", f"{found.detail}; the state of step {leaf.step} is not opened")
         for part, one, other in ((recorded[: middle + 1], before, between), (recorded[middle:], between, after)):
             first, steps = part[0].step, len(part) - 1
-            own = self._made(self._cell, first, steps, one, ranks)
-            it = self._compared(first, steps, one, other, own, ranks)
+            it = self._compared(part, one, other, self._made(self._cell, first, steps, one, ranks), ranks)
             if it.kind != "agrees" and steps > 1:
                 it = self._halved(part, one, other, ranks, it)
             elif it.kind != "agrees":
@@ -122,24 +115,28 @@ class Elsewhere:
                 return it
         return Likeness("agrees", "in parts")
 
-    def _compared(self, start: int, steps: int, before: State, after: State, own: State, ranks: int) -> Likeness:
-        if own.digest() == after.digest():
+    def _compared(self, recorded: Sequence[Leaf], before: State, after: State, own: Rerun, ranks: int) -> Likeness:
+        start, steps = recorded[0].step, len(recorded) - 1
+        if _equal(recorded, own):
             return Likeness("agrees", "")
+        other = next((a.step for a, b in zip(own.leaves, recorded[1:], strict=True) if a.batch != b.batch), 0)
+        if other:  # normalised by its own mean, say: that depends on the machine
+            return Likeness("not-verified", f"step {other}: the data come out otherwise in this environment")
         if self._other is None:
             self._other = self._stack.enter_context(self._narrow())
             self._other.facts()
-        other = self._made(self._other, start, steps, before, ranks)
-        if other.digest() == own.digest():
+        replays = [own, self._made(self._other, start, steps, before, ranks)]
+        here, there = map(_end, replays)
+        if here.digest() == there.digest():
             return Likeness("not-verified", "the inspector has one environment alone, and no spread to compare with")
         if steps == 1:
-            weights, wrong, moments = explain(before, after, own)
+            weights, wrong, moments = explain(before, after, here)
             if wrong:
                 return Likeness("contested", wrong)
         else:  # buffers may move by far more than the weights, and would outweigh them
-            first = self._made(self._cell, start, 1, before, ranks)
+            first = _end(self._made(self._cell, start, 1, before, ranks))
             weights, _, moments = explain(before, first, first)
-        replays = [own, other]
-        found = None
+        found = Likeness("contested", "")
         for noise in self._noises(steps):
             replays.append(self._made(self._cell, start, steps, before, ranks, noise))
             if len(replays) < 2 + len(_REPLICAS):
@@ -147,18 +144,19 @@ class Elsewhere:
             found = compare(
                 before,
                 after,
-                replays,
+                [_end(it) for it in replays],
                 steps=steps,
                 widest=self._widest,
                 weights=weights,
                 known=weights if steps == 1 else (),
                 moments=moments if steps == 1 else (),
             )
+            if found.kind == "agrees" and (why := losses([x.loss for x in recorded[1:]], _losses(replays))):
+                found = Likeness("contested", why)
             if found.kind != "contested":
                 break
-        assert found is not None
         if steps == 1 and found.kind == "agrees":
-            self.drift.add(before, after, own, other)
+            self.drift.add(before, after, here, there)
         return found
 
     def _noises(self, steps: int) -> Iterator[tuple[int, int]]:
@@ -174,8 +172,28 @@ class Elsewhere:
         before: State | None,
         ranks: int,
         noise: tuple[int, int] | None = None,
-    ) -> State:
+    ) -> Rerun:
         again = cell.run(self._seed, start, steps, before, ranks, noise)
         if again.end is None:
             raise Failed("train() stopped before the segment's end")
-        return again.end
+        return again
+
+
+def _end(made: Rerun) -> State:
+    assert made.end is not None
+    return made.end
+
+
+def _losses(replays: Sequence[Rerun]) -> list[list[float]]:
+    return [[leaf.loss for leaf in it.leaves] for it in replays]
+
+
+def _equal(recorded: Sequence[Leaf], made: Rerun) -> bool:
+    """Bit for bit: states, data and losses."""
+    return all(not a.difference(b) for a, b in zip(_with(made, recorded), recorded[1:], strict=True))
+
+
+def _with(made: Rerun, recorded: Sequence[Leaf]) -> list[Leaf]:
+    """What no replay makes again is as it was recorded."""
+    both = zip(made.leaves, recorded[1:], strict=True)
+    return [replace(leaf, permit=said.permit, flop=said.flop) for leaf, said in both]

@@ -24,6 +24,7 @@ Tensors = Mapping[Key, torch.Tensor]
 FACTOR: Final = 16  # of the spread, by which a record may lie beside every replay; honest ones measured 9.3
 SHARE: Final = 0.99  # of the squared movement of the weights, which determined tensors must hold
 ULPS: Final = 4  # a number of Python's, per step; and a weight drawn by another kernel, of the tensor's largest
+_LOSS: Final = 2.0**-20  # by which a loss may be rounded
 _NAMED: Final = 3
 _LONG: Final = 80  # characters of a name
 
@@ -94,6 +95,20 @@ def compare(
         text = f"replays here lie too far apart to tell for {share:.0%} of the movement: {_some(wide)}"
         return Likeness("not-verified", text)
     return Likeness("agrees", f"not verified here: {_some(wide)}" if wide else "")
+
+
+def losses(record: Sequence[float], replays: Sequence[Sequence[float]]) -> str:
+    """Why the recorded losses are not among those of the replays, step by step; "" where they are."""
+    for step, said in enumerate(record):
+        made = [it[step] for it in replays]
+        if not all(map(math.isfinite, made)):
+            near = any(said == it or (math.isnan(said) and math.isnan(it)) for it in made)
+        else:
+            away = min(abs(said - it) for it in made)
+            near = away <= FACTOR * (max(made) - min(made) + _LOSS * abs(made[0]))
+        if not near:
+            return f"the loss of step {step + 1} of these lies beside every replay"
+    return ""
 
 
 def begins(record: State, own: State) -> str:
