@@ -13,6 +13,7 @@ import torch
 from rich.progress import Progress
 
 from brakeline.cli.common import EXIT_VERDICT, find_run, folding, home_option, tell
+from brakeline.cli.weights import weighed
 from brakeline.core import units, views
 from brakeline.core.errors import Misuse, Reason, Refused
 from brakeline.core.finding import Audit
@@ -47,6 +48,13 @@ _ADOPTED: Final = "BRAKELINE_ADOPTED"  # that a process was started in a lab's e
 @click.option("--confirm", is_flag=True, help="Replay only the segments that other inspectors' findings accuse.")
 @click.option("--not-shown", is_flag=True, help="Log what is missing, though this copy is not what the lab signed.")
 @click.option("--self", "own", is_flag=True, help="Audit one's own run, and log nothing.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path, dir_okay=False),
+    help="Say whether this safetensors file is the run's end; log nothing.",
+)
+@click.option(
+    "--statement", type=click.Path(path_type=Path, dir_okay=False), help="Sign into this file what --weights says."
+)
 @click.option("--match", is_flag=True, help="Take on the variables and threads of the environment that the lab shows.")
 @click.option("--threads", type=click.IntRange(1), help="Threads that PyTorch uses; part of the environment profile.")
 @click.option("--patience", default="1 h", show_default=True, help="Time that a segment may take.")
@@ -58,6 +66,8 @@ def command(
     confirm: bool,
     not_shown: bool,
     own: bool,
+    weights: Path | None,
+    statement: Path | None,
     match: bool,
     threads: int | None,
     patience: str,
@@ -87,6 +97,11 @@ def command(
     desk = Desk(Home(home), tell=tell)
     desk.catch_up()
     record = find_run(desk.state, run)
+    if weights:
+        with folding() as progress:
+            seen = desk.history(progress)
+        record = seen.state.run(record.id)
+        return weighed(desk.home, seen.state, record, seen.events, evidence, weights, statement)
     if (record.owner == desk.me.name) != own:
         what = "is this party's own" if record.owner == desk.me.name else f"is {record.owner}'s"
         hint = "--self looks at it as an inspector would, and logs nothing" if not own else "leave out --self"
