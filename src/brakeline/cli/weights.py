@@ -49,7 +49,7 @@ def weighed(
         raise Unavailable(f"the end of {name} is not shown: {e}", hint="ask the lab where it shows the evidence") from e
     found = compare_weights(recorded, file)
     passed = sorted({e.inspector for e in events if isinstance(e, Audited) and _passes(e, run, last)})
-    settled = len(passed) >= state.treaty.inspectors and run.settlement == "settled" and not run.bar
+    settled = bool(passed) and run.settlement == "settled" and not run.bar  # Treaty 8.2
     by = f"passed by {', '.join(passed)}" if passed else "passed by nobody"
     standing = "settled" if settled else "not settled"
     said = _SAID[found.kind].format(detail=found.detail)
