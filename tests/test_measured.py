@@ -15,6 +15,8 @@ import audit as bench
 from brakeline.core.finding import Audit, Fault
 from brakeline.training.cell import Cell
 from brakeline.training.measured import Counts, counted
+from brakeline.training.recipe import Recipe
+from brakeline.training.rehearsal import rehearse
 
 STEPS = 8
 RECIPE = """
@@ -60,12 +62,17 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def audited(folder: Path, flop: int = HONEST, **pieces: str) -> Audit:
+def written(folder: Path, flop: int, **pieces: str) -> Path:
     text = RECIPE
     for name in ("BEFORE", "BUILD", "LOSS", "AFTER"):
         text = text.replace(f"{{{name}}}", pieces.get(name, "pass"))
     source = folder / "loop.py"
     source.write_text(text.replace("{FLOP}", str(flop)))
+    return source
+
+
+def audited(folder: Path, flop: int = HONEST, **pieces: str) -> Audit:
+    source = written(folder, flop, **pieces)
     run = bench.Run("run", STEPS, folder, source, kind="own")
     run.session()
     assert run.status == "ended"
@@ -112,6 +119,17 @@ def test_weights_that_do_not_depend_on_the_seed_need_a_parent(tmp_path: Path) ->
     assert said(audit) == {(Fault.INITIAL_STATE, "gap")}
     assert "whatever the seed, " in audit.findings[0].detail
     assert audit.verdict == "inconclusive"
+
+
+def test_a_rehearsal_says_so_before_anybody_declares_it(tmp_path: Path) -> None:
+    stolen = "with torch.no_grad(): model[0].weight.copy_(torch.linspace(-1, 1, 2048).sin().view(64, 32))"
+    source = written(tmp_path, 1, BUILD=stolen)
+    found = rehearse(Recipe("run", source, 40, {"kind": "own"}), threads=1)
+    assert found.causes == ()
+    flop, start = found.notes
+    assert flop.startswith("flop_per_step() says 1, of which ")
+    assert "starts the same whatever the seed" in start
+    assert rehearse(Recipe("run", written(tmp_path, HONEST), 40, {"kind": "own"}), threads=1).notes == ()
 
 
 def test_counting_changes_no_bit() -> None:

@@ -25,7 +25,7 @@ Severity = Literal["violation", "gap", "notice"]
 SLACK: Final = 2  # times the declared compute: operations that `6 N D` leaves out, activations that are made again
 LIE: Final = 16  # times, beyond which no way of counting explains it
 _DISTINCT: Final = 64  # values that a tensor must have to be a draw, or something learnt, rather than a pattern
-_SHARE: Final = 0.5  # of the trained weights, which must depend on the seed
+SHARE: Final = 0.5  # of the trained weights, which must depend on the seed
 _SEEN: Final = 2**53
 
 
@@ -106,12 +106,16 @@ def _distinct(weight: torch.Tensor) -> int:
     return len(torch.unique(weight))
 
 
+def is_declared(recipe: Recipe, parents: Sequence[str]) -> bool:
+    """Whether it is on record where weights may come from: a parent, or a file of the recipe that is no code."""
+    return bool(parents) or any(not name.endswith(".py") for name in recipe.files)
+
+
 def start_told(declaration: Declaration, recipe: Recipe, same: Sequence[str], share: float) -> list[Finding]:
     """What weights that do not depend on the seed say: they come from somewhere, which is to be declared. Attacks A-07,
     A-08."""
-    # What is declared with the recipe, or as a parent, is on record.
-    if not same or declaration.parents or any(not name.endswith(".py") for name in recipe.files):
+    if not same or is_declared(recipe, declaration.parents):
         return []
-    severity: Severity = "gap" if share >= _SHARE else "notice"
+    severity: Severity = "gap" if share >= SHARE else "notice"
     text = f"whatever the seed, {share:.0%} of the trained weights start the same, {same[0]} say; no parent is declared"
     return [Finding(fault=Fault.INITIAL_STATE, severity=severity, segment=(0, 0), detail=text)]

@@ -28,9 +28,11 @@ from brakeline.training.checkpoint import CHECKPOINTS
 from brakeline.training.diagnosis import Cause, compare, latent, stretch, unnoticed, untried
 from brakeline.training.distributions import fingerprints
 from brakeline.training.environment import processors
+from brakeline.training.measured import SHARE, SLACK, is_declared, unseeded
 from brakeline.training.recipe import Recipe
 from brakeline.training.recorder import read_leaves
 from brakeline.training.replay import open_recorded
+from brakeline.training.spread import State
 from brakeline.training.trail import SEED, Order, Stage, Trail
 
 STEPS: Final = 16
@@ -110,6 +112,7 @@ class _Rehearsing:
         self._threads = threads
         self._tell = tell
         self._cells: list[Cell] = []
+        self._measured: list[str] = []
         self._stages: Queue[Stage] = Queue()
         self._stop = _stop(self._segment, steps)
         self._kill = min(steps - 1, self._stop + 1)
@@ -151,6 +154,7 @@ class _Rehearsing:
             steps = other.result().steps
             other_batch = [n for n, step in steps.items() if step.batch and step.batch != whole.steps[n].batch]
             notes = [lost] if not causes and (lost := unnoticed(whole, resumed, noise)) else []
+            notes += self._measured
             notes += [f"with other threads step {n} has another batch: {_DERIVED}" for n in other_batch[:1]]
         return self._found(whole, causes, notes)
 
@@ -225,7 +229,7 @@ class _Rehearsing:
         try:
             with cell:
                 self._cells.append(cell)
-                cell.facts()
+                facts = cell.facts()
                 for start, end in ((self._segment, self._steps), (0, self._segment)):
                     before = open_recorded(record, recorded[start], self._here.ranks)
                     again = cell.run(SEED, start, end - start, before if start else None, self._here.ranks)
@@ -237,12 +241,30 @@ class _Rehearsing:
                             return [Cause(text, _FRESH)]
                     if len(again.leaves) < end - start:
                         return [Cause(f"in an inspector's cell, train() stops before step {end}", "")]
+                later = open_recorded(record, recorded[self._segment], self._here.ranks)
+                self._measured = self._measure(cell, int(facts.flop_per_step), later)
         except Failed as e:
             hint = _WRITES if "Read-only file system" in str(e) else _CELL
             return [Cause(f"in an inspector's cell: {e}", hint)]
         except BrakelineError as e:
             return [Cause(f"in an inspector's cell: {e}", e.hint)]
         return []
+
+
+    def _measure(self, cell: Cell, declared: int, later: State) -> list[str]:
+        """What an inspector will measure, and say, whatever the recipe says of itself."""
+        if self._here.ranks > 1:
+            return []
+        notes = []
+        counted = int(cell.measure(SEED, 0, 1, None).flop)
+        if counted > SLACK * declared:
+            notes.append(f"flop_per_step() says {declared}, of which {counted} were counted: no inspector will pass it")
+        begin, other = (cell.run(seed, 0, 0, None).end for seed in (SEED, SEED[::-1]))
+        if begin is not None and other is not None:
+            same, share = unseeded(begin, other, later)
+            if same and share >= SHARE and not is_declared(self._here, self._here.parents):
+                notes.append(f"{same[0]} starts the same whatever the seed: declare the parent or file that it is of")
+        return notes
 
 
 def _stop(segment: int, steps: int) -> int:
