@@ -1,6 +1,6 @@
 """Every attack on a transcript, made for real and audited: how often is it caught?
 
-    python bench/catalogue.py [--seeds N] [--only ID ...] [--quick]
+    python bench/catalogue.py [--seeds N] [--elsewhere N] [--only ID ...] [--quick]
 
 Each attack is a lab that lies about a real run with an honest recipe, in a world of its own (audit.py). Two inspectors
 audit the last head in the run's environment. Caught: at least one of them finds a violation, or will not pass what is
@@ -263,8 +263,8 @@ ATTACKS = (
 )
 
 
-def made(attack: Attack, number: int, folder: Path) -> tuple[bool, bool | None]:
-    """Whether it was caught by two inspectors, and by one elsewhere (None: not tried)."""
+def made(attack: Attack, number: int, folder: Path, *, elsewhere: bool) -> tuple[bool, bool | None]:
+    """Whether it was caught by two inspectors, and by one elsewhere, if wanted (None: not tried)."""
     run, random = bench.Run(f"run-{number}", STEPS, folder), Random(f"{attack.id}-{attack.does}-{number}")
     train = run.code.train
     run.session(lambda config, gate, recorder: train(config, gate, attack.lab(run, random, recorder)))
@@ -279,7 +279,7 @@ def made(attack: Attack, number: int, folder: Path) -> tuple[bool, bool | None]:
         return audit.verdict == "fail" if cell is bench.Bare else audit.verdict != "pass"
 
     caught = any(refused(i) for i in bench.INSPECTORS)
-    return caught, refused("beta", bench.elsewhere(number)) if attack.elsewhere else None
+    return caught, refused("beta", bench.elsewhere(number)) if elsewhere else None
 
 
 def interval(caught: int, of: int) -> str:
@@ -287,7 +287,7 @@ def interval(caught: int, of: int) -> str:
     return f"{caught:>3} of {of:<3} {found.low:>5.0%} to {found.high:>4.0%}"
 
 
-def rows(seeds: int, only: list[str]) -> Iterator[tuple[Attack, list[bool], list[bool]]]:
+def rows(seeds: int, elsewhere: int, only: list[str]) -> Iterator[tuple[Attack, list[bool], list[bool]]]:
     for attack in ATTACKS:
         if only and attack.id not in only:
             continue
@@ -295,15 +295,16 @@ def rows(seeds: int, only: list[str]) -> Iterator[tuple[Attack, list[bool], list
         for number in range(seeds):
             bench.say(f"{attack.id} {attack.does}: {number + 1} of {seeds}")
             with tempfile.TemporaryDirectory(prefix="bench-catalogue-") as folder:
-                caught, elsewhere = made(attack, number, Path(folder))
+                caught, refused = made(attack, number, Path(folder), elsewhere=attack.elsewhere and number < elsewhere)
             here.append(caught)
-            there += [] if elsewhere is None else [elsewhere]
+            there += [] if refused is None else [refused]
         yield attack, here, there
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--elsewhere", type=int, default=20, help="how many of them elsewhere too")
     parser.add_argument("--only", nargs="*", default=[], help="of these numbers")
     parser.add_argument("--quick", action="store_true", help="one seed")
     options = parser.parse_args()
@@ -312,7 +313,7 @@ def main() -> int:
     print(f"\n{STEPS // bench.SEGMENT} segments, {len(bench.INSPECTORS)} inspectors\n")
     print("| attack | the lab … | caught where it was made | not passed elsewhere |\n|---|---|---|---|")
     started, framed = time.monotonic(), 0
-    for attack, here, there in rows(1 if options.quick else options.seeds, options.only):
+    for attack, here, there in rows(1 if options.quick else options.seeds, options.elsewhere, options.only):
         elsewhere = interval(sum(there), len(there)) if there else ""
         print(f"| {attack.id} | {attack.does} | {interval(sum(here), len(here))} | {elsewhere} |", flush=True)
         framed += sum(here) if attack.id == "A-17" else 0
