@@ -8,6 +8,7 @@ import torch
 from rich.progress import Progress
 
 from brakeline.cli.common import EXIT_VERDICT, find_run, folding, home_option, tell
+from brakeline.cli.weights import Asked, judged
 from brakeline.core import units, views
 from brakeline.core.errors import Misuse, Reason, Refused
 from brakeline.core.finding import Audit
@@ -34,6 +35,17 @@ from brakeline.training.watch import of_this_machine
 @click.option("--confirm", is_flag=True, help="Replay only the segments that other inspectors' findings accuse.")
 @click.option("--not-shown", is_flag=True, help="Log what is missing, though this copy is not what the lab signed.")
 @click.option("--self", "own", is_flag=True, help="Audit one's own run, and log nothing.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="Replay nothing: say whether these weights are the run's end."
+)
+@click.option(
+    "--statement", type=click.Path(path_type=Path, dir_okay=False), help="If so, write an in-toto statement here."
+)
+@click.option(
+    "--model-signature", type=click.Path(path_type=Path, dir_okay=False),
+    help="If so, write an OpenSSF model signature here.",
+)
+@click.option("--model-key", type=click.Path(path_type=Path, dir_okay=False), help="The key for that: PEM, P-256.")
 @click.option("--threads", type=click.IntRange(1), help="Threads that PyTorch uses; part of the environment profile.")
 @click.option("--patience", default="1 h", show_default=True, help="Time that a segment may take.")
 @home_option
@@ -44,6 +56,10 @@ def command(
     confirm: bool,
     not_shown: bool,
     own: bool,
+    weights: Path | None,
+    statement: Path | None,
+    model_signature: Path | None,
+    model_key: Path | None,
     threads: int | None,
     patience: str,
     home: Path,
@@ -56,6 +72,9 @@ def command(
     from its first entry: what this command says rests on no snapshot. The lab's code runs in a sandbox that sees
     nothing of this machine but the system, Python and --data; a warning says where it is not complete, and what that
     code says.
+
+    With --weights, a safetensors file or a folder of them: 0 means that they are the run's end, and that enough
+    inspectors passed it; 1 that they are not, or that the run is barred; 4 that it has not ended, or is not settled.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -63,6 +82,12 @@ def command(
     desk = Desk(Home(home), tell=tell)
     desk.catch_up()
     record = find_run(desk.state, run)
+    if weights is not None:
+        if confirm or not_shown:
+            raise Misuse("--weights replays nothing and logs nothing", hint="leave out --confirm and --not-shown")
+        return judged(desk, record, evidence, Asked(weights, statement, model_signature, model_key))
+    if statement or model_signature or model_key:
+        raise Misuse("what is signed is signed of --weights", hint="--weights FILE")
     if (record.owner == desk.me.name) != own:
         what = "is this party's own" if record.owner == desk.me.name else f"is {record.owner}'s"
         hint = "--self looks at it as an inspector would, and logs nothing" if not own else "leave out --self"

@@ -6,6 +6,7 @@ is opened, so nobody waits for a pipe; and no more is read than what is asked fo
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Final, Self
@@ -19,7 +20,19 @@ MAX_HEADER: Final = 1 << 28  # bytes
 _Size = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+def open_plain(path: Path) -> BufferedReader:
+    """A plain file, to be read. Raises OSError: it cannot be read, or is none."""
+    # Without O_NONBLOCK a pipe would be waited for, before anybody sees that it is one.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileNotFoundError(2, "not a plain file", str(path))
+    return os.fdopen(fd, "rb")
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a header says of one tensor; the offsets are bytes from the end of the header."""
+
     dtype: str
     shape: tuple[_Size, ...]
     data_offsets: tuple[_Size, _Size]
@@ -34,18 +47,14 @@ class TensorFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._file: BufferedReader | None = None
         self.metadata: dict[str, str] = {}
         self._at: dict[str, tuple[int, int]] = {}
 
     def __enter__(self) -> Self:
-        # Without O_NONBLOCK a pipe would be waited for, before anybody sees that it is one.
-        fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._file = os.fdopen(fd, "rb") if stat.S_ISREG(os.fstat(fd).st_mode) else None
-        if self._file is None:
-            os.close(fd)
-            raise FileNotFoundError(2, "not a plain file", str(self._path))
+        self._file = open_plain(self._path)
         try:
-            self._open(os.fstat(fd).st_size)
+            self._open(os.fstat(self._file.fileno()).st_size)
         except BaseException:
             self._file.close()
             raise
@@ -62,7 +71,7 @@ class TensorFile:
         try:
             header = msgspec.json.decode(self._take(8, length), type=dict[str, dict[str, Any]])
             self.metadata = msgspec.convert(header.pop("__metadata__", {}), dict[str, str])
-            entries = {name: msgspec.convert(value, _Entry) for name, value in header.items()}
+            entries = {name: msgspec.convert(value, Entry) for name, value in header.items()}
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
             raise Malformed(f"{self._path.name} is not a checkpoint: {e}") from e
         for name, entry in entries.items():
