@@ -40,7 +40,7 @@ def judged(desk: Desk, run: Run, evidence: Path, asked: Asked) -> int:
     run = trail.state.run(run.id)
     published = Published(asked.weights)
     try:
-        found = compare(end_of(evidence, run), published.tensors())
+        found = compare(end_of(evidence, run), published)
     except MemoryError as e:
         raise Unavailable("this machine's memory does not hold the checkpoint and the weights") from e
     how, where = standing(trail.state, run), f"{run.name} (step {run.steps})"
@@ -51,7 +51,7 @@ def judged(desk: Desk, run: Run, evidence: Path, asked: Asked) -> int:
         hint = "brakeline status says who must do what"
         raise Refused(Reason.MISSING, f"{asked.weights} is the end of {where}, {how.why}", hint=hint)
     click.echo(f"{asked.weights} is the end of {where}, {how.why}")
-    click.echo(f"  {found.component}: {closeness(found)}")
+    click.echo(f"  {closeness(found)}")
     if how.answer == "no":
         return EXIT_VERDICT
     if asked.statement:
@@ -68,5 +68,6 @@ def judged(desk: Desk, run: Run, evidence: Path, asked: Asked) -> int:
 def closeness(found: Likeness) -> str:
     """How the weights are the same."""
     bits = f"cast to {' and '.join(found.casts)}" if found.casts else "bit for bit"
-    left = f"; left out, with bits that are there: {', '.join(found.left_out)}" if found.left_out else ""
-    return f"{found.tensors} tensors, {bits}{left}"
+    # Keys are whatever the lab has called them.
+    left = f"; left out, with bits that are there: {', '.join(map(repr, found.left_out))}" if found.left_out else ""
+    return f"{found.tensors} tensors of its {found.component!r}, {bits}{left}"

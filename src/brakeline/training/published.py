@@ -22,6 +22,7 @@ from brakeline.training.tensorfile import Entry, open_plain
 INDEX: Final = ".safetensors.index.json"
 MOST: Final = 100_000_000  # bytes of a header or an index, as the safetensors library bounds it
 _FILES: Final = 10_000
+_CHUNK: Final = 1 << 20  # bytes
 _DTYPES: Final = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -79,11 +80,12 @@ class Published:
     def subjects(self) -> tuple[Subject, ...]:
         return tuple(sorted(self._subjects))
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and value of each, on the CPU."""
+    def tensors(self, most: int) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and value of each, on the CPU; on the device `meta`, without a value, where it has more than `most`
+        elements."""
         seen: set[str] = set()
         for file in self._files:
-            for name, value in self._read(file):
+            for name, value in self._read(file, most):
                 if self._places is not None and self._places.get(name) != file:
                     raise Malformed(f"{file} holds {name[:200]!r}, which the index does not place there")
                 seen.add(name)
@@ -91,7 +93,7 @@ class Published:
         if self._places is not None and (lost := sorted(self._places.keys() - seen)):
             raise Malformed(f"the index places {lost[0][:200]!r} where it is not")
 
-    def _read(self, file: str) -> Iterator[tuple[str, torch.Tensor]]:
+    def _read(self, file: str, most: int) -> Iterator[tuple[str, torch.Tensor]]:
         digest = hashlib.sha256()
         with _opened(self._folder / file) as f:
             size = os.fstat(f.fileno()).st_size
@@ -100,10 +102,15 @@ class Published:
             if length > min(MOST, size - 8):
                 raise Malformed(f"{file} is no safetensors file: its header is too long, or it ends early")
             for name, it in _entries(bytes(_take(f, length, digest, file)), size - 8 - length, file):
-                data = _take(f, it.data_offsets[1] - it.data_offsets[0], digest, file)
-                dtype = _DTYPES[it.dtype]
-                value = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-                yield name, value.reshape(it.shape)
+                left, dtype = it.data_offsets[1] - it.data_offsets[0], _DTYPES[it.dtype]
+                if math.prod(it.shape) <= most:
+                    data = _take(f, left, digest, file)
+                    value = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+                    yield name, value.reshape(it.shape)
+                    continue
+                while left:
+                    left -= len(_take(f, min(left, _CHUNK), digest, file))
+                yield name, torch.empty(it.shape, dtype=dtype, device="meta")
             if f.read(1):
                 raise Malformed(f"{file} grew while it was read")
         self._subjects.append(Subject(file, digest.hexdigest()))
@@ -171,7 +178,7 @@ def _entries(header: bytes, size: int, file: str) -> list[tuple[str, Entry]]:
     at, ordered = 0, sorted(entries.items(), key=lambda item: item[1].data_offsets)
     for name, it in ordered:
         start, end = it.data_offsets
-        if it.dtype not in _DTYPES or len(it.shape) > 64:
+        if it.dtype not in _DTYPES or len(it.shape) > 64 or math.prod(max(n, 1) for n in it.shape) >= 2**60:
             raise Malformed(f"{file} holds {name[:200]!r} in a form that is not known here: {it.dtype[:40]!r}")
         if start != at or end - start != math.prod(it.shape) * _DTYPES[it.dtype].itemsize:
             raise Malformed(f"{file} does not say where {name[:200]!r} lies, or it lies where another one does")

@@ -4,7 +4,7 @@ Who publishes writes under other names and in smaller types than who trains: one
 floating-point tensor may have been cast. Nothing else counts as the same.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -14,6 +14,7 @@ from brakeline.core.errors import Misuse, Reason, Refused, Unavailable
 from brakeline.core.state.runs import Run
 from brakeline.core.tlog.merkle import Frontier, leaf_hash
 from brakeline.training.digest import Snapshot, Tree, raw_bytes
+from brakeline.training.published import Published
 from brakeline.training.ranks import Together
 from brakeline.training.shown import NotShown, checkpoint, open_shown
 
@@ -62,14 +63,15 @@ def end_of(evidence: Path, run: Run) -> Snapshot | Together:
         raise Unavailable(str(e), hint=hint) from e
 
 
-def compare(recorded: Snapshot | Together, published: Iterable[tuple[str, torch.Tensor]]) -> Likeness:
-    """How `published` stand to the state `recorded`: to the one of its modules that they come nearest to.
+def compare(recorded: Snapshot | Together, published: Published) -> Likeness:
+    """How the weights stand to the state `recorded`: to the one of its modules that they come nearest to.
 
-    Raises: what `published` raises.
+    Raises as `Published.tensors`.
     """
     readings: list[_Reading] | None = None
     modules = list(_modules(recorded))
-    for name, value in published:
+    sizes = (sum(s.numel() for s in shards) for m in modules for shards in (*m.weights.values(), *m.more.values()))
+    for name, value in published.tensors(max(sizes, default=0)):
         if readings is None:
             readings = [it for module in modules for it in _readings(module, name)]
         for reading in readings:
