@@ -54,7 +54,7 @@ class Published:
     """The weights at `path`: a safetensors file, an index of several, or a folder that holds either and no other.
 
     `tensors()` gives them all, once; `subjects` are complete after that, by name. `name` is that of the model: the
-    file's, or the folder's where there is an index.
+    name of the folder in which they lie.
 
     Raises, on construction and by `tensors()`:
         Malformed: it is no such file, or could be read in two ways. Misuse: the folder does not say which files they
@@ -67,9 +67,9 @@ class Published:
         self._folder = listing.parent
         self._places: dict[str, str] | None = None
         self._files = [listing.name]
-        self.name = listing.name
+        # Of a model that is one file, readers of model signatures disagree about the file's name. Of a folder none does.
+        self.name = Path(os.path.realpath(listing.parent)).name or "model"
         if listing.name.endswith(INDEX):
-            self.name = Path(os.path.realpath(listing.parent)).name
             self._places = self._index(listing)
             self._files = sorted(set(self._places.values()))
             if beside := sorted({f.name for f in self._folder.glob("*.safetensors")} - {*self._files}):
