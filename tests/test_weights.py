@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from cryptography.hazmat.primitives import hashes
@@ -19,13 +20,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load, load_file, save_file
 from torch import nn
 
-import vector  # noqa: F401  (hypothesis, steady)
+import vector
 from brakeline.cli import weights as command
 from brakeline.core.dsse import pae
-from brakeline.core.encoding import parse_json, sha256
+from brakeline.core.encoding import convert, parse_json, sha256
 from brakeline.core.errors import Malformed, Misuse, Reason, Refused, Unavailable
-from brakeline.core.finding import Fault
-from brakeline.core.provenance import TRANSCRIPT, signed_model, standing, transcript
+from brakeline.core.finding import Fault, Finding
+from brakeline.core.keys import PrivateKey
+from brakeline.core.provenance import TRANSCRIPT, Transcript, signed_model, signed_transcript, standing, transcript
 from brakeline.core.tlog.checkpoint import checkpoint_in
 from brakeline.training.checkpoint import checkpoint_path
 from brakeline.training.digest import capture, snapshot
@@ -504,6 +506,20 @@ def test_evidence_that_is_not_what_the_log_commits_to(tmp_path):
         end_of(run.evidence, run.live.now)
 
 
+def test_how_an_end_stands(tmp_path):
+    """Only what inspectors passed is relied on, whatever else counts as settled."""
+    run = recorded(tmp_path)
+    state, change = run.world.state, msgspec.structs.replace
+    attested = change(run.live.now, settlement="settled")
+    assert standing(state, attested).answer == "not yet", "settled, and nobody has looked"
+    alleged = Finding(fault=Fault.NO_PERMIT, severity="violation", segment=(1, 2), detail="")
+    body = run.world.audit_of("delta", run.live, alleged, segments=(), verdict="fail", head=run.live.heads[-1].index)
+    assert run.world.log("delta", "audit", body).reason is None
+    assert standing(run.world.state, run.live.now).why == "which is not settled yet: one finding against it"
+    released = change(attested, released=True)
+    assert standing(state, released) == ("yes", "which is settled, and of which nothing is owed any more")
+
+
 def test_runs_that_bind_no_weights(tmp_path):
     run = recorded(tmp_path)
     attested = run.world.opened("alpha", name="attested", rung="attested", segment_steps=bench.SEGMENT)
@@ -568,7 +584,19 @@ def test_no_two_payloads_have_one_encoding(kind, payload, other, more):
     assert (pae(kind, payload) == pae(other, more)) == ((kind, payload) == (other, more))
 
 
-def test_the_encoding_is_that_of_the_specification():
-    assert pae("http://example.com/HelloWorld", b"hello world") == (
-        b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
-    )
+@vector.load("provenance", 3, "pae-")
+def test_encoding_vectors(v):
+    assert pae(v.input["type"], v.bytes("payload")).hex() == v.output["pae"]
+
+
+@vector.load("provenance", 3, "statement-")
+def test_statement_vectors(v):
+    private = PrivateKey(v.bytes("seed"))
+    made = signed_transcript(v.input["files"], convert(v.input["predicate"], Transcript), private)
+    assert made.decode() == v.output["envelope"]
+    envelope = parse_json(made)
+    payload = base64.b64decode(envelope["payload"])
+    (signature,) = envelope["signatures"]
+    assert signature["keyid"] == private.public.id
+    assert private.public.verify(base64.b64decode(signature["sig"]), pae("application/vnd.in-toto+json", payload))
+    assert parse_json(payload)["predicate"] == v.input["predicate"]

@@ -62,8 +62,9 @@ def standing(state: State, run: Run) -> Standing:
         said = f"{words.count(alleged, 'finding')} against it" if alleged else "passed by "
         said += "" if alleged else f"{len(passed)} of {words.count(state.treaty.inspectors, 'inspector')}"
         return Standing("not yet", f"which is not settled yet: {said}")
-    by = f": {', '.join(passed)}" if passed else ""
-    return Standing("yes", f"which {words.count(len(passed), 'inspector')} passed{by}")
+    if not passed:  # Treaty 7.4: what was asked for later was owed no more
+        return Standing("yes", "which is settled, and of which nothing is owed any more")
+    return Standing("yes", f"which {words.count(len(passed), 'inspector')} passed: {', '.join(passed)}")
 
 
 def passed_by(run: Run) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ class Published:
         self._folder = listing.parent
         self._places: dict[str, str] | None = None
         self._files = [listing.name]
-        # Of a model that is one file, readers of model signatures disagree about the file's name. Of a folder none does.
+        # What a model that is one file is called, signers of models disagree about. Of a folder they don't.
         self.name = Path(os.path.realpath(listing.parent)).name or "model"
         if listing.name.endswith(INDEX):
             self._places = self._index(listing)
