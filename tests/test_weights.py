@@ -226,6 +226,16 @@ def test_copies_and_shards_of_several_ranks(tmp_path):
         assert not compare(both, Published(tmp_path / "half.safetensors")).same
 
 
+def test_a_state_of_another_form_is_no_module(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.ones(2)}, path)
+    odd = [{"state": [1], "transient": {}}, {"state": {1: torch.ones(2), "a": 7}, "transient": {}}]
+    for tree in odd:
+        assert not compare(snapshot({"model": tree}, lambda *_: True), Published(path)).same
+    lost = ranks({"a": torch.ones(2)}, {"b": torch.ones(2)})
+    assert not compare(lost, Published(path)).same
+
+
 # --- files
 
 

@@ -6,7 +6,7 @@ floating-point tensor may have been cast. Nothing else counts as the same.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 
@@ -96,16 +96,22 @@ class _Module(NamedTuple):
 def _modules(recorded: Snapshot | Together) -> Iterator[_Module]:
     ranks = recorded.ranks if isinstance(recorded, Together) else (recorded,)
     for name, it in ranks[0].tree.items():
-        if isinstance(it, dict) and it.keys() == {"state", "transient"}:
+        if _is_module(it) and all(_is_module(rank.tree.get(name)) for rank in ranks):
             both = [_shards([rank.tree[name][part] for rank in ranks]) for part in ("state", "transient")]
             if ranks[1:] and not _cut(both[0]):  # copies, whose buffers may differ: rank 0 publishes its own
                 both = [{key: shards[:1] for key, shards in part.items()} for part in both]
             yield _Module(name, *both)
 
 
-def _shards(states: Sequence[Mapping[str, Tree]]) -> dict[str, Shards]:
-    keys = [key for key, value in states[0].items() if isinstance(value, torch.Tensor)]
-    return {key: tuple(state[key] for state in states) for key in keys}
+def _is_module(tree: Any) -> bool:
+    """A lab may record what it likes: only what `digest.capture` makes of a module has this form."""
+    named = isinstance(tree, dict) and tree.keys() == {"state", "transient"}
+    return named and all(isinstance(part, dict) for part in tree.values())
+
+
+def _shards(states: Sequence[Mapping[Any, Tree]]) -> dict[str, Shards]:
+    both = {key: tuple(state.get(key) for state in states) for key in states[0] if isinstance(key, str)}
+    return {key: shards for key, shards in both.items() if all(isinstance(s, torch.Tensor) for s in shards)}
 
 
 def _cut(weights: Mapping[str, Shards]) -> bool:
