@@ -110,6 +110,7 @@ def _is_module(tree: Any) -> bool:
 
 
 def _shards(states: Sequence[Mapping[Any, Tree]]) -> dict[str, Shards]:
+    both: dict[str, tuple[Any, ...]]
     both = {key: tuple(state.get(key) for state in states) for key in states[0] if isinstance(key, str)}
     return {key: shards for key, shards in both.items() if all(isinstance(s, torch.Tensor) for s in shards)}
 
