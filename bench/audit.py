@@ -45,6 +45,7 @@ from brakeline.training.cell import Cell, Facts, Failed, describe
 from brakeline.training.digest import Snapshot
 from brakeline.training.environment import digest, profile
 from brakeline.training.manifests import Keeper
+from brakeline.training.measured import Measured
 from brakeline.training.recipe import RECIPE, Recipe
 from brakeline.training.recorder import LEAVES, Recorder
 from brakeline.training.replay import Rerun, rerun
@@ -102,7 +103,7 @@ class Bare(Cell):
         self.code, config = self.recipe.load(), self.recipe.full_config(bytes(32))
         try:
             flop = str(self.code.flop_per_step(config))
-            return Facts(dataset=self.code.dataset_root(config), flop_per_step=flop, error="")
+            return Facts(dataset="" if self.recipe.data else self.code.dataset_root(config), flop_per_step=flop, error="")
         except (Exception, SystemExit) as e:
             raise Failed("the recipe cannot be loaded", describe(e)) from e
 
@@ -112,6 +113,9 @@ class Bare(Cell):
             return rerun(self.code.train, config, before if start else None, start, steps)
         except (Exception, SystemExit) as e:
             raise Failed("train() failed in replay", describe(e)) from e
+
+    def measure(self, *_: Any, **__: Any) -> Measured:
+        return Measured()  # this process has more in it than one run
 
 
 class Run:

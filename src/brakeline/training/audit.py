@@ -30,6 +30,7 @@ from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.training import manifests
 from brakeline.training.cell import Cell, Facts, Failed
 from brakeline.training.checkpoint import checkpoint_path
+from brakeline.training.dataset import root_of
 from brakeline.training.environment import digest, profile
 from brakeline.training.recipe import RECIPE
 from brakeline.training.recorder import LEAVES
@@ -44,11 +45,13 @@ from brakeline.training.shown import (
     permits,
 )
 from brakeline.training.watch import Limits
+from brakeline.training.weighing import by_word, weigh
 
 Part = tuple[int, int]
 Progress = Callable[[int, int], None]  # segments done, segments in all
 Say = Callable[[str], None]
 _COMPUTED: Final = {Fault.REPLAY_MISMATCH, Fault.INITIAL_STATE}
+_TOLD_APART: Final = (Fault.NOT_VERIFIED, "notice")  # what is measured beside the replays
 _GRAVE_FIRST: Final = ("violation", "gap", "notice")
 
 
@@ -134,7 +137,8 @@ def inspect(
     asked = {part for part in accused if _is_segment(run, heads, part)}
     partial = bool(accused) and asked == set(accused)
     drawn = () if partial else required_sample(state.treaty, run, logged, inspector, ticket, key.public)
-    findings, done = _examined(state, run, heads, evidence, tuple(sorted({*asked, *drawn})), how)
+    parts = tuple(sorted({*asked, *drawn}))
+    findings, done = _examined(state, run, heads, evidence, parts, how, ticket if drawn else b"")
     if not not_shown:
         _check_copy(copy, run, findings, f"{state.treaty.answer_within} s")
     findings = _gravest(_known(findings, state.treaty.rules), state.treaty.findings)
@@ -153,9 +157,15 @@ def inspect(
 
 
 def _examined(
-    state: State, run: Run, heads: Sequence[Committed], evidence: Path, required: Sequence[Part], how: Looking
+    state: State,
+    run: Run,
+    heads: Sequence[Committed],
+    evidence: Path,
+    required: Sequence[Part],
+    how: Looking,
+    ticket: bytes,
 ) -> tuple[tuple[Finding, ...], _Replayed]:
-    """What is found in the evidence, and what was replayed for it."""
+    """What is found in the evidence, and what was replayed for it. Without a ticket nothing beside it is measured."""
     names = distributions(evidence)
     nothing = _Replayed(digest(profile(names)), None, {}, None)
     try:
@@ -166,10 +176,10 @@ def _examined(
     if stray := _stray(state, run, heads, shown, how.say):
         return stray, nothing
     given = permits(evidence, shown.leaves)
+    root = _root(shown.recipe.data, how)
 
     def judged(done: _Replayed) -> tuple[Finding, ...]:
-        dataset = done.facts.dataset if done.facts else run.declaration.dataset
-        openings = Openings(shown.leaves, given, shown.digest, dataset)
+        openings = Openings(shown.leaves, given, shown.digest, _dataset(run, shown, done.facts, root))
         due = () if done.problem else required
         found = judge(state, run, heads, openings, due, done.replays, environment=done.environment)
         problem = (done.problem,) if done.problem else ()
@@ -189,10 +199,31 @@ def _examined(
         second = _replayed(run, shown, evidence, suspect, names, how, again)
         done = done._replace(replays={**done.replays, **_reproduced(done.replays, second.replays)})
         findings = judged(done)
+    if ticket and done.facts:
+        cell = how.cell(
+            shown.recipe, shown.digest, (evidence, how.memory, *how.hidden), names, shown=how.data, limits=how.limits
+        )
+        findings += (*by_word(shown.recipe), *weigh(cell, run, shown, evidence, required, ticket, how.memory))
     if done.exposed:
         detail = "the inspector's machine gave the lab's code a cell without all of its walls"
         findings = (*findings, Finding(fault=Fault.EXPOSED, severity="notice", segment=(0, 0), detail=detail))
     return findings, done
+
+
+def _root(names: Sequence[Path], how: Looking) -> str:
+    """The root of the files that a recipe names as its data, among those that this inspector has; "" without them."""
+    here = {path.resolve().name: path.resolve() for path in how.data}
+    if absent := [name for name in map(str, names) if name not in here]:
+        how.say(f"the data set is not here: show {', '.join(absent)} with --data")
+        return ""
+    return root_of([here[str(name)] for name in names]) if names else ""
+
+
+def _dataset(run: Run, shown: Shown, facts: Facts | None, root: str) -> str:
+    """The root of the data set here: as our own code finds it, where the recipe names the files."""
+    if shown.recipe.data:
+        return root
+    return facts.dataset if facts else run.declaration.dataset
 
 
 def _check_copy(copy: manifests.Copy, run: Run, findings: Sequence[Finding], time: str) -> None:
@@ -233,7 +264,7 @@ def _known(findings: tuple[Finding, ...], rules: int) -> tuple[Finding, ...]:
     """As findings of these rules: what rules 1 have no word for is a check that was not made."""
     if rules > 1:
         return findings
-    told = (f for f in findings if f.fault is not Fault.EXPOSED)
+    told = (f for f in findings if f.fault is not Fault.EXPOSED and (f.fault, f.severity) != _TOLD_APART)
     return tuple(
         msgspec.structs.replace(f, fault=Fault.NOT_REPLAYED) if f.fault in SINCE_RULES_2 else f for f in told
     )

@@ -37,6 +37,7 @@ from brakeline.training.cellranks import Answer, Ranks, Task, answer_of
 from brakeline.training.checkpoint import pack, unpack
 from brakeline.training.digest import Snapshot
 from brakeline.training.environment import VARIABLES, digest, profile
+from brakeline.training.measured import Measured, Meter
 from brakeline.training.ranks import Together, whole
 from brakeline.training.recipe import Code, Recipe, deposited
 from brakeline.training.replay import Rerun, rerun
@@ -48,7 +49,7 @@ _HEX: Final = re.compile("[0-9a-f]{64}")
 _WORDS: Final = 300  # characters kept of what the lab's code says
 _PRINTED_MOST: Final = 1 << 24  # bytes a cell may print
 _LINE: Final = 4096
-_LEAF_LINE: Final = 300  # bytes of a leaf in an answer, about
+_LEAF_LINE: Final = 400  # bytes of a step in an answer, about
 _PATIENCE: Final = 5.0  # seconds a cell gets to die
 # What a cell is told of the inspector's environment: what decides the bits of a step, and what Python needs to start.
 PASSED: Final = frozenset(
@@ -181,27 +182,18 @@ class Cell:
         facts = self._receive(Facts, _LINE)
         if facts.error:
             raise Failed("the recipe cannot be loaded", facts.error)
-        if not _HEX.fullmatch(facts.dataset):
+        if not self.recipe.data and not _HEX.fullmatch(facts.dataset):
             raise Failed("the recipe's dataset_root() gives no digest", facts.dataset)
         return facts
 
     def run(self, seed: bytes, start: int, steps: int, before: Snapshot | Together, ranks: int = 1) -> Rerun:
         """Make `steps` steps from `start`, with so many `ranks`; the state `before`, perhaps of another number, is
-        handed over unless the recipe begins there.
+        handed over unless the recipe begins there. With no steps, what it begins in is the end.
 
         Raises:
             Failed: as it says. Unavailable: the inspector's disk.
         """
-        try:
-            # Saved anew from the values that have a digest: nothing else in the lab's file crosses.
-            pack(self._before, before.copy() if start else {})
-            self._after.truncate(0)
-        except OSError as e:
-            raise Unavailable(f"cannot hand over the checkpoint of step {start}: {e}") from e
-        self._send(canonical(Task(seed=seed.hex(), start=start, steps=steps, ranks=ranks)))
-        answer = self._receive(Answer, _LINE + steps * _LEAF_LINE)
-        if answer.error:
-            raise Failed("train() failed in replay", answer.error)
+        answer = self._ask(Task(seed=seed.hex(), start=start, steps=steps, ranks=ranks), before)
         try:
             leaves = tuple(decode_leaf(bytes.fromhex(leaf)) for leaf in answer.leaves)
             start_state = unhex32(answer.start_state)
@@ -210,9 +202,32 @@ class Cell:
             raise Failed("the answer cannot be read", describe(e)) from e
         if [leaf.step for leaf in leaves] != list(range(start + 1, start + 1 + len(leaves))) or len(leaves) > steps:
             raise Failed("the answer is about other steps")
-        if end is not None and end.digest() != leaves[-1].state:
+        if end is not None and end.digest() != (leaves[-1].state if leaves else start_state):
             raise Failed("the state handed over is not the one reported")
         return Rerun(start_state, leaves, end)
+
+    def measure(
+        self, seed: bytes, start: int, steps: int, before: Snapshot | Together, ranks: int = 1
+    ) -> Measured:
+        """What such steps cost, and what stands beside them: the lab's word, as `measured` says. Raises as `run`."""
+        task = Task(seed=seed.hex(), start=start, steps=steps, ranks=ranks, measured=True)
+        measured = self._ask(task, before).measured
+        if measured is None or len(measured.weighed) > steps:
+            raise Failed("the answer is about other steps")
+        return measured
+
+    def _ask(self, it: Task, before: Snapshot | Together) -> Answer:
+        try:
+            # Saved anew from the values that have a digest: nothing else in the lab's file crosses.
+            pack(self._before, before.copy() if it.start else {})
+            self._after.truncate(0)
+        except OSError as e:
+            raise Unavailable(f"cannot hand over the checkpoint of step {it.start}: {e}") from e
+        self._send(canonical(it))
+        answer = self._receive(Answer, _LINE + it.steps * _LEAF_LINE)
+        if answer.error:
+            raise Failed("train() failed in replay", answer.error)
+        return answer
 
     def _send(self, line: bytes) -> None:
         assert self._process.stdin is not None
@@ -326,7 +341,8 @@ def main(threads: str, before: str, after: str, distributions: str, exposed: str
     try:
         code = recipe.load()
         config = recipe.full_config(bytes(32))
-        dataset, flop = str(code.dataset_root(config)), str(int(code.flop_per_step(config)))
+        dataset = "" if recipe.data else str(code.dataset_root(config))  # not the code's to say
+        flop = str(int(code.flop_per_step(config)))
         say(Facts(dataset=_clean(dataset), flop_per_step=flop, error=""))
     except BaseException as e:  # sys.exit() too
         say(Facts(dataset="", flop_per_step="", error=describe(e)))
@@ -345,8 +361,9 @@ def _answer(recipe: Recipe, code: Code, ranks: Ranks, task: Task, before: IO[byt
             if end is not None:
                 pack(after, end)
             return made
-        done = rerun(code.train, recipe.full_config(bytes.fromhex(task.seed)), opened, task.start, task.steps)
-        if done.end is not None:
+        meter = Meter() if task.measured else None
+        done = rerun(code.train, recipe.full_config(bytes.fromhex(task.seed)), opened, task.start, task.steps, meter)
+        if done.end is not None and meter is None:
             pack(after, done.end.tree)
         return answer_of(done)
     except BaseException as e:

@@ -10,12 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import torch
 
 from brakeline.core.encoding import Wire, canonical, parse
 from brakeline.core.errors import Unavailable
 from brakeline.node.disk import write_atomic
 from brakeline.training.digest import Snapshot, Tree, snapshot
+from brakeline.training.measured import Measured, Meter, together
 from brakeline.training.ranks import Together, joined, meet, merged, whole
 from brakeline.training.recipe import deposited
 from brakeline.training.replay import Rerun, rerun
@@ -25,12 +27,14 @@ _POLL: Final = 0.05  # s
 
 
 class Task(Wire, frozen=True):
-    """One segment: the run's seed (hex), the step it starts from, how many to make, and by how many ranks."""
+    """One segment: the run's seed (hex), the step it starts from, how many to make, and by how many ranks. `measured`:
+    what they cost is asked for, and not what comes out."""
 
     seed: str
     start: int
     steps: int
     ranks: int
+    measured: bool = False
 
 
 class Answer(Wire, frozen=True):
@@ -39,12 +43,13 @@ class Answer(Wire, frozen=True):
     start_state: str
     leaves: tuple[str, ...]
     error: str
+    measured: Measured | None = None
 
 
 def answer_of(done: Rerun) -> Answer:
     """What is said of steps that were made again."""
     leaves = tuple(leaf.encode().hex() for leaf in done.leaves)
-    return Answer(start_state=done.start_state.hex(), leaves=leaves, error="")
+    return Answer(start_state=done.start_state.hex(), leaves=leaves, error="", measured=done.measured)
 
 
 class Ranks:
@@ -87,6 +92,9 @@ class Ranks:
                     raise Unavailable(self._last_words())
                 time.sleep(_POLL)
             made = parse((folder / "made").read_bytes(), Answer)
+            if it.measured:
+                measured = [parse(file.read_bytes(), Measured) for file in folder.glob("measured-*")]
+                made = msgspec.structs.replace(made, measured=together(measured))
             files = [folder / f"after-{rank}" for rank in range(self._count)]
             ends = [torch.load(file, weights_only=True) for file in files if file.exists()]
         except BaseException as e:
@@ -152,8 +160,11 @@ def main(rank: str, ranks: str, threads: str, where: str) -> None:
         for number, line in enumerate(requests):
             folder, it = Path(where) / str(number), parse(line[:-1], Task)
             opened = _opened(folder, int(rank), it) if it.start else None
-            done = rerun(train, recipe.full_config(bytes.fromhex(it.seed)), opened, it.start, it.steps)
-            if done.end is not None:
+            meter = Meter() if it.measured else None
+            done = rerun(train, recipe.full_config(bytes.fromhex(it.seed)), opened, it.start, it.steps, meter)
+            if done.measured is not None:
+                (folder / f"measured-{rank}").write_bytes(canonical(done.measured))
+            elif done.end is not None:
                 torch.save(done.end.tree, folder / f"after-{rank}")
             meet(b"done")  # whoever goes first would take the others with it
             if rank == "0":

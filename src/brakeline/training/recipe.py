@@ -23,8 +23,9 @@ import msgspec
 
 from brakeline.core import units
 from brakeline.core.encoding import Wire, canonical, parse, tagged
-from brakeline.core.errors import BrakelineError, Malformed, Unavailable
+from brakeline.core.errors import BrakelineError, Malformed, Misuse, Unavailable
 from brakeline.core.run import MAX_RANKS, check_folder_name
+from brakeline.training.dataset import root_of
 
 RECIPE: Final = "recipe"  # in a run's evidence
 MANIFEST: Final = "recipe.json"
@@ -47,6 +48,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     flop_per_second: str = "0 FLOP/s"
     domain: str = ""
     files: list[str] = []
+    data: list[str] = []
     ranks: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     segment: str = ""
     config: dict[str, Any] = {}
@@ -67,13 +69,16 @@ class _Manifest(Wire, frozen=True):
     config: dict[str, Any]
     files: tuple[_Listed, ...]
     ranks: int
+    data: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET  # last names of what the data set consists of
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """`source` is one Python file with `train(config, gate, recorder)`, `dataset_root(config)` and
     `flop_per_step(config)`; `files` are others, as paths in its folder; `config` is what the run's declaration fixes,
-    without the seed; `ranks` is the number of processes that train one model.
+    without the seed; `ranks` is the number of processes that train one model. Where `data` are the files and folders of
+    the data set, its root is computed from these, and the source needs no `dataset_root`; of a recipe that was
+    deposited they are names, for data sets stay where they are.
 
     `purpose`, `parents`, `chips`, `flop_per_second`, `domain` and `segment` are said in the declaration and are no
     code: the digest does not change with them. `segment` is "", or what checkpoints may cost: the time between two
@@ -92,6 +97,7 @@ class Recipe:
     files: tuple[str, ...] = ()
     ranks: int = 1
     segment: str = ""
+    data: tuple[Path, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -120,6 +126,7 @@ class Recipe:
             config=self.config,
             files=tuple(listed),
             ranks=self.ranks,
+            data=tuple(path.name for path in self.data) or msgspec.UNSET,
         )
         data = canonical(what)
         if len(data) > MAX_MANIFEST:
@@ -152,10 +159,20 @@ class Recipe:
         name = f"{_MODULE}{tagged('brakeline/module/v1', canonical([code, digests])).hex()[:16]}"
         _import_from(self.source.parent)
         module = sys.modules.get(name) or _run(name, self.source)
-        missing = [f for f in ("train", "dataset_root", "flop_per_step") if not callable(getattr(module, f, None))]
+        root = _nowhere if self.data else getattr(module, "dataset_root", None)
+        functions = {"train": getattr(module, "train", None), "dataset_root": root}
+        functions["flop_per_step"] = getattr(module, "flop_per_step", None)
+        missing = [name for name, function in functions.items() if not callable(function)]
         if missing:
             raise Malformed(f"{self.source.name} has no function {missing[0]}()", hint="see examples/train.py")
-        return Code(module.train, module.dataset_root, module.flop_per_step)
+        return Code(**functions)
+
+    def dataset(self, code: "Code") -> str:
+        """The root of the data set, in hex: of the files that are named as `data`, else as the `code` says.
+
+        Raises as `dataset.root_of`, and what the recipe's code raises.
+        """
+        return root_of(self.data) if self.data else code.dataset_root(self.full_config(bytes(32)))
 
 
 class Code(NamedTuple):
@@ -164,6 +181,10 @@ class Code(NamedTuple):
     train: Callable[..., None]
     dataset_root: Callable[[dict[str, Any]], str]
     flop_per_step: Callable[[dict[str, Any]], int]
+
+
+def _nowhere(config: dict[str, Any]) -> str:
+    raise Misuse("the data set of this recipe is named in it, and its root is not the code's to say")
 
 
 def own_line(e: BaseException, folder: Path) -> tuple[Path, int] | None:
@@ -294,10 +315,11 @@ def _check_path(path: str) -> None:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe file. TOML: name, entry, steps; files, ranks, purpose, parents, chips, flop_per_second, domain,
-    segment; and [config].
+    """Read a recipe file. TOML: name, entry, steps; files, data, ranks, purpose, parents, chips, flop_per_second,
+    domain, segment; and [config].
 
-    `files` are patterns in the entry's folder (`net.py`, `weights/*.safetensors`, `lib/**/*.py`). `chips` are the
+    `files` are patterns in the entry's folder (`net.py`, `weights/*.safetensors`, `lib/**/*.py`). `data` are the files and
+    folders of the data set, as paths from the recipe file's folder. `chips` are the
     accelerators of the cluster, `flop_per_second` what they can do at most, as "400 TFLOP/s".
 
     Raises:
@@ -330,6 +352,7 @@ def read_recipe(path: Path) -> Recipe:
         _listed(source.parent, raw.files, source.name),
         raw.ranks,
         raw.segment,
+        tuple((path.parent / name).resolve() for name in sorted(raw.data)),
     )
 
 
@@ -353,5 +376,8 @@ def deposited(folder: Path) -> Recipe:
         _check_path(name)
     if m.entry not in paths or "/" in m.entry or len(paths) > MAX_FILES or not 1 <= m.ranks <= MAX_RANKS:
         raise Malformed(f"{path} is not a recipe's manifest")
+    data = tuple(map(Path, m.data or ()))
+    if any(len(path.parts) != 1 or ".." in path.parts for path in data):
+        raise Malformed(f"{path} names data by more than their last name")
     files = tuple(p for p in paths if p != m.entry)
-    return Recipe(m.name, folder / m.entry, m.steps, m.config, files=files, ranks=m.ranks)
+    return Recipe(m.name, folder / m.entry, m.steps, m.config, files=files, ranks=m.ranks, data=data)

@@ -9,7 +9,7 @@ record. An inspector keeps the two in different processes (`cell`), for `train` 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -35,6 +35,7 @@ from brakeline.training.digest import (
 )
 from brakeline.training.environment import digest, profile
 from brakeline.training.gatehook import Gate
+from brakeline.training.measured import Measured, Meter
 from brakeline.training.ranks import Together
 from brakeline.training.recorder import Recording, jointly, read_leaves
 
@@ -44,20 +45,26 @@ Train = Callable[[Config, Gate, Recording], None]
 
 class Rerun(NamedTuple):
     """Steps made again. The leaves carry no permit and no compute, which no replay recomputes; `end` is the state
-    after the last step, where all steps were made."""
+    after the last step, where all steps were made. `measured` where they were measured."""
 
     start_state: bytes
     leaves: tuple[Leaf, ...]
     end: Snapshot | Together | None  # of one rank where this was made by one process
+    measured: Measured | None = None
+
+
+class _Opened(BaseException):
+    """Nothing but the state at the start was asked for."""
 
 
 class _Segment:
     """Gate and recorder of one replay."""
 
-    def __init__(self, opened: Snapshot | Together | None, start: int, steps: int) -> None:
+    def __init__(self, opened: Snapshot | Together | None, start: int, steps: int, meter: Meter | None) -> None:
         self._opened = opened
         self._start = start
         self._steps = steps
+        self._meter = meter
         self._objects: dict[str, Stateful] = {}
         self.start_state = b""
         self.leaves: list[Leaf] = []
@@ -83,12 +90,19 @@ class _Segment:
             self.start_state = ranks.joint(ranks.meet(self._opened.digest()))
             restore(objects, self._opened.tree)
         self._objects = objects
+        if not self._steps:
+            self.end = snapshot(capture(objects).copy(), lambda *_: True)
+            raise _Opened
+        if self._meter:
+            self._meter.begin()
         return self._start
 
     def step(self, *, loss: torch.Tensor | float, batch: Any) -> None:
         if not self._objects or not self.may_step():
             raise Misuse("train() stepped before it opened its recorder, or without asking its gate")
         state = capture(self._objects)
+        if self._meter:
+            self._meter.step(state, last=len(self.leaves) + 1 == self._steps)
         value = float(scalar(loss))
         step = self._start + len(self.leaves) + 1
         leaf = Leaf(step, state.digest(), batch_snapshot(batch, stands=True).digest(), NO_PERMIT, value, 0)
@@ -110,23 +124,34 @@ def begin(train: Train, config: Config, gate: Gate, recorder: Recording) -> None
     train(config, gate, recorder)
 
 
-def rerun(train: Train, config: Config, opened: Snapshot | Together | None, start: int, steps: int) -> Rerun:
+def rerun(
+    train: Train,
+    config: Config,
+    opened: Snapshot | Together | None,
+    start: int,
+    steps: int,
+    meter: Meter | None = None,
+) -> Rerun:
     """Make `steps` steps from `start`, where `opened` is the state of this rank, or that of all of another number of
-    ranks, or from what `train` builds where it is None.
+    ranks, or from what `train` builds where it is None. With no steps, `end` is the state that they would begin in.
+    Under a `meter` bits may differ.
 
     Raises:
         Misuse: `train` breaks its contract. Malformed: `opened` does not fit what `train` builds.
     """
-    segment = _Segment(opened, start, steps)
+    segment = _Segment(opened, start, steps, meter)
     try:
-        begin(train, config, segment, segment)
+        with meter.running() if meter else nullcontext():
+            begin(train, config, segment, segment)
     except BrakelineError:
         raise
+    except _Opened:
+        pass
     except (Exception, SystemExit) as e:
         raise Misuse(f"train() failed in replay: {type(e).__name__}: {e}") from e
     if not segment.start_state:
         raise Misuse("train() never opened its recorder")
-    return Rerun(segment.start_state, tuple(segment.leaves), segment.end)
+    return Rerun(segment.start_state, tuple(segment.leaves), segment.end, meter.measured if meter else None)
 
 
 def open_recorded(evidence: Path, leaf: Leaf, count: int = 1) -> Snapshot | Together:
@@ -177,8 +202,8 @@ def _standing(
         return before.tree
     trees = [parts[rank % len(parts)].tree for rank in range(len(made))]
     tree = ranks.merged(trees) if len(made) > 1 else trees[0]
-    weights = {(name, key): weight.shape for name, key, weight in _weights(tree)}
-    return tree if all(weights.get((name, key)) == it.shape for name, key, it in _weights(end.tree)) else None
+    weights = {(name, key): weight.shape for name, key, weight in weights_of(tree)}
+    return tree if all(weights.get((name, key)) == it.shape for name, key, it in weights_of(end.tree)) else None
 
 
 def replay(train: Train, config: Config, evidence_dir: Path | str, start: int, end: int) -> SegmentReplay:
@@ -220,7 +245,7 @@ def compare_update(
         Malformed: `here` holds other weights than the checkpoints.
     """
     distance = dot = observed = 0.0
-    weights = list(_weights(here))
+    weights = list(weights_of(here))
     for name, key, weight in weights:
         try:
             origin = before[name]["state"][key].double()
@@ -238,7 +263,7 @@ def compare_update(
     return (distance / observed) ** 0.5, dot / observed
 
 
-def _weights(tree: Mapping[str, Tree]) -> Iterator[tuple[str, str | int, torch.Tensor]]:
+def weights_of(tree: Mapping[str, Tree]) -> Iterator[tuple[str, str | int, torch.Tensor]]:
     """By component and key. A module's state is the one with a part that lives only in memory (`digest.capture`)."""
     for name, state in tree.items():
         if isinstance(state, dict) and state.keys() == {"state", "transient"} and isinstance(state["state"], dict):

@@ -153,8 +153,8 @@ class Session:
                 f"1,000 steps in segments of {length} leave {size / 1e6:,.0f} MB in {self.evidence}"
             )
         with self._own_code():
-            config = self._here.full_config(bytes(32))
-            dataset, flop = self.code.dataset_root(config), str(self.code.flop_per_step(config))
+            dataset = self._recipe.dataset(self.code)
+            flop = str(self.code.flop_per_step(self._here.full_config(bytes(32))))
         here = self._environment({*(found.distributions if found else ()), *(imported() - imported_before)})
         keep_profile(here, self.evidence)
         declaration = Declaration(
@@ -206,7 +206,7 @@ class Session:
     def _check_data(self, run: Run) -> None:
         """Steps made on other data would be found guilty of it."""
         with self._own_code():
-            dataset = self.code.dataset_root(self._here.full_config(bytes(32)))
+            dataset = self._recipe.dataset(self.code)
         if dataset != run.declaration.dataset:
             raise Misuse(
                 f"the data of {run.declaration.name} is not what was declared: {dataset[:16]}…",

@@ -1,0 +1,218 @@
+"""What an inspector measures beside the replays: what a step costs, what stands beside it, and whether the seed decides
+what the run starts from.
+
+In a cell of its own, after the replays, of which a failure here takes none away. What is counted can accuse: that the
+compute declared is not half of what is usual. What is unusual and honest all the same is a notice; weights that no
+seed gave and no parent is named for are a gap, for what they come from nobody can see.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import torch
+
+from brakeline.core.encoding import Wire, canonical, parse, tagged
+from brakeline.core.errors import Malformed
+from brakeline.core.finding import Fault, Finding
+from brakeline.core.state.runs import Run
+from brakeline.core.units import show_flop
+from brakeline.node.disk import disk_errors, write_atomic
+from brakeline.training.cell import Cell, Failed
+from brakeline.training.digest import Snapshot, Tree
+from brakeline.training.measured import Measured, usual
+from brakeline.training.ranks import Together
+from brakeline.training.recipe import Recipe
+from brakeline.training.replay import weights_of
+from brakeline.training.shown import NotShown, Shown, checkpoint
+
+Part = tuple[int, int]
+_STEPS: Final = 32  # of a segment, at most: each costs what it costs again
+_FEW: Final = 4  # values of a tensor that somebody may have chosen by hand: zeros, ones, an identity
+_MANY: Final = 1024  # elements of which a common sign tells: of independent ones half agree, give or take 1.6 %
+_AGREE: Final = 0.6
+
+
+class Start(Wire, frozen=True):
+    """Elements of the modules' floating-point tensors: that training moves, that of these no seed decides, and those
+    that no seed decides and nothing moves."""
+
+    trained: int = 0
+    seedless: int = 0
+    resting: int = 0
+
+
+class _Kept(Wire, frozen=True):
+    """On the inspector's disk. `failed` is empty, or why something could not be measured."""
+
+    measured: tuple[Measured, ...]
+    start: Start
+    failed: str
+
+
+class Opened(NamedTuple):
+    """A checkpoint, and how many ranks make the steps beyond it."""
+
+    state: Snapshot | Together
+    ranks: int
+
+
+def weigh(
+    cell: Cell, run: Run, shown: Shown, evidence: Path, parts: Sequence[Part], ticket: bytes, memory: Path
+) -> tuple[Finding, ...]:
+    """Findings on what is measured of two of the replayed `parts`, the first and one that the draw has chosen.
+
+    `cell` is not entered yet; `ticket` is the inspector's, which nobody could know when the run began; `memory` keeps
+    what was measured, so that an interrupted audit goes on.
+
+    Raises:
+        Unavailable: the inspector's disk, or a cell cannot be started.
+    """
+    kept = memory / "measured.json"
+    with disk_errors():
+        if kept.exists():
+            return findings(run, parse(kept.read_bytes(), _Kept))
+    if not parts or not run.seed:
+        return ()
+    try:
+        with cell:
+            found = _measured(cell, run, shown, evidence, parts, ticket)
+    except (NotShown, MemoryError):
+        return ()  # what is missing is found by the replays
+    write_atomic(kept, canonical(found))
+    return findings(run, found)
+
+
+def by_word(recipe: Recipe) -> tuple[Finding, ...]:
+    """What only the recipe's own code says of the data: nobody else could read one byte of it (attack A-12)."""
+    return () if recipe.data else (_notice("the data set's digest is what the recipe's code says: it names no files"),)
+
+
+def findings(run: Run, it: _Kept) -> tuple[Finding, ...]:
+    """What follows from what was measured."""
+    said = [_notice(f"not all could be measured: {it.failed}")] if it.failed else []
+    return (*_compute(run, it), *_start(run, it.start), *_beside(it.measured), *said)
+
+
+def compute_fault(declared: int, measured: Sequence[Measured]) -> str:
+    """Why `declared` FLOP a step are too few, or "". Half as many as counted are still enough: formulas differ by what
+    they leave out."""
+    floor = usual([step for it in measured for step in it.weighed])
+    if 2 * declared >= floor:
+        return ""
+    return f"{show_flop(declared)} a step are declared, {show_flop(floor)} were counted in products with weights alone"
+
+
+def seedless(first: Mapping[str, Tree], other: Mapping[str, Tree], later: Mapping[str, Tree]) -> Start:
+    """Compare the trees of the run's first state, of one from another seed, and of a later state of the run.
+
+    A tensor depends on no seed where both starts have it equal, or agree in sign about its median more often than
+    chance gives; a few values only, such as zeros and ones, say nothing.
+    """
+    trained = without = resting = 0
+    there, then = (dict(_by_place(tree)) for tree in (other, later))
+    for place, weight in _by_place(first):
+        again, moved = there.get(place), then.get(place)
+        moves = moved is None or not _equal(weight, moved)
+        same = again is not None and _alike(weight, again)
+        trained += weight.numel() * moves
+        without += weight.numel() * (moves and same)
+        resting += weight.numel() * (same and not moves)
+    return Start(trained=trained, seedless=without, resting=resting)
+
+
+def _measured(
+    cell: Cell, run: Run, shown: Shown, evidence: Path, parts: Sequence[Part], ticket: bytes
+) -> _Kept:
+    measured: list[Measured] = []
+    start, failed = Start(), ""
+    declared = shown.recipe.ranks
+    try:
+        cell.facts()
+        first = _opened(run, shown, evidence, 0, declared)
+        later = _opened(run, shown, evidence, parts[-1][1], declared).state.tree
+        other = {} if run.declaration.parents else _other_start(cell, ticket, first)
+        start = seedless(first.state.tree, other, later)
+        for begin, end in sorted({parts[0], parts[len(parts) // 2]}):
+            before = _opened(run, shown, evidence, begin, declared)
+            measured.append(cell.measure(run.seed, begin, min(_STEPS, end - begin), before.state, before.ranks))
+            usual((*measured[-1].weighed, *measured[-1].counted))  # is it numbers?
+    except Failed as e:
+        failed = e.plain
+    except Malformed:
+        measured, failed = [], "the answer cannot be read"
+    return _Kept(measured=tuple(measured), start=start, failed=failed)
+
+
+def _other_start(cell: Cell, ticket: bytes, first: Opened) -> Mapping[str, Tree]:
+    """What the recipe builds from another seed than the run's: of the cell's first task, so that nothing is left of
+    one before."""
+    seed = tagged("brakeline/second-seed/v1", ticket)
+    end = cell.run(seed, 0, 0, first.state, first.ranks).end
+    return end.tree if end is not None else {}
+
+
+def _opened(run: Run, shown: Shown, evidence: Path, step: int, declared: int) -> Opened:
+    state = checkpoint(evidence, shown.leaves[step], run.ranks(step - 1, declared))
+    return Opened(state, run.ranks(step, declared))
+
+
+def _compute(run: Run, it: _Kept) -> Iterator[Finding]:
+    declared = run.declaration.step_flop
+    if fault := compute_fault(declared, it.measured):
+        yield Finding(fault=Fault.RECIPE_MISMATCH, severity="violation", segment=(0, 0), detail=fault)
+        return
+    whole = usual([step for one in it.measured for step in one.counted])
+    if 2 * declared < whole:
+        yield _notice(f"{show_flop(declared)} a step are declared, {show_flop(whole)} were counted, attention included")
+    elif declared < 2 * it.start.trained:
+        yield _notice(f"{show_flop(declared)} a step are declared for {it.start.trained} weights that it trains")
+
+
+def _start(run: Run, it: Start) -> Iterator[Finding]:
+    if run.declaration.parents:
+        return
+    text = "the weights it starts from do not depend on the seed, and no parent is declared"
+    if it.seedless and 2 * it.seedless >= it.trained:
+        yield Finding(fault=Fault.INITIAL_STATE, severity="gap", segment=(0, 0), detail=text)
+    elif it.seedless:
+        yield _notice(f"{it.seedless} of {it.trained} weights that it trains start from values that no seed decides")
+    if it.resting > it.trained:
+        yield _notice(f"{it.resting} values that no seed decides are never trained, {it.trained} weights are")
+
+
+def _beside(measured: Sequence[Measured]) -> Iterator[Finding]:
+    updates, beside, processes = (
+        max((getattr(it, name) for it in measured), default=0) for name in ("updates", "beside", "processes")
+    )
+    if updates > 1:
+        yield _notice(f"one optimizer stepped {updates} times within a recorded step")
+    if beside > 0:
+        yield _notice(f"{beside} bytes of parameters are in memory that are not in the recorded state")
+    if processes > 0:
+        yield _notice(f"{processes} other processes ran beside the steps, as those that load data do")
+
+
+def _notice(detail: str) -> Finding:
+    severity: Literal["notice"] = "notice"
+    return Finding(fault=Fault.NOT_VERIFIED, severity=severity, segment=(0, 0), detail=detail)
+
+
+def _by_place(tree: Mapping[str, Tree]) -> Iterator[tuple[tuple[str, str | int], torch.Tensor]]:
+    return ((((name, key)), weight) for name, key, weight in weights_of(tree))
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two starts of one tensor have come from one source. Noise that a seed adds does not hide it."""
+    if one.shape != other.shape or torch.unique(one).numel() <= _FEW:
+        return False
+    if torch.equal(one, other):
+        return True
+    here, there = (torch.sign(it.double() - it.double().median()).flatten() for it in (one, other))
+    told = (here != 0) & (there != 0)
+    many = int(told.sum())
+    return 2 * many > one.numel() >= _MANY and int((here == there)[told].sum()) > _AGREE * many
