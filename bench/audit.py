@@ -103,7 +103,7 @@ class Bare(Cell):
         self.code, config = self.recipe.load(), self.recipe.full_config(bytes(32))
         try:
             flop = str(self.code.flop_per_step(config))
-            return Facts(dataset="" if self.recipe.data else self.code.dataset_root(config), flop_per_step=flop, error="")
+            return Facts(dataset=self.code.dataset_root(config), flop_per_step=flop, error="")
         except (Exception, SystemExit) as e:
             raise Failed("the recipe cannot be loaded", describe(e)) from e
 

@@ -199,7 +199,7 @@ def _examined(
         second = _replayed(run, shown, evidence, suspect, names, how, again)
         done = done._replace(replays={**done.replays, **_reproduced(done.replays, second.replays)})
         findings = judged(done)
-    if ticket and done.facts:
+    if ticket and any(isinstance(r, SegmentReplay) for r in done.replays.values()):
         cell = how.cell(
             shown.recipe, shown.digest, (evidence, how.memory, *how.hidden), names, shown=how.data, limits=how.limits
         )

@@ -159,13 +159,11 @@ class Recipe:
         name = f"{_MODULE}{tagged('brakeline/module/v1', canonical([code, digests])).hex()[:16]}"
         _import_from(self.source.parent)
         module = sys.modules.get(name) or _run(name, self.source)
-        root = _nowhere if self.data else getattr(module, "dataset_root", None)
-        functions = {"train": getattr(module, "train", None), "dataset_root": root}
-        functions["flop_per_step"] = getattr(module, "flop_per_step", None)
-        missing = [name for name, function in functions.items() if not callable(function)]
+        wanted = ("train", "flop_per_step") if self.data else ("train", "dataset_root", "flop_per_step")
+        missing = [f for f in wanted if not callable(getattr(module, f, None))]
         if missing:
             raise Malformed(f"{self.source.name} has no function {missing[0]}()", hint="see examples/train.py")
-        return Code(**functions)
+        return Code(module.train, _nowhere if self.data else module.dataset_root, module.flop_per_step)
 
     def dataset(self, code: "Code") -> str:
         """The root of the data set, in hex: of the files that are named as `data`, else as the `code` says.
@@ -318,9 +316,9 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe file. TOML: name, entry, steps; files, data, ranks, purpose, parents, chips, flop_per_second,
     domain, segment; and [config].
 
-    `files` are patterns in the entry's folder (`net.py`, `weights/*.safetensors`, `lib/**/*.py`). `data` are the files and
-    folders of the data set, as paths from the recipe file's folder. `chips` are the
-    accelerators of the cluster, `flop_per_second` what they can do at most, as "400 TFLOP/s".
+    `files` are patterns in the entry's folder (`net.py`, `weights/*.safetensors`, `lib/**/*.py`). `data` are the
+    files and folders of the data set, as paths from the recipe file's folder. `chips` are the accelerators of the
+    cluster, `flop_per_second` what they can do at most, as "400 TFLOP/s".
 
     Raises:
         Unavailable: no such file. Malformed: unknown or missing key, wrong type, or a name that no folder may have.
@@ -376,8 +374,8 @@ def deposited(folder: Path) -> Recipe:
         _check_path(name)
     if m.entry not in paths or "/" in m.entry or len(paths) > MAX_FILES or not 1 <= m.ranks <= MAX_RANKS:
         raise Malformed(f"{path} is not a recipe's manifest")
-    data = tuple(map(Path, m.data or ()))
-    if any(len(path.parts) != 1 or ".." in path.parts for path in data):
+    names = tuple(map(Path, m.data or ()))
+    if any(len(name.parts) != 1 or ".." in name.parts for name in names):
         raise Malformed(f"{path} names data by more than their last name")
     files = tuple(p for p in paths if p != m.entry)
-    return Recipe(m.name, folder / m.entry, m.steps, m.config, files=files, ranks=m.ranks, data=data)
+    return Recipe(m.name, folder / m.entry, m.steps, m.config, files=files, ranks=m.ranks, data=names)
