@@ -135,11 +135,11 @@ def test_an_honest_run_has_nothing_but_a_word_on_its_data(tmp_path):
 
 
 def test_compute_that_was_not_declared_is_a_violation(tmp_path):
-    run = trained(tmp_path, changed((DECLARED, "    return 1\n")))
+    run = trained(tmp_path, changed((DECLARED, "    return 1000\n")))
     audit = audited(run)
     (found,) = [f for f in audit.findings if f.severity == "violation"]
     assert (found.fault, found.segment) == (Fault.RECIPE_MISMATCH, (0, 0))
-    assert found.detail.startswith("1 FLOP a step are declared, 5")
+    assert found.detail.startswith("1000 FLOP a step are declared, ")
     assert run.world.log("beta", "audit", audit).reason is None
 
 
@@ -191,14 +191,17 @@ GAN = (
     (UPDATE, UPDATE + "        second.zero_grad(); critic(x).mean().backward(); second.step()\n"),
 )
 ACCUMULATED = (
-    ("        loss.backward()\n", "        loss.backward()\n        (model(data.next()[0]) - 1).square().mean().backward()\n"),
+    ("        loss.backward()\n", "        loss.backward()\n        model(data.next()[0]).square().mean().backward()\n"),
     (DECLARED, "    return 2 * 6 * sum(p.numel() for p in net().parameters()) * 8\n"),
 )
 CNN = (
-    ("    return nn.Sequential(nn.Linear(16, width)", "    return nn.Sequential(nn.Unflatten(1, (1, 4, 4)), "
-     "nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, width)"),
+    (
+        "    return nn.Sequential(nn.Linear(16, width)",
+        "    seen = nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten()\n"
+        "    return nn.Sequential(*seen, nn.Linear(16, width)",
+    ),
     (DECLARED, "    return 8 * 3 * 2 * (9 * 4 * 4 + 16 * 32 + 32 * 32 + 32)\n"),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("pairs", [GAN, ACCUMULATED, CNN], ids=["two optimizers", "accumulated", "convolutions"])
@@ -209,7 +212,7 @@ def test_honest_runs_of_other_kinds_pass(tmp_path, pairs):
 
 
 def test_code_that_fails_only_while_it_is_measured_says_so(tmp_path):
-    guard = "        from torch.utils._python_dispatch import _get_current_dispatch_mode as mode; assert mode() is None\n"
+    guard = "        assert torch.utils._python_dispatch._get_current_dispatch_mode() is None\n"
     audit = audited(trained(tmp_path, changed((UPDATE, guard + UPDATE))))
     assert said(audit) == {"not all could be measured: train() failed in replay": "notice"}
     assert audit.verdict == "pass"

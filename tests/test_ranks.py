@@ -49,7 +49,7 @@ def dataset_root(config):
 
 
 def flop_per_step(config):
-    return 100
+    return 10**4
 
 
 def train(config, gate, recorder):

@@ -95,7 +95,7 @@ def dataset_root(config):
 
 
 def flop_per_step(config):
-    return 100
+    return 10**6
 
 
 def train(config, gate, recorder):

@@ -26,16 +26,25 @@ from brakeline.node.disk import write_atomic
 from brakeline.training.cell import Cell, Failed
 from brakeline.training.checkpoint import CHECKPOINTS
 from brakeline.training.diagnosis import Cause, compare, latent, stretch, unnoticed, untried
+from brakeline.training.digest import Snapshot
 from brakeline.training.distributions import fingerprints
 from brakeline.training.environment import processors
+from brakeline.training.ranks import Together
 from brakeline.training.recipe import Recipe
 from brakeline.training.recorder import read_leaves
 from brakeline.training.replay import open_recorded
 from brakeline.training.trail import SEED, Order, Stage, Trail
+from brakeline.training.weighing import compute_fault, seedless
 
 STEPS: Final = 16
 _SEEDED: Final = "build everything from config, whose seed is config['seed']"
 _DERIVED: Final = "an inspector elsewhere cannot compare it; record what it was computed from, integers say"
+_COMPUTE: Final = "flop_per_step() is 6 FLOP for each weight and each sample or token; convolutions at each place"
+_PARENTS: Final = (
+    "the weights it starts from do not depend on config['seed']: name the run that they come from as a parent, "
+    "or no audit will pass"
+)
+_OTHER_SEED: Final = bytes(range(32))
 _FRESH: Final = "something that a step depends on is neither in the state nor in the recipe"
 _WRITES: Final = "a cell may write to temporary folders alone: output_dir=tempfile.mkdtemp(), say"
 _CELL: Final = "a cell has the recipe's files and what is installed: list what lies beside the entry in files = [...]"
@@ -111,6 +120,8 @@ class _Rehearsing:
         self._tell = tell
         self._cells: list[Cell] = []
         self._stages: Queue[Stage] = Queue()
+        self._parents = recipe.parents  # which are no code: what is deposited names none
+        self._notes: list[str] = []
         self._stop = _stop(self._segment, steps)
         self._kill = min(steps - 1, self._stop + 1)
 
@@ -151,6 +162,7 @@ class _Rehearsing:
             steps = other.result().steps
             other_batch = [n for n, step in steps.items() if step.batch and step.batch != whole.steps[n].batch]
             notes = [lost] if not causes and (lost := unnoticed(whole, resumed, noise)) else []
+            notes += self._notes
             notes += [f"with other threads step {n} has another batch: {_DERIVED}" for n in other_batch[:1]]
         return self._found(whole, causes, notes)
 
@@ -225,7 +237,7 @@ class _Rehearsing:
         try:
             with cell:
                 self._cells.append(cell)
-                cell.facts()
+                declared = int(cell.facts().flop_per_step)
                 for start, end in ((self._segment, self._steps), (0, self._segment)):
                     before = open_recorded(record, recorded[start], self._here.ranks)
                     again = cell.run(SEED, start, end - start, before, self._here.ranks)
@@ -237,11 +249,27 @@ class _Rehearsing:
                             return [Cause(text, _FRESH)]
                     if len(again.leaves) < end - start:
                         return [Cause(f"in an inspector's cell, train() stops before step {end}", "")]
+                with suppress(Failed):  # an inspector says so, and accuses nobody
+                    return self._weighed(cell, declared, before, record)
         except Failed as e:
             hint = _WRITES if "Read-only file system" in str(e) else _CELL
             return [Cause(f"in an inspector's cell: {e}", hint)]
         except BrakelineError as e:
             return [Cause(f"in an inspector's cell: {e}", e.hint)]
+        return []
+
+
+    def _weighed(self, cell: Cell, declared: int, first: Snapshot | Together, record: Path) -> list[Cause]:
+        """What an inspector would measure: the compute of a step, and whether the seed decides the start."""
+        ranks = self._here.ranks
+        measured = cell.measure(SEED, 0, self._segment, first, ranks)
+        if fault := compute_fault(declared, [measured]):
+            return [Cause(f"in an inspector's cell: {fault}", _COMPUTE)]
+        other = cell.run(_OTHER_SEED, 0, 0, first, ranks).end
+        later = open_recorded(record, read_leaves(record)[self._steps], ranks)
+        start = seedless(first.tree, other.tree if other else {}, later.tree)
+        if not self._parents and 2 * start.seedless > start.trained:
+            self._notes.append(_PARENTS)
         return []
 
 
