@@ -121,12 +121,12 @@ class Bare(Cell):
 class Run:
     """One run of one lab, in a world of its own. `events` happen before the step after the one they name."""
 
-    def __init__(self, name: str, steps: int, folder: Path) -> None:
+    def __init__(self, name: str, steps: int, folder: Path, recipe: Recipe | None = None) -> None:
         self.world = World(**TREATY)
         self.world.bind()
         self.folder = folder
         self.evidence = folder / "evidence"
-        self.recipe = Recipe(name, ROOT / "examples" / "train.py", steps, CONFIG)
+        self.recipe = recipe or Recipe(name, ROOT / "examples" / "train.py", steps, CONFIG)
         self.recipe.deposit(self.evidence / RECIPE)
         self.code = self.recipe.load()
         config = self.recipe.full_config(bytes(32))
@@ -134,7 +134,7 @@ class Run:
             LAB,
             name=name,
             recipe=self.recipe.digest,
-            dataset=self.code.dataset_root(config),
+            dataset=self.recipe.dataset(self.code),
             environment=digest(profile()),
             steps=steps,
             segment_steps=SEGMENT,

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,14 +14,15 @@ import audit as bench
 
 from brakeline.core.errors import Malformed, Misuse, Unavailable
 from brakeline.core.finding import Audit, Fault
+from brakeline.training import weighing
 from brakeline.training.audit import Looking, inspect
 from brakeline.training.cell import Cell
 from brakeline.training.dataset import root_of
 from brakeline.training.digest import seed_generators
 from brakeline.training.measured import Meter, together, usual
-from brakeline.training.recipe import RECIPE, Recipe, read_recipe
+from brakeline.training.recipe import Recipe, read_recipe
 from brakeline.training.replay import rerun
-from brakeline.training.weighing import seedless
+from brakeline.training.seeded import Start, seedless
 from world import key
 
 STEPS = 24
@@ -102,13 +104,9 @@ def changed(*pairs: tuple[str, str]) -> str:
     return code
 
 
-def trained(folder: Path, code: str, parents: tuple[str, ...] = ()) -> bench.Run:
+def trained(folder: Path, code: str) -> bench.Run:
     (folder / "examples" / "train.py").write_text(code)
     run = bench.Run("run", STEPS, folder)
-    if parents:
-        declaration = run.live.declaration
-        fields = {name: getattr(declaration, name) for name in declaration.__struct_fields__}
-        run.live = run.world.declare("alpha", **{**fields, "name": "child", "parents": (run.live.id,)})
     run.session()
     assert run.status == "ended"
     return run
@@ -178,11 +176,11 @@ def test_weights_from_the_code_are_found_by_a_second_seed(tmp_path, noise):
     assert run.world.log("beta", "audit", audit).reason is None
 
 
-def test_a_declared_parent_explains_them(tmp_path):
-    run = trained(tmp_path, changed((BUILT, BUILT + WARM.replace("NOISE", ""))), parents=("the first",))
-    audit = audited(run)
-    assert said(audit) == {}
-    assert audit.verdict == "pass"
+@pytest.mark.parametrize(("parents", "found"), [((), {SEEDLESS}), (("ab" * 32,), set())])
+def test_a_declared_parent_explains_them(parents, found):
+    run = SimpleNamespace(declaration=SimpleNamespace(parents=parents, step_flop=10**9))
+    kept = weighing._Kept(measured=(), start=Start(trained=10, seedless=5), failed="")
+    assert {f.detail for f in weighing.findings(run, kept)} == found
 
 
 GAN = (
@@ -191,14 +189,14 @@ GAN = (
     (UPDATE, UPDATE + "        second.zero_grad(); critic(x).mean().backward(); second.step()\n"),
 )
 ACCUMULATED = (
-    ("        loss.backward()\n", "        loss.backward()\n        model(data.next()[0]).square().mean().backward()\n"),
+    ("        loss.backward()\n", "        loss.backward()\n        model(data.next()[0]).mean().backward()\n"),
     (DECLARED, "    return 2 * 6 * sum(p.numel() for p in net().parameters()) * 8\n"),
 )
 CNN = (
     (
         "    return nn.Sequential(nn.Linear(16, width)",
-        "    seen = nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten()\n"
-        "    return nn.Sequential(*seen, nn.Linear(16, width)",
+        """    seen = nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten()
+    return nn.Sequential(*seen, nn.Linear(16, width)""",
     ),
     (DECLARED, "    return 8 * 3 * 2 * (9 * 4 * 4 + 16 * 32 + 32 * 32 + 32)\n"),
 )
@@ -343,14 +341,7 @@ def test_our_own_code_finds_a_flipped_byte(tmp_path):
         shown.load().dataset_root({})
     assert recipe.dataset(shown.load()) == root_of([data])
 
-    (tmp_path / "examples" / "train.py").write_text(CODE)
-    run = bench.Run("run", STEPS, tmp_path)
-    run.recipe = recipe
-    recipe.deposit(run.evidence / RECIPE)
-    declaration = run.live.declaration
-    fields = {name: getattr(declaration, name) for name in declaration.__struct_fields__}
-    root = recipe.dataset(shown.load())
-    run.live = run.world.declare("alpha", **{**fields, "name": "it", "recipe": recipe.digest, "dataset": root})
+    run = bench.Run("run", STEPS, tmp_path, recipe)
     run.session()
     audit = audited(run, data=(data,))
     assert (audit.findings, audit.verdict) == ((), "pass")

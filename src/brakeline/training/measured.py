@@ -18,6 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from brakeline.core.encoding import Wire, decimal
+from brakeline.core.units import show_flop
 from brakeline.training.digest import Snapshot
 from brakeline.training.shards import local
 
@@ -60,6 +61,15 @@ def usual(steps: Sequence[str]) -> int:
     """
     flop = sorted(decimal(step.encode("utf-8", "replace"), bound=_BOUND) for step in steps)
     return flop[(len(flop) - 1) // 2] if flop else 0
+
+
+def compute_fault(declared: int, measured: Sequence[Measured]) -> str:
+    """Why `declared` FLOP a step are too few, or "". Half as many as counted are still enough: formulas differ by what
+    they leave out."""
+    floor = usual([step for it in measured for step in it.weighed])
+    if 2 * declared >= floor:
+        return ""
+    return f"{show_flop(declared)} a step are declared, {show_flop(floor)} were counted in products with weights alone"
 
 
 class Meter:

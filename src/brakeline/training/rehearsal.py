@@ -29,12 +29,13 @@ from brakeline.training.diagnosis import Cause, compare, latent, stretch, unnoti
 from brakeline.training.digest import Snapshot
 from brakeline.training.distributions import fingerprints
 from brakeline.training.environment import processors
+from brakeline.training.measured import compute_fault
 from brakeline.training.ranks import Together
 from brakeline.training.recipe import Recipe
 from brakeline.training.recorder import read_leaves
 from brakeline.training.replay import open_recorded
+from brakeline.training.seeded import seedless
 from brakeline.training.trail import SEED, Order, Stage, Trail
-from brakeline.training.weighing import compute_fault, seedless
 
 STEPS: Final = 16
 _SEEDED: Final = "build everything from config, whose seed is config['seed']"

@@ -10,9 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import numpy as np
-import torch
-
 from brakeline.core.encoding import Wire, canonical, parse, tagged
 from brakeline.core.errors import Malformed
 from brakeline.core.finding import Fault, Finding
@@ -21,28 +18,15 @@ from brakeline.core.units import show_flop
 from brakeline.node.disk import disk_errors, write_atomic
 from brakeline.training.cell import Cell, Failed
 from brakeline.training.checkpoint import checkpoint_path
-from brakeline.training.digest import Snapshot, Tree, raw_bytes
-from brakeline.training.measured import Measured, usual
+from brakeline.training.digest import Snapshot, Tree
+from brakeline.training.measured import Measured, compute_fault, usual
 from brakeline.training.ranks import Together
 from brakeline.training.recipe import Recipe
-from brakeline.training.replay import weights_of
+from brakeline.training.seeded import Start, seedless
 from brakeline.training.shown import NotShown, Shown, checkpoint
 
 Part = tuple[int, int]
 _STEPS: Final = 32  # of a segment, at most: each costs what it costs again
-_FEW: Final = 4  # values of a tensor that somebody may have chosen by hand: zeros, ones, an identity
-_MANY: Final = 1024  # elements of which a common sign tells: of independent ones half agree, give or take 1.6 %
-_AGREE: Final = 0.6
-_SAMPLE: Final = 1 << 20  # elements of a tensor that are looked at one by one
-
-
-class Start(Wire, frozen=True):
-    """Elements of the modules' floating-point tensors: that training moves, that of these no seed decides, and those
-    that no seed decides and nothing moves."""
-
-    trained: int = 0
-    seedless: int = 0
-    resting: int = 0
 
 
 class _Kept(Wire, frozen=True):
@@ -95,33 +79,6 @@ def findings(run: Run, it: _Kept) -> tuple[Finding, ...]:
     """What follows from what was measured."""
     said = [_notice(f"not all could be measured: {it.failed}")] if it.failed else []
     return (*_compute(run, it), *_start(run, it.start), *_beside(it.measured), *said)
-
-
-def compute_fault(declared: int, measured: Sequence[Measured]) -> str:
-    """Why `declared` FLOP a step are too few, or "". Half as many as counted are still enough: formulas differ by what
-    they leave out."""
-    floor = usual([step for it in measured for step in it.weighed])
-    if 2 * declared >= floor:
-        return ""
-    return f"{show_flop(declared)} a step are declared, {show_flop(floor)} were counted in products with weights alone"
-
-
-def seedless(first: Mapping[str, Tree], other: Mapping[str, Tree], later: Mapping[str, Tree]) -> Start:
-    """Compare the trees of the run's first state, of one from another seed, and of a later state of the run.
-
-    A tensor depends on no seed where both starts have it equal, or agree in sign about its median more often than
-    chance gives; a few values only, such as zeros and ones, say nothing.
-    """
-    trained = without = resting = 0
-    there, then = (dict(_by_place(tree)) for tree in (other, later))
-    for place, weight in _by_place(first):
-        again, moved = there.get(place), then.get(place)
-        moves = moved is None or not _equal(weight, moved)
-        same = again is not None and _alike(weight, again)
-        trained += weight.numel() * moves
-        without += weight.numel() * (moves and same)
-        resting += weight.numel() * (same and not moves)
-    return Start(trained=trained, seedless=without, resting=resting)
 
 
 def _measured(
@@ -201,26 +158,3 @@ def _beside(measured: Sequence[Measured]) -> Iterator[Finding]:
 
 def _notice(detail: str) -> Finding:
     return Finding(fault=Fault.NOT_VERIFIED, severity="notice", segment=(0, 0), detail=detail)
-
-
-def _by_place(tree: Mapping[str, Tree]) -> Iterator[tuple[tuple[str, str | int], torch.Tensor]]:
-    return (((name, key), weight) for name, key, weight in weights_of(tree))
-
-
-def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return (one.dtype, one.shape) == (other.dtype, other.shape) and np.array_equal(raw_bytes(one), raw_bytes(other))
-
-
-def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two starts of one tensor have come from one source. Noise that a seed adds does not hide it."""
-    if one.shape != other.shape:
-        return False
-    some, others = (it.flatten()[:: it.numel() // _SAMPLE + 1].double() for it in (one, other))
-    if some.unique().numel() <= _FEW:
-        return False
-    if _equal(one, other):
-        return True
-    here, there = (torch.sign(it - it.median()) for it in (some, others))
-    told = (here != 0) & (there != 0)
-    many = int(told.sum())
-    return 2 * many > some.numel() >= _MANY and int((here == there)[told].sum()) > _AGREE * many
