@@ -155,7 +155,7 @@ def test_a_second_model_and_a_second_process_are_noticed(tmp_path):
     size = 4 * (16 * 4 + 4 + 4 * 4 + 4 + 4 + 1)
     assert found == {
         f"{size} bytes of parameters are in memory that are not in the recorded state": "notice",
-        "1 other processes ran beside the steps, as those that load data do": "notice",
+        "processes that ran beside the steps, as those that load data do: 1": "notice",
     }
 
 

@@ -6,7 +6,6 @@ source shows: what patches the counter, hides its tensors, or trains otherwise w
 """
 
 import gc
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -82,6 +81,7 @@ class Meter:
         self._counted: list[int] = []
         self._updates: Counter[int] = Counter()
         self._most = self._beside = self._processes = 0
+        self._there = _children()  # what steps before these left behind
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -107,8 +107,7 @@ class Meter:
         self._updates.clear()
         if last:
             self._beside = _parameters_beside(state)
-            with suppress(psutil.Error):
-                self._processes = len(psutil.Process(os.getpid()).children(recursive=True))
+            self._processes = len(_children() - self._there)
 
     @property
     def measured(self) -> Measured:
@@ -127,6 +126,12 @@ class Meter:
         counts = self._counter.get_flop_counts().get("Global", {})
         own = sum(n for op, n in counts.items() if not any(word in str(op) for word in _OF_ACTIVATIONS))
         return own, sum(counts.values())
+
+
+def _children() -> set[int]:
+    with suppress(psutil.Error):
+        return {child.pid for child in psutil.Process().children(recursive=True)}
+    return set()
 
 
 def _summed(ranks: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

@@ -153,7 +153,7 @@ def _beside(measured: Sequence[Measured]) -> Iterator[Finding]:
     if beside > 0:
         yield _notice(f"{beside} bytes of parameters are in memory that are not in the recorded state")
     if processes > 0:
-        yield _notice(f"{processes} other processes ran beside the steps, as those that load data do")
+        yield _notice(f"processes that ran beside the steps, as those that load data do: {processes}")
 
 
 def _notice(detail: str) -> Finding:
