@@ -59,7 +59,7 @@ def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
     if one.shape != other.shape:
         return False
     some, others = (it.flatten()[:: it.numel() // _SAMPLE + 1].double() for it in (one, other))
-    if torch.unique(some).numel() <= _FEW:  # type: ignore[no-untyped-call]
+    if torch.unique(some).numel() <= _FEW:
         return False
     if _equal(one, other):
         return True
