@@ -27,7 +27,7 @@ _STORE: Final = "BRAKELINE_RANKS"  # the file by which the ranks that rank 0 has
 _ERRORS: Final = range(2, 6)  # exit status of what a rank says itself; docs/operator.md
 _UNAVAILABLE: Final = 5
 _INTERRUPTED: Final = 130
-_MOMENT: Final = 1.0  # s
+_MOMENT: Final = 5.0  # s; a process that has PyTorch takes more than one to end on a busy machine
 _LONG: Final = 10.0  # s
 
 
