@@ -72,7 +72,7 @@ KERNELS = (
     {"MKL_CBWR": "COMPATIBLE"},
     {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"},
 )
-CAUGHT_MOST, COST_MOST = 1.0, 0.25  # share of cheats caught; audit compute / training compute, of any run
+CAUGHT_MOST, COST_MOST = 1.0, 0.15  # share of cheats caught; compute of sample and confirmations / training, of any run
 
 Part = tuple[int, int]
 Cells = Callable[..., Cell]
@@ -305,6 +305,7 @@ class Caught(NamedTuple):
     """What became of one cheat. `drawn`: whether a finding off the first and last segment was adjudicated.
 
     `wrong` counts findings on segments that were honest, `missed` cheated segments that were replayed and not found.
+    `flop_share` is that of the sample and the confirmations, `beside_share` that of what stood out.
     """
 
     barred: bool
@@ -314,6 +315,7 @@ class Caught(NamedTuple):
     missed: int
     line: str
     flop_share: float
+    beside_share: float
     cpu_share: float
     wall_share: float
 
@@ -336,11 +338,14 @@ def cheat(run: Run, number: int) -> Caught:
     run.world.check()
     edges = {0, CHEAT_STEPS - SEGMENT}
     audit_flop = sum(int(e.audit.flop) for e in run.world.of(Audited))
-    share = audit_flop / int(run.live.head.flop)
+    drawn_parts = {i: set(run.world.required(i, run.live)) for i in INSPECTORS}
+    apart = sum(end - start for i, a in audits.items() for start, end in set(a.segments) - drawn_parts[i])
+    beside = apart * run.live.declaration.step_flop / int(run.live.head.flop)
+    share = audit_flop / int(run.live.head.flop) - beside
     cpu, wall = run.auditing.cpu / run.training.cpu, run.auditing.wall / run.training.wall
     barred, drawn = run.live.bar is not None, any(s not in edges for s, _ in upheld)
     line = f"{number:>4} {len(cheated):>8} {len(full):>9} {len(found):>8} {confirmed:>9} {len(upheld):>7} "
-    line += f"{'yes' if barred else 'NO':>7} {'yes' if drawn else 'no':>7} {share:>8.1%} {cpu:>8.1%}"
+    line += f"{'yes' if barred else 'NO':>7} {'yes' if drawn else 'no':>7} {share:>8.1%} {beside:>7.1%} {cpu:>8.1%}"
     return Caught(
         barred=barred,
         drawn=drawn,
@@ -349,6 +354,7 @@ def cheat(run: Run, number: int) -> Caught:
         missed=sum(s in cheated for s in full) - sum(s in cheated for s in found),
         line=line,
         flop_share=share,
+        beside_share=beside,
         cpu_share=cpu,
         wall_share=wall,
     )
@@ -389,7 +395,7 @@ def at_most(n: int) -> float:
 def cheats(count: int) -> bool:
     results: list[Caught] = []
     print(f"\n{count} cheats on {SHARE:.0%} of {CHEAT_STEPS // SEGMENT} segments, two inspectors")
-    print("run  cheated  replayed violated confirmed  upheld  barred  drawn     FLOP      CPU")
+    print("run  cheated  replayed violated confirmed  upheld  barred  drawn     FLOP  beside      CPU")
     for number in range(count):
         say(f"cheat {number + 1} of {count}")
         with tempfile.TemporaryDirectory(prefix="bench-audit-") as folder:
@@ -403,6 +409,7 @@ def cheats(count: int) -> bool:
     print(sum(r.wrong for r in results))
     for what, shares in (
         ("compute", [r.flop_share for r in results]),
+        ("compute of what stood out beside them", [r.beside_share for r in results]),
         ("CPU time", [r.cpu_share for r in results]),
         ("wall time", [r.wall_share for r in results]),
     ):
