@@ -16,6 +16,7 @@ from brakeline.training.digest import capture, restore, snapshot
 from brakeline.training.drift import LEAST, Drift
 from brakeline.training.identity import NEAR, explain
 from brakeline.training.noise import Noise
+from brakeline.training.ranks import Together
 from brakeline.training.spread import State, begins, compare, losses, tensors
 
 WIDEST = 0.005
@@ -266,6 +267,37 @@ def test_weights_that_never_move_are_contested() -> None:
     loop = Loop()
     before = begun(loop)
     assert looked(loop, before, before, 4).kind == "contested"
+
+
+def halves(state: State) -> tuple[Any, Any]:
+    """The state as two ranks would have it, of which each has half of every tensor that can be halved."""
+
+    def half(tree: Any, part: int) -> Any:
+        if isinstance(tree, dict):
+            return {key: half(value, part) for key, value in tree.items()}
+        whole = not isinstance(tree, torch.Tensor) or not tree.ndim or len(tree) % 2
+        return tree if whole else tree.chunk(2)[part].clone()
+
+    one, two = (snapshot({**half(state.copy(), n), "rng": state.tree["rng"]}, lambda *_: True) for n in (0, 1))
+    return one, two
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_segment_after_a_move_to_other_ranks_is_told_too(steps: int) -> None:
+    """Of what a move cut anew the movement has no size; all else holds."""
+    loop = Loop(optimizer=OTHERS["Nesterov"])
+    before = begun(loop)
+    after = loop.segment(before, 10, steps, 7)
+    for moved in (Together(halves(before)), Together((before, before))):  # type: ignore[arg-type]
+        replays = [loop.segment(before, 10, steps), *(loop.segment(before, 10, steps, seed) for seed in (1, 2, 3))]
+        known, wrong, moments = explain(moved, after, replays[0])
+        assert wrong == ""
+        more = {"known": known, "moments": moments} if steps == 1 else {}
+        assert compare(moved, after, replays, steps=steps, widest=WIDEST, **more).kind == "agrees"
+        bent = with_(after, ("model", "state", "0.weight"), lambda w: w.mul_(1.001))
+        assert explain(moved, bent, replays[0]).wrong or (
+            compare(moved, bent, replays, steps=steps, widest=WIDEST, **more).kind == "contested"
+        )
 
 
 def test_a_start_is_the_seeds_but_for_the_last_places() -> None:

@@ -57,7 +57,7 @@ def explain(before: State, after: State, own: State) -> Explained:
         moments.add(slot.key)
         for key in weights:
             w0, w1 = start.get(key), here[key]
-            if key in found or w0 is None or w1.shape != first.shape:
+            if key in found or w0 is None or not w0.shape == w1.shape == first.shape:
                 continue
             fitting = next((f for f in _fitting(slot, w0, w1)), None)
             if fitting is None:
@@ -78,7 +78,8 @@ def _like(record: Tensors, own: Tensors) -> Tensors:
 
 
 def _slots(before: State, own: State, said: Tensors) -> Iterator[_Slot]:
-    old, new = tensors(before), tensors(own)
+    new = tensors(own)
+    old = _like(tensors(before), new)  # shards that a move cut anew are no part of a step
     for key in new:
         _, _, path = key
         if len(path) != 3 or path[0] != "state" or path[2] not in ("exp_avg", "momentum_buffer"):
