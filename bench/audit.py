@@ -42,7 +42,7 @@ from brakeline.core.gate import GateState, admit, decide, halt
 from brakeline.core.state.events import Audited
 from brakeline.core.transcript import Head
 from brakeline.training.audit import inspect
-from brakeline.training.cell import Cell, Facts, Failed, describe
+from brakeline.training.cell import Cell, Facts, Failed, describe, facts_of
 from brakeline.training.digest import Snapshot
 from brakeline.training.environment import digest, keep_profile, profile
 from brakeline.training.manifests import Keeper
@@ -109,10 +109,9 @@ class Bare(Cell):
         pass
 
     def facts(self) -> Facts:
-        self.code, config = self.recipe.load(), self.recipe.full_config(bytes(32))
+        self.code = self.recipe.load()
         try:
-            flop = str(self.code.flop_per_step(config))
-            return Facts(dataset=self.code.dataset_root(config), flop_per_step=flop, error="")
+            return facts_of(self.recipe, self.code)
         except (Exception, SystemExit) as e:
             raise Failed("the recipe cannot be loaded", describe(e)) from e
 

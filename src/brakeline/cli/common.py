@@ -115,6 +115,18 @@ def find_run(state: State, name: str) -> Run:
     return found[0]
 
 
+def own_run(state: State, lab: str, home: Path, name: str) -> tuple[Run, Path]:
+    """A run of the `lab` whose home this is, with the folder of its evidence.
+
+    Raises:
+        Misuse: it declared none of that name, or trained it elsewhere.
+    """
+    run, evidence = find_run(state, f"{lab}/{name}"), home / "runs" / name
+    if not evidence.exists():
+        raise Misuse(f"there is no evidence of {name} in {evidence}", hint="say the name of a run of this home")
+    return run, evidence
+
+
 @contextmanager
 def folding() -> Iterator[Callable[[int, int], None]]:
     """A progress bar for folding a log, where that takes a while."""

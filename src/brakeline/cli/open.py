@@ -7,7 +7,7 @@ import click
 import torch
 from rich.progress import Progress
 
-from brakeline.cli.common import find_run, home_option, tell
+from brakeline.cli.common import home_option, own_run, tell
 from brakeline.core.errors import Misuse
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home
@@ -35,10 +35,7 @@ def command(name: str, steps: str, threads: int | None, home: Path) -> None:
         torch.set_num_threads(threads)
     desk = Desk(Home(home), tell=tell)
     desk.catch_up()
-    run = find_run(desk.state, f"{desk.me.name}/{name}")
-    evidence = home / "runs" / name
-    if not evidence.exists():
-        raise Misuse(f"there is no evidence of {name} in {evidence}", hint="say the name of a run of this home")
+    run, evidence = own_run(desk.state, desk.me.name, home, name)
     with Progress(transient=True) as bar:
         task = bar.add_task(f"making steps of {name} again", total=None)
 

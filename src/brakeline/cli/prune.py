@@ -6,8 +6,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from brakeline.cli.common import find_run, home_option, tell
-from brakeline.core.errors import Misuse
+from brakeline.cli.common import home_option, own_run, tell
 from brakeline.node.desk import Desk
 from brakeline.node.home import Home
 from brakeline.training.prune import plan, remove
@@ -26,10 +25,7 @@ def command(name: str, every: int | None, yes: bool, home: Path) -> None:
     """
     desk = Desk(Home(home), tell=tell)
     desk.catch_up()
-    run = find_run(desk.state, f"{desk.me.name}/{name}")
-    evidence = home / "runs" / name
-    if not evidence.exists():
-        raise Misuse(f"there is no evidence of {name} in {evidence}", hint="say the name of a run of this home")
+    run, evidence = own_run(desk.state, desk.me.name, home, name)
     found = plan(desk.state, run, evidence, every=every or 0)
     table = Table("step", "MB", "", "why", box=None)
     for it in found:

@@ -8,7 +8,7 @@ nobody is accused by accident. A copy that is not what its lab signed is fetched
 once more, in a fresh cell, before a word is said.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +40,6 @@ from brakeline.training.shown import (
     distributions,
     open_shown,
     permits,
-    profiles,
 )
 from brakeline.training.survey import survey
 
@@ -142,7 +141,7 @@ def _examined(
         due = () if done.problem else required
         found = judge(state, run, heads, openings, due, done.replays, environment=done.environment)
         problem = (done.problem,) if done.problem else ()
-        named = _profiles(run, heads[-1].head.steps, evidence, done.environment, asked=asked)
+        named = _profiles(run, heads[-1].head.steps, {done.environment, *replays.profiles}, asked=asked)
         return (*problem, *_declared(run, shown, done.facts), *named, *done.measured, *found, *done.drift)
 
     with disk_errors():
@@ -253,11 +252,11 @@ def _stray(state: State, run: Run, heads: Sequence[Committed], shown: Shown, say
         return (finding(Fault.NOT_REPLAYED, (0, 0), "the inspector's memory does not hold the transcript"),)
 
 
-def _profiles(run: Run, steps: int, evidence: Path, own: str, *, asked: bool) -> list[Finding]:
-    """An environment is a digest in the log: where it is not the inspector's `own`, it takes the profile to know that
-    there is one. `asked`: the lab was asked for it. Treaty 7.5"""
+def _profiles(run: Run, steps: int, known: Set[str], *, asked: bool) -> list[Finding]:
+    """An environment is a digest in the log: unless it is the inspector's own it takes the profile to know that there
+    is one. `known` are both; `asked`: the lab was asked for it. Treaty 7.5"""
     entered = run.environments[: 1 + sum(m.steps < steps for m in run.moves)]
-    if {own, *profiles(evidence)} >= set(entered):
+    if known >= set(entered):
         return []
     detail = "the profile of the environment that was declared is not shown"
     if asked:

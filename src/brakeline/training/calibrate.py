@@ -12,10 +12,9 @@ from brakeline.core.transcript import Leaf
 from brakeline.training import specimens
 from brakeline.training.calibration import Kind, kind_of
 from brakeline.training.cell import Cell
-from brakeline.training.elsewhere import NARROW, Elsewhere
+from brakeline.training.elsewhere import NARROW, Elsewhere, end_of
 from brakeline.training.environment import profile
 from brakeline.training.recipe import Recipe
-from brakeline.training.spread import State
 
 KINDS: Final = ("dropout", "kinks", "attention")
 LENGTHS: Final = (1, 4)  # steps of a segment
@@ -65,9 +64,9 @@ def _replayed(kind: str, folder: Path, starts: int) -> Iterator[tuple[int, str]]
     narrow = partial(start, threads=torch.get_num_threads() - 1 or 2, variables=NARROW)
     with start() as cell, Elsewhere(cell, narrow, folder, _SEED, 1, widest=WIDEST, foreign=("float32",)) as elsewhere:
         cell.facts()
-        states = [_end(cell, 0, 0, None)]
+        states = [end_of(cell.run(_SEED, 0, 0, None))]
         for at in range(starts - 1):
-            states.append(_end(cell, at * _APART, _APART, states[-1]))
+            states.append(end_of(cell.run(_SEED, at * _APART, _APART, states[-1])))
         for variables in LABS:
             with start(variables=variables) as lab:
                 lab.facts()
@@ -77,16 +76,7 @@ def _replayed(kind: str, folder: Path, starts: int) -> Iterator[tuple[int, str]]
                         made = lab.run(_SEED, at, steps, before)
                         again = cell.run(_SEED, at, steps, before)
                         first = Leaf(at, before.digest(), bytes(32), bytes(32), 0.0, 0)
-                        after = _end_of(made.end)
+                        after = end_of(made)
                         said = elsewhere.look((first, *made.leaves), before, after, again, 1)
                         equal = made.leaves[-1].state == again.leaves[-1].state
                         yield steps, "equal" if equal else said.kind if said else "not-verified"
-
-
-def _end(cell: Cell, start: int, steps: int, before: State | None) -> State:
-    return _end_of(cell.run(_SEED, start, steps, before).end)
-
-
-def _end_of(state: State | None) -> State:
-    assert state is not None
-    return state

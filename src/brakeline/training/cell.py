@@ -206,14 +206,9 @@ class Cell:
         Raises:
             Failed: as it says. Unavailable: the inspector's disk.
         """
-        try:
-            # Saved anew from the values that have a digest: nothing else in the lab's file crosses.
-            pack(self._before, before.copy() if before else {})
-            self._after.truncate(0)
-        except OSError as e:
-            raise Unavailable(f"cannot hand over the checkpoint of step {start}: {e}") from e
-        task = Task(seed=seed.hex(), start=start, steps=steps, ranks=ranks, given=before is not None, noise=noise)
-        self._send(canonical(task))
+        given = before is not None
+        task = Task(seed=seed.hex(), start=start, steps=steps, ranks=ranks, given=given, noise=noise)
+        self._hand_over(task, before)
         answer = self._receive(Answer, _LINE + steps * _LEAF_LINE)
         if answer.error:
             raise Failed("train() failed in replay", answer.error)
@@ -231,20 +226,22 @@ class Cell:
 
     def measure(self, seed: bytes, start: int, steps: int, before: Snapshot | Together | None) -> Measured:
         """What `steps` steps from `start` take, of a recipe that one process trains. Raises as `run`."""
-        try:
-            pack(self._before, before.copy() if before else {})
-        except OSError as e:
-            raise Unavailable(f"cannot hand over the checkpoint of step {start}: {e}") from e
         given = before is not None
-        self._send(
-            canonical(
-                Task(seed=seed.hex(), start=start, steps=steps, ranks=1, given=given, noise=None, measured=True)
-            )
-        )
+        task = Task(seed=seed.hex(), start=start, steps=steps, ranks=1, given=given, noise=None, measured=True)
+        self._hand_over(task, before)
         answer = self._receive(Answer, _LINE)
         if answer.error or answer.measured is None or not _COUNT.fullmatch(answer.measured.flop):
             raise Failed("what a step takes cannot be measured", answer.error)
         return answer.measured
+
+    def _hand_over(self, task: Task, before: Snapshot | Together | None) -> None:
+        try:
+            # Saved anew from the values that have a digest: nothing else in the lab's file crosses.
+            pack(self._before, before.copy() if before else {})
+            self._after.truncate(0)
+        except OSError as e:
+            raise Unavailable(f"cannot hand over the checkpoint of step {task.start}: {e}") from e
+        self._send(canonical(task))
 
     def _send(self, line: bytes) -> None:
         assert self._process.stdin is not None
@@ -357,9 +354,7 @@ def main(threads: str, before: str, after: str, distributions: str, exposed: str
     recipe = deposited(Path.cwd())
     try:
         code = recipe.load()
-        config = recipe.full_config(bytes(32))
-        dataset, flop = str(code.dataset_root(config)), str(int(code.flop_per_step(config)))
-        say(Facts(dataset=_clean(dataset), flop_per_step=flop, error=""))
+        say(facts_of(recipe, code))
     except BaseException as e:  # sys.exit() too
         say(Facts(dataset="", flop_per_step="", error=describe(e)))
         return
@@ -367,6 +362,13 @@ def main(threads: str, before: str, after: str, distributions: str, exposed: str
     with closing(Ranks()) as ranks:
         for line in requests:
             say(_answer(recipe, code, ranks, parse(line[:-1], Task), *files))
+
+
+def facts_of(recipe: Recipe, code: Code) -> Facts:
+    """What the code says about itself. Raises what it raises."""
+    config = recipe.full_config(bytes(32))
+    dataset, flop = str(code.dataset_root(config)), str(int(code.flop_per_step(config)))
+    return Facts(dataset=_clean(dataset), flop_per_step=flop, error="")
 
 
 def _answer(recipe: Recipe, code: Code, ranks: Ranks, task: Task, before: IO[bytes], after: IO[bytes]) -> Answer:

@@ -89,7 +89,7 @@ class Elsewhere:
         if short := sorted(it for it in types - {*self._foreign} if "float" in it):
             return Likeness("not-verified", f"weights of {short[0]} are not told from another environment (Treaty 7.5)")
         if not start:
-            if why := begins(before, _end(self._made(self._cell, 0, 0, None, ranks))):
+            if why := begins(before, end_of(self._made(self._cell, 0, 0, None, ranks))):
                 return Likeness("contested", f"the run did not start from the weights its seed gives: {why}")
             again = self._made(self._cell, 0, steps, before, ranks)
         found = self._compared(recorded, before, after, again, ranks)
@@ -126,7 +126,7 @@ class Elsewhere:
             self._other = self._stack.enter_context(self._narrow())
             self._other.facts()
         replays = [own, self._made(self._other, start, steps, before, ranks)]
-        here, there = map(_end, replays)
+        here, there = map(end_of, replays)
         if here.digest() == there.digest():
             return Likeness("not-verified", "the inspector has one environment alone, and no spread to compare with")
         if steps == 1:
@@ -134,7 +134,7 @@ class Elsewhere:
             if wrong:
                 return Likeness("contested", wrong)
         else:  # buffers may move by far more than the weights, and would outweigh them
-            first = _end(self._made(self._cell, start, 1, before, ranks))
+            first = end_of(self._made(self._cell, start, 1, before, ranks))
             weights, _, moments = explain(before, first, first)
         found = Likeness("contested", "")
         for noise in self._noises(steps):
@@ -144,7 +144,7 @@ class Elsewhere:
             found = compare(
                 before,
                 after,
-                [_end(it) for it in replays],
+                [end_of(it) for it in replays],
                 steps=steps,
                 widest=self._widest,
                 weights=weights,
@@ -179,7 +179,8 @@ class Elsewhere:
         return again
 
 
-def _end(made: Rerun) -> State:
+def end_of(made: Rerun) -> State:
+    """The state that all its steps made."""
     assert made.end is not None
     return made.end
 

@@ -77,7 +77,10 @@ class Replayed(NamedTuple):
 
 
 class Replays:
-    """Makes segments of `run` again, of which the lab shows this `evidence`; noise and signs follow from `draws`."""
+    """Makes segments of `run` again, of which the lab shows this `evidence`; noise and signs follow from `draws`.
+
+    `profiles` are the environments shown, by digest.
+    """
 
     def __init__(self, treaty: Treaty, run: Run, shown: Shown, evidence: Path, how: Looking, draws: int) -> None:
         self._treaty = treaty
@@ -87,8 +90,8 @@ class Replays:
         self._how = how
         self._draws = draws
         self._names = distributions(evidence)
-        own, kinds, there = profile(self._names), known(how.home), profiles(evidence)
-        self._doubts = {it: why for it in run.environments if (why := doubt(there.get(it), own, kinds))}
+        own, kinds, self.profiles = profile(self._names), known(how.home), profiles(evidence)
+        self._doubts = {it: why for it in run.environments if (why := doubt(self.profiles.get(it), own, kinds))}
 
     def make(self, parts: Sequence[Part], memory: Path) -> Replayed:
         """Replay `parts`, ascending: the checkpoint at a segment's start gives away the end of none that is to come.
